@@ -1,0 +1,1 @@
+//! Size classes, page sources, arenas, pools and heaps. No unsafe here.

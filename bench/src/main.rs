@@ -1,0 +1,2 @@
+//! The main job. No unsafe here.
+fn main() {}

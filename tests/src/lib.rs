@@ -1,0 +1,1 @@
+//! Whole-process tests: shared helpers. No unsafe here.
