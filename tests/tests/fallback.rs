@@ -14,11 +14,11 @@ use alloc_global::{PoolAlloc, stats, trim};
 use tests::block::{Block, Process, layout};
 use tests::cases::{self, Case};
 use tests::invariants;
-use tests::ledger::Ledger;
+use tests::ledger::{Ledger, Shared};
 use tests::program::{Mix, Program};
 
 #[global_allocator]
-static ALLOC: PoolAlloc<&Ledger> = PoolAlloc::with_fallback(&LEDGER);
+static ALLOC: PoolAlloc<Shared> = PoolAlloc::with_fallback(Shared(&LEDGER));
 
 static LEDGER: Ledger = Ledger::new();
 

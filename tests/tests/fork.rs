@@ -123,7 +123,8 @@ fn churn(seed: u64, done: &AtomicBool) {
 
 fn generations() {
     let parent = fork(|| {
-        let threads: Vec<_> = (0..8).map(|seed| thread::spawn(move || child(seed, vec![]))).collect();
+        let threads: Vec<_> =
+            (0..8).map(|seed| thread::spawn(move || child(seed, vec![]))).collect();
         let grandchild = fork(|| child(9, vec![]));
         let codes: Vec<_> = threads.into_iter().map(thread::JoinHandle::join).collect();
         let well = codes.into_iter().all(|code| matches!(code, Ok(0)));

@@ -26,7 +26,10 @@ fn main() -> ExitCode {
         Case::new("small_blocks_fill_the_limit_twenty_times", fill::<64, 64>),
         Case::new("mixed_small_blocks_fill_the_limit_twenty_times", fill::<16, 512>),
         Case::new("blocks_above_512_bytes_fill_the_limit_twenty_times", fill::<600, 5_000>),
-        Case::new("blocks_of_a_mebibyte_fill_the_limit_twenty_times", fill::<{ 1 << 20 }, { 1 << 20 }>),
+        Case::new(
+            "blocks_of_a_mebibyte_fill_the_limit_twenty_times",
+            fill::<{ 1 << 20 }, { 1 << 20 }>,
+        ),
         Case::new("all_sizes_fill_the_limit_twenty_times", fill::<16, 40_000>),
         Case::new("threads_fill_the_limit_together", together),
         Case::new("realloc_without_memory_keeps_the_block", growth),

@@ -6,6 +6,7 @@
 //! No unsafe here.
 
 use std::process::ExitCode;
+use std::sync::Mutex;
 
 use alloc_global::{PoolAlloc, Stats, stats, trim};
 use tests::block::{Block, Process, layout};
@@ -157,7 +158,7 @@ fn threads() {
 fn crossing() {
     let before = stats();
     for round in 0..20 {
-        let slots: [std::sync::Mutex<Option<Block>>; 64] = Default::default();
+        let slots = [const { Mutex::<Option<Block>>::new(None) }; 64];
         raw_thread::run(1, &|_| {
             for (n, slot) in slots.iter().enumerate() {
                 *slot.lock().expect("no panic") = Block::new(n * 20 + 1, 8, round);
@@ -242,7 +243,8 @@ fn readings() {
     is_plain(before);
     let kept = Block::new(100, 8, 1);
     let after = stats();
-    let same = after - after;
+    let (first, second) = (stats(), stats());
+    let same = second - first;
     assert_eq!((same.allocs, same.deallocs, same.reallocs), (0, 0, 0));
     assert_eq!((after - before).allocs, 1);
     drop(kept);

@@ -241,7 +241,8 @@ impl Drop for Local {
         self.1.truncate(10);
         self.1.push(Block::new(self.0.len(), 1, 9).expect("memory"));
         // Gone or not, both are fine; made anew in a destructor, it is dropped in turn.
-        let _ = LAZY.try_with(|lazy| lazy.borrow_mut().push(Block::new(300, 8, 2).expect("memory")));
+        let _ =
+            LAZY.try_with(|lazy| lazy.borrow_mut().push(Block::new(300, 8, 2).expect("memory")));
         use_the_allocator(self.0.len() as u64);
     }
 }
