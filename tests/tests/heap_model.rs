@@ -60,9 +60,9 @@ fn run_or_shrink(program: &Program, body: impl Fn(&Program)) {
 
 #[test]
 fn programs_on_a_fixed_slice_keep_to_the_model_and_run_out_cleanly() {
-    const MIX: Mix = Mix { ops: 300, usual: 20_000, large: 300_000, align: 16 };
+    const MIX: Mix = Mix { ops: 600, usual: 60_000, large: 300_000, align: 16 };
     let (mut short, mut whole) = (0, 0);
-    for seed in 0..600 {
+    for seed in 0..300 {
         let program = Program::random(seed, &MIX);
         // From one arena, which soon runs out, to what is plenty.
         let len = [2 << 20, 4 << 20, 24 << 20][seed as usize % 3];
