@@ -105,7 +105,7 @@ impl<S: PageSource> Heap<S> {
             Some(class) => unsafe { self.give(class, &mut [block]) },
             None => {
                 // `alloc` rounded the same size without overflow.
-                let len = layout.size().next_multiple_of(PAGE_SIZE);
+                let len = layout.size().max(1).next_multiple_of(PAGE_SIZE);
                 // SAFETY: mapped by `alloc` with this length.
                 unsafe { self.source.unmap(block, len) }
             }
