@@ -18,7 +18,7 @@
 
 use crate::arenas::{Arenas, TakenPool};
 use crate::list::{Linked, List};
-use crate::pool::{Block, Fault, LISTED, PoolRef, UNLISTED};
+use crate::pool::{Block, Fault, LISTED, PoolRef, Tag, UNLISTED};
 use crate::size_class::SizeClass;
 use core::mem::MaybeUninit;
 
@@ -84,9 +84,10 @@ impl Bin {
     ///
     /// # Safety
     ///
-    /// Every block is out of a pool of this class, and the caller's; `owner` is this bin's.
+    /// Every block is out of a pool of some bin, and the caller's; `class` and `owner` are this bin's.
     #[inline]
-    pub unsafe fn give(&mut self, blocks: &mut [Block], owner: u8) -> Given {
+    pub unsafe fn give(&mut self, blocks: &mut [Block], class: SizeClass, owner: u8) -> Given {
+        let tag = Tag::new(class, owner);
         let mut given = Given { others: 0, emptied: Emptied(List::new()), fault: None };
         let mut taken = 0;
         for at in 0..blocks.len() {
@@ -94,7 +95,11 @@ impl Bin {
             let block = unsafe { *blocks.get_unchecked(at) };
             // SAFETY: the caller's promise.
             let pool = unsafe { PoolRef::of_block(block) };
-            if pool.owner() != owner {
+            if pool.tag() != tag {
+                if pool.class() != Some(class) {
+                    given.fault = Some(Fault::WrongClass(block, pool.class()));
+                    continue;
+                }
                 // SAFETY: `others <= at`.
                 unsafe { *blocks.get_unchecked_mut(given.others) = block };
                 given.others += 1;
@@ -156,7 +161,7 @@ impl Bin {
         let mut empty = 0;
         for pool in self.pools.iter() {
             pool.check()?;
-            if pool.class() != Some(class) || pool.owner() != owner || pool.free() == 0 {
+            if pool.class() != Some(class) || pool.tag().owner() != owner || pool.free() == 0 {
                 return Err("bin 1: a pool is listed that does not belong there");
             }
             empty += pool.is_empty() as usize;

@@ -32,7 +32,6 @@ use crate::walk::{PoolView, Usage};
 use core::alloc::Layout;
 use core::cell::{RefCell, RefMut};
 use core::mem::MaybeUninit;
-use core::ptr::NonNull;
 
 /// The only owner in a private heap.
 const OWNER: u8 = 0;
@@ -106,7 +105,7 @@ impl<S: PageSource> Heap<S> {
             Some(class) => unsafe { self.give(class, &mut [block]) },
             None => {
                 // `alloc` rounded the same size without overflow.
-                let len = layout.size().next_multiple_of(PAGE_SIZE);
+                let len = layout.size().max(1).next_multiple_of(PAGE_SIZE);
                 // SAFETY: mapped by `alloc` with this length.
                 unsafe { self.source.unmap(block, len) }
             }
@@ -164,7 +163,7 @@ impl<S: PageSource> Heap<S> {
     pub unsafe fn give(&self, class: SizeClass, blocks: &mut [Block]) {
         let mut inner = self.inner.borrow_mut();
         // SAFETY: the caller's promise; owner 0 is that of all pools here.
-        let given = unsafe { inner.bins[class.index()].give(blocks, OWNER) };
+        let given = unsafe { inner.bins[class.index()].give(blocks, class, OWNER) };
         // SAFETY: all pools come from these arenas.
         unsafe { given.emptied.put_back(&mut inner.arenas, 0) };
         self.release(&mut inner, 1);
@@ -172,6 +171,7 @@ impl<S: PageSource> Heap<S> {
         match given.fault {
             None => {}
             Some(Fault::DoubleFree(block)) => panic!("double free of block {block:p}"),
+            Some(Fault::WrongClass(block, _)) => panic!("block {block:p} has another size class"),
             Some(Fault::NotABlock(block)) => panic!("{block:p} is not the address of a block"),
         }
     }
@@ -271,6 +271,7 @@ mod api {
 
     use super::*;
     use allocator_api2::alloc::{AllocError, Allocator};
+    use core::ptr::NonNull;
 
     // SAFETY: blocks stay valid until they are given back or the heap is dropped, which `&Heap`
     // outlives; a copied `&Heap` is the same heap.

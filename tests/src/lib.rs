@@ -26,5 +26,5 @@ pub mod raw_thread;
 /// # Errors
 /// The first that does not hold, in words.
 pub fn invariants() -> Result<(), String> {
-    Ok(())
+    alloc_global::check().map_err(|violation| violation.to_string())
 }
