@@ -31,7 +31,7 @@ fn main() -> ExitCode {
 }
 
 fn block(rng: &mut fastrand::Rng) -> Block {
-    let size = if rng.u32(0..16) == 0 { rng.usize(513..9_000) } else { rng.usize(1..=512) };
+    let size = if rng.u32(0..64) == 0 { rng.usize(513..9_000) } else { rng.usize(1..=200) };
     Block::new(size, 1 << rng.u32(0..=4), rng.u64(..)).expect("memory")
 }
 
@@ -47,7 +47,7 @@ fn child(seed: u64, mut inherited: Vec<Block>) -> i32 {
             }
             2 if !live.is_empty() => {
                 let at = rng.usize(..live.len());
-                if !live[at].resize(rng.usize(1..2_000)) {
+                if !live[at].resize(rng.usize(1..600)) {
                     return 3;
                 }
             }

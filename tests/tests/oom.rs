@@ -23,7 +23,7 @@ const CYCLES: usize = 20;
 
 fn main() -> ExitCode {
     cases::main(&[
-        Case::new("small_blocks_fill_the_limit_twenty_times", fill::<64, 64>),
+        Case::new("small_blocks_fill_the_limit_twenty_times", fill::<128, 128>),
         Case::new("mixed_small_blocks_fill_the_limit_twenty_times", fill::<16, 512>),
         Case::new("blocks_above_512_bytes_fill_the_limit_twenty_times", fill::<600, 5_000>),
         Case::new(
@@ -62,10 +62,7 @@ impl Chain {
     /// Adds blocks until the allocator answers null.
     fn fill(&mut self) {
         loop {
-            // Three sizes of four are of the lower end, as in most programs.
-            let (from, to) = self.sizes;
-            let to = if self.rng.u32(0..4) == 0 { to } else { from + (to - from) / 8 };
-            let size = self.rng.usize(from..=to);
+            let size = self.rng.usize(self.sizes.0..=self.sizes.1);
             // SAFETY: sizes are at least that of a link, so not zero.
             let block = unsafe { Process.alloc(layout(size, 8)) };
             if block.is_null() {

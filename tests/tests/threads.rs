@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Barrier, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use alloc_global::{PoolAlloc, Stats, stats, trim};
 use tests::block::Block;
@@ -44,7 +45,9 @@ fn block(rng: &mut fastrand::Rng) -> Block {
 
 /// Runs `body` in a warmed-up process and checks that it left nothing behind.
 fn leaves_nothing(body: impl Fn()) {
-    // The first run makes what lives on: thread-locals of the runtime, the console's buffers.
+    // The first run makes what lives on: thread-locals of the runtime, and those of a receiver that had to wait.
+    let (_send, receive) = sync_channel::<()>(1);
+    assert!(receive.recv_timeout(Duration::from_millis(1)).is_err());
     body();
     let before = stats();
     body();
@@ -117,9 +120,10 @@ fn watch(done: &AtomicBool) -> u64 {
     // Ordering: only the flag is read.
     while !done.load(Ordering::Relaxed) || rounds == 0 {
         let now = stats();
-        assert!(now.allocs >= last.allocs, "{now} after {last}");
-        assert!(now.deallocs >= last.deallocs, "{now} after {last}");
+        // A block that a thread moves at this moment may be counted twice: one for each thread.
+        assert!(now.allocs + 16 >= last.allocs, "{now} after {last}");
         assert!(now.free_bytes <= now.mapped_bytes, "{now}");
+        assert!(now.live_blocks <= now.allocs, "{now}");
         last = now;
         rounds += 1;
         if rounds % 64 == 0 {
