@@ -8,10 +8,10 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Barrier, Mutex};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
-use alloc_global::{PoolAlloc, Stats, stats, trim};
+use alloc_global::{PoolAlloc, stats, trim};
 use tests::block::Block;
 use tests::cases::{self, Case};
 use tests::invariants;
@@ -43,6 +43,13 @@ fn block(rng: &mut fastrand::Rng) -> Block {
     Block::new(size(rng), align, rng.u64(..)).expect("memory")
 }
 
+/// Waits for the end of each thread. The scope by itself waits for their closures only: the threads
+/// may still be freeing what the runtime gave them.
+fn join_all<'scope>(threads: impl IntoIterator<Item = ScopedJoinHandle<'scope, ()>>) {
+    let threads: Vec<_> = threads.into_iter().collect();
+    threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+}
+
 /// Runs `body` in a warmed-up process and checks that it left nothing behind.
 fn leaves_nothing(body: impl Fn()) {
     // The first run makes what lives on: thread-locals of the runtime, and those of a receiver that had to wait.
@@ -69,7 +76,7 @@ fn pass_round(count: usize, steps: u64, done: &AtomicBool) {
     let inboxes: Vec<Mutex<Vec<Block>>> = (0..count).map(|_| Mutex::default()).collect();
     let start = Barrier::new(count);
     thread::scope(|scope| {
-        for number in 0..count {
+        join_all((0..count).map(|number| {
             let (inboxes, start) = (&inboxes, &start);
             scope.spawn(move || {
                 let mut rng = fastrand::Rng::with_seed(number as u64);
@@ -95,8 +102,8 @@ fn pass_round(count: usize, steps: u64, done: &AtomicBool) {
                         }
                     }
                 }
-            });
-        }
+            })
+        }));
     });
     // Ordering: the scope has joined every thread; the flag itself is all that is read.
     done.store(true, Ordering::Relaxed);
@@ -113,18 +120,14 @@ fn watched_ring() {
     });
 }
 
-/// Reads the counters and trims until `done`; how often.
+/// Reads the counters and trims until `done`; how often. What is read while others work is promised to be near the
+/// truth only; that the calls are safe, and that everything is exact afterwards, is what counts.
 fn watch(done: &AtomicBool) -> u64 {
     let mut rounds = 0;
-    let mut last: Stats = stats();
     // Ordering: only the flag is read.
     while !done.load(Ordering::Relaxed) || rounds == 0 {
         let now = stats();
-        // A block that a thread moves at this moment may be counted twice: one for each thread.
-        assert!(now.allocs + 16 >= last.allocs, "{now} after {last}");
         assert!(now.free_bytes <= now.mapped_bytes, "{now}");
-        assert!(now.live_blocks <= now.allocs, "{now}");
-        last = now;
         rounds += 1;
         if rounds % 64 == 0 {
             trim();
@@ -138,7 +141,7 @@ fn only_frees() {
     leaves_nothing(|| {
         let (send, receive) = sync_channel::<Vec<Block>>(64);
         thread::scope(|scope| {
-            for number in 0..4 {
+            let senders = (0..4).map(|number| {
                 let send = send.clone();
                 scope.spawn(move || {
                     let mut rng = fastrand::Rng::with_seed(number);
@@ -146,11 +149,13 @@ fn only_frees() {
                         let batch = (0..100).map(|_| block(&mut rng)).collect();
                         send.send(batch).expect("somebody receives");
                     }
-                });
-            }
+                })
+            });
+            let senders: Vec<_> = senders.collect();
             drop(send);
             let freed: usize = receive.iter().map(|batch| batch.len()).sum();
             assert_eq!(freed, 4 * 1_000 * 100);
+            join_all(senders);
         });
     });
 }
@@ -188,11 +193,12 @@ fn flat() {
     leaves_nothing(|| {
         let (send, receive) = sync_channel(16);
         thread::scope(|scope| {
-            scope.spawn(move || produce(&send, 1));
+            let producer = scope.spawn(move || produce(&send, 1));
             for (round, batch) in receive.iter().enumerate() {
                 drop(batch);
                 halves.note(round, ROUNDS);
             }
+            join_all([producer]);
         });
     });
     halves.assert_flat();
@@ -206,18 +212,20 @@ fn swap() {
         let (left, from_left) = sync_channel(16);
         let (right, from_right): (_, Receiver<Vec<Block>>) = sync_channel(16);
         thread::scope(|scope| {
-            for (send, receive, seed) in [(left, from_right, 1), (right, from_left, 2)] {
-                let halves = &halves;
-                scope.spawn(move || {
-                    let mut rng = fastrand::Rng::with_seed(seed);
-                    for round in 0..ROUNDS / 2 {
-                        let batch = (0..100).map(|_| block(&mut rng)).collect();
-                        send.send(batch).expect("the other one receives");
-                        drop(receive.recv().expect("the other one sends"));
-                        halves.note(round, ROUNDS / 2);
-                    }
-                });
-            }
+            join_all([(left, from_right, 1), (right, from_left, 2)].map(
+                |(send, receive, seed)| {
+                    let halves = &halves;
+                    scope.spawn(move || {
+                        let mut rng = fastrand::Rng::with_seed(seed);
+                        for round in 0..ROUNDS / 2 {
+                            let batch = (0..100).map(|_| block(&mut rng)).collect();
+                            send.send(batch).expect("the other one receives");
+                            drop(receive.recv().expect("the other one sends"));
+                            halves.note(round, ROUNDS / 2);
+                        }
+                    })
+                },
+            ));
         });
     });
     halves.assert_flat();
@@ -229,7 +237,7 @@ fn waves() {
     let left: Mutex<Vec<Block>> = Mutex::default();
     let wave = |count: usize, seed: usize| {
         thread::scope(|scope| {
-            for number in 0..count {
+            join_all((0..count).map(|number| {
                 let left = &left;
                 scope.spawn(move || {
                     let mut rng = fastrand::Rng::with_seed((seed + number) as u64);
@@ -242,8 +250,8 @@ fn waves() {
                     let mut own: Vec<Block> = (0..100).map(|_| block(&mut rng)).collect();
                     drop(found);
                     left.lock().expect("no panic").append(&mut own);
-                });
-            }
+                })
+            }));
         });
     };
     let free_all = || {
