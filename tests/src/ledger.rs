@@ -4,7 +4,7 @@
 //! table with exactly that layout. Fresh blocks are dirty (0xA5), freed ones are overwritten (0xDD), so that a caller that takes
 //! recycled memory for zeroed memory, or uses a block after it was given back, is found by its contents.
 //!
-//! What it does not do: panic or allocate. A breach of the contract is noted in [`Ledger::faults`], and the call is
+//! What it does not do: panic or allocate. A breach of the contract is noted in [`Entries::faults`], and the call is
 //! then served as well as can be: a foreign block is leaked.
 
 use std::alloc::{GlobalAlloc, Layout, System};

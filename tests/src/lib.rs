@@ -28,3 +28,8 @@ pub mod raw_thread;
 pub fn invariants() -> Result<(), String> {
     alloc_global::check().map_err(|violation| violation.to_string())
 }
+
+/// The helpers' own tests run on it too.
+#[cfg(test)]
+#[global_allocator]
+static ALLOC: alloc_global::PoolAlloc = alloc_global::PoolAlloc::new();
