@@ -109,6 +109,16 @@ impl Tag {
     }
 }
 
+/// What [`PoolRef::give`] did.
+pub(crate) struct GivenRun {
+    /// Blocks taken back.
+    pub(crate) count: usize,
+    /// Whether the pool had no free block before.
+    pub(crate) was_full: bool,
+    /// A block that was free already.
+    pub(crate) double_free: Option<Block>,
+}
+
 /// A handle to the descriptor of a pool that was taken from its arena.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct PoolRef(NonNull<PoolDesc>);
@@ -258,24 +268,37 @@ impl PoolRef {
         want
     }
 
-    /// Takes back a block that is out. Returns the number of free blocks, this one among them.
+    /// Takes back the first blocks of `blocks`, as far as they lie in this pool.
+    ///
+    /// # Safety
+    ///
+    /// Those blocks are out of this pool, and the caller's.
     #[inline(always)]
-    pub(crate) fn give(self, block: Block) -> Result<u16, Fault> {
+    pub(crate) unsafe fn give(self, blocks: &[Block]) -> GivenRun {
         let desc: &PoolDesc = &self;
-        let offset = block.addr().get() & (POOL_SIZE - 1);
-        let index = block_index(offset, desc.reciprocal.get());
-        let Some(word) = desc.bits.get(index / 64) else {
-            return Err(Fault::NotABlock(block));
-        };
-        let bit = 1u64 << (index % 64);
-        let bits = word.get();
-        if bits & bit != 0 {
-            return Err(Fault::DoubleFree(block));
+        let base = self.base().addr().get();
+        let reciprocal = desc.reciprocal.get();
+        let mut run = GivenRun { count: 0, was_full: desc.free.get() == 0, double_free: None };
+        for block in blocks {
+            let offset = block.addr().get().wrapping_sub(base);
+            if offset >= POOL_SIZE {
+                break;
+            }
+            let index = block_index(offset, reciprocal);
+            // SAFETY: a block of this pool has an index below its capacity.
+            let word = unsafe { desc.bits.get_unchecked(index / 64) };
+            let bit = 1u64 << (index % 64);
+            let bits = word.get();
+            if bits & bit != 0 {
+                run.double_free = Some(*block);
+                break;
+            }
+            word.set(bits | bit);
+            run.count += 1;
         }
-        word.set(bits | bit);
-        let free = desc.free.get().wrapping_add(1);
-        desc.free.set(free);
-        Ok(free)
+        // At most as many as were out: the sum is at most the capacity.
+        desc.free.set(desc.free.get().wrapping_add(run.count as u16));
+        run
     }
 
     /// Calls `f` with every block that is out.

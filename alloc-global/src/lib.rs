@@ -4,10 +4,18 @@
 //! No unsafe here; the modules say what they use it for.
 
 mod cache;
+mod clock;
+mod config;
+mod fallback;
 mod fatal;
 mod fork;
+mod large_cache;
+mod large_class;
 mod lock;
+mod owner;
 mod pool_alloc;
+mod purge;
+mod purger;
 mod shared;
 mod stats;
 mod thread;
@@ -20,10 +28,12 @@ use core::fmt;
 /// Gives free memory back to the system now, and returns how many bytes.
 ///
 /// Empties the calling thread's cache, then gives back all empty arenas and, in arenas still in
-/// use, free pools by runs of 64 KiB. Costs a system call for each of them.
+/// use, free pools by runs of 64 KiB; asks glibc to do the same (`malloc_trim`; what that gives back is not in
+/// the result). Costs a system call for each of them.
 pub fn trim() -> usize {
-    thread::flush();
-    shared::trim()
+    let bytes = thread::flush() + shared::trim();
+    fallback::trim_system();
+    bytes
 }
 
 /// Gives the blocks that the calling thread's cache holds back to the shared heaps.
