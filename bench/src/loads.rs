@@ -8,12 +8,14 @@ mod growth;
 mod memory;
 mod micro;
 mod ports;
+mod real;
 mod text;
 mod threads;
 
+use real::{documents, interpreter, messages, persistent, syntax, texts, web};
 use threads::{handover, stress};
 
-use crate::workload::Kind::{Large, Memory, Micro, Threads};
+use crate::workload::Kind::{Large, Memory, Micro, Real, Threads};
 use crate::workload::{Kind, Outcome, Scale, Workload};
 
 /// Every workload, by kind.
@@ -98,6 +100,31 @@ static ALL: &[Workload] = &[
         "two threads replace blocks and share nothing"),
     load("threads-short", Threads, "thread", threads::threads_short,
         "threads that live for 100 blocks and leave half of them to others"),
+
+    load("syntax-trees", Real, "file", syntax::syntax_trees,
+        "parse a Rust code base of 0.7 MB to syntax trees and walk them (syn)"),
+    load("json", Real, "record", documents::json,
+        "build, print, parse, edit and print a JSON document (serde_json)"),
+    load("regex", Real, "pattern", texts::regular_expressions,
+        "compile regular expressions and run them over text (regex)"),
+    load("markdown", Real, "page", web::markdown,
+        "render the doc comments of a code base, and tables, to HTML (comrak)"),
+    load("interpreter", Real, "script", interpreter::interpreter,
+        "run scripts: closures, records, sorting, text (rhai)"),
+    load("async-messages", Real, "request", messages::async_messages,
+        "tasks pass boxed requests through stages, on two worker threads (tokio)"),
+    load("persistent-maps", Real, "edit", persistent::persistent_maps,
+        "edit persistent maps with an undo history of 200 versions (rpds)"),
+    load("templates", Real, "page", web::templates,
+        "render a shop's pages from templates (minijinja)"),
+    load("sql-parse", Real, "statement", syntax::sql_parse,
+        "parse SQL to trees, print them and parse that (sqlparser)"),
+    load("xml-tree", Real, "element", documents::xml_tree,
+        "parse XML into a tree, edit and write it (quick-xml)"),
+    load("word-count", Real, "word", texts::word_count,
+        "index the words of a text by line"),
+    load("sort-strings", Real, "word", texts::sort_strings,
+        "sort words and pairs of words as owned strings"),
 
     load("fragmentation", Memory, "pair", memory::fragmentation,
         "1,000,000 small blocks, all but each 20th freed, as many bytes in another size"),
