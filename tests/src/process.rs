@@ -3,6 +3,8 @@
 //! [`fork`] is for the tests that are about fork; everything else starts a fresh process through [`crate::cases`].
 //! Limits are there to notice a process that hangs: no test expects anything to be fast.
 
+use std::fs::File;
+use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -111,9 +113,12 @@ pub fn resident() -> u64 {
     statm(1)
 }
 
-/// Number `field` of /proc/self/statm, in bytes.
+/// Number `field` of /proc/self/statm, in bytes. Read onto the stack: measuring must not allocate.
 fn statm(field: usize) -> u64 {
-    let text = std::fs::read_to_string("/proc/self/statm").expect("/proc is mounted");
+    let mut text = [0; 256];
+    let mut file = File::open("/proc/self/statm").expect("/proc is mounted");
+    let len = file.read(&mut text).expect("statm can be read");
+    let text = std::str::from_utf8(&text[..len]).expect("statm is plain text");
     let pages: u64 = text
         .split_ascii_whitespace()
         .nth(field)

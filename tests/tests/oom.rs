@@ -31,6 +31,7 @@ fn main() -> ExitCode {
             fill::<{ 1 << 20 }, { 1 << 20 }>,
         ),
         Case::new("all_sizes_fill_the_limit_twenty_times", fill::<16, 40_000>),
+        Case::new("freed_blocks_make_room_for_requests_of_any_other_size", another_size),
         Case::new("threads_fill_the_limit_together", together),
         Case::new("realloc_without_memory_keeps_the_block", growth),
         Case::new("a_small_request_is_served_when_a_large_one_is_not", small_after_large),
@@ -119,6 +120,22 @@ fn fill<const FROM: usize, const TO: usize>() {
     let after = stats();
     assert_eq!(after.live_blocks, before.live_blocks);
     assert_eq!(after.fallback_live_blocks, before.fallback_live_blocks);
+}
+
+/// Memory that pools or caches keep for reuse must not make another request fail.
+fn another_size() {
+    limit_address_space(LIMIT);
+    for (from, to) in [(64, 64), (512, 512), (700, 5_000), (1 << 20, 1 << 20), (16, 40_000)] {
+        let mut chain = Chain::new((from, to), 3);
+        chain.fill();
+        chain.free();
+        for share in [60, 30] {
+            let size = LIMIT as usize * share / 100;
+            let block = Block::new(size, 8, 1);
+            assert!(block.is_some(), "{share} % of the limit after blocks of {from} to {to} bytes");
+        }
+    }
+    invariants().expect("invariants");
 }
 
 fn together() {
