@@ -235,6 +235,32 @@ fn layers_use_only_what_lies_above_them() {
     hold(sources(), layers);
 }
 
+/// Names of the optional features of a manifest.
+fn features(manifest: &str) -> Vec<String> {
+    let section = manifest.split("\n[features]\n").nth(1).unwrap_or("");
+    let lines = section.lines().take_while(|line| !line.starts_with('['));
+    let named = lines.filter_map(|line| line.split_once(" = ")).map(|(name, _)| name.to_owned());
+    named.filter(|name| name != "default" && !name.starts_with('#')).collect()
+}
+
+#[test]
+fn every_optional_feature_is_known_to_the_checks() {
+    let checks = fs::read_to_string(root().join(".ci/run")).expect(".ci/run");
+    let mut unknown = Vec::new();
+    for manifest in files(&["Cargo.toml"]) {
+        let package =
+            manifest.text.split("name = \"").nth(1).and_then(|rest| rest.split('"').next());
+        for feature in features(&manifest.text) {
+            let name = format!("{}/{feature}", package.unwrap_or(""));
+            if !checks.contains(&name) {
+                unknown.push(format!("{}: .ci/run does not name {name}", manifest.path));
+            }
+        }
+    }
+    assert_none(unknown);
+    assert_eq!(features("[a]\n[features]\nb = []\n# c = d\ndefault = []\n[e]\nf = 1\n"), ["b"]);
+}
+
 #[test]
 fn every_layer_has_its_file() {
     let sources = sources();
