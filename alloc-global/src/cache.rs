@@ -86,8 +86,8 @@ pub(crate) struct Cache {
     pub(crate) ticks: Cell<u32>,
     pub(crate) gate: Cell<u32>,
     pub(crate) gated_at: Cell<u64>,
-    /// When the large blocks were last swept.
-    pub(crate) swept_at: Cell<u64>,
+    /// When the large blocks were last swept, by whoever had its turn.
+    swept_at: AtomicU64,
     /// Bytes of blocks taken from the heaps less bytes given back, not yet published.
     unpublished: Cell<isize>,
     /// The thread and the process that the cache is attached to; see `thread`.
@@ -152,7 +152,7 @@ impl Cache {
             ticks: Cell::new(0),
             gate: Cell::new(0),
             gated_at: Cell::new(0),
-            swept_at: Cell::new(0),
+            swept_at: AtomicU64::new(0),
             unpublished: Cell::new(0),
             owner: AtomicU64::new(0),
             large: LargeCache::new(),
@@ -168,6 +168,16 @@ impl Cache {
         if ticks.is_multiple_of(TICKS) {
             thread::tick(self);
         }
+    }
+
+    /// When the large blocks were last swept.
+    pub(crate) fn swept_at(&self) -> u64 {
+        // Relaxed, here and below: a time, no order.
+        self.swept_at.load(Relaxed)
+    }
+
+    pub(crate) fn set_swept_at(&self, now: u64) {
+        self.swept_at.store(now, Relaxed);
     }
 
     /// Adds to the bytes in use, for the peak.

@@ -6,16 +6,20 @@
 //! realloc:  in place within a class; below 128 KiB into a cached block; else the fallback's realloc
 //! ```
 //!
-//! A thread that ends gives its cache back, and by then no `PoolAlloc` is at hand. So the first `PoolAlloc` that
-//! caches a block registers itself, for good; others in the process hand every request straight
-//! to their fallback. Whether a block is cached never changes the layout that the fallback sees.
+//! A thread that ends gives its cache back, and by then no `PoolAlloc` is at hand. So one fallback of the process is
+//! registered, for good: the first zero-sized one that frees a block (it has no state, so its type is all there is to
+//! remember), or one with state whose `PoolAlloc` lives in a static and was told to
+//! ([`PoolAlloc::cache_fallback`](crate::PoolAlloc::cache_fallback)). Others hand every request straight to
+//! their fallback. Whether a block is cached never changes the layout that the fallback sees.
+//!
+//! Before null is answered, what is kept for reuse goes back, and the fallback is asked once more.
 //!
 //! Nothing here holds a lock while the fallback runs.
 
 use crate::cache::{Cache, bump};
 use crate::config;
 use crate::large_class::{LargeClass, fallback_layout};
-use crate::thread;
+use crate::{shared, thread};
 use alloc_core::Block;
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{self, NonNull, null_mut};
@@ -33,32 +37,48 @@ pub(crate) struct Registration {
     dealloc: unsafe fn(*const Registration, *mut u8, Layout),
 }
 
-/// The registered fallback: set once, never cleared.
+/// The registered fallback: set once, never cleared, alive for good.
 static REGISTERED: AtomicPtr<Registration> = AtomicPtr::new(null_mut());
 
 /// A fallback and how to free its blocks without knowing its type.
 ///
-/// Invariant: `registration` is the first field, so a pointer to it is a pointer to the whole.
+/// Invariant: `registration` is the first field, so a pointer to the whole is a pointer to it.
 #[repr(C)]
 pub(crate) struct Fallback<F> {
     registration: Registration,
     inner: F,
 }
 
-unsafe fn dealloc_erased<F: GlobalAlloc>(
+/// # Safety
+///
+/// `this` came from a `&'static Fallback<F>`; the rest is as for `GlobalAlloc::dealloc`.
+unsafe fn dealloc_by_address<F: GlobalAlloc>(
     this: *const Registration,
     block: *mut u8,
     layout: Layout,
 ) {
-    // SAFETY: `this` is the first field of a registered `Fallback<F>`, which lives for good.
+    // SAFETY: the caller's promise.
     let fallback = unsafe { &*this.cast::<Fallback<F>>() };
     // SAFETY: the caller's promise: a block of that fallback with that layout.
     unsafe { fallback.inner.dealloc(block, layout) };
 }
 
+/// # Safety
+///
+/// `F` is zero-sized, and a value of it was used; the rest is as for `GlobalAlloc::dealloc`.
+unsafe fn dealloc_by_type<F: GlobalAlloc>(_: *const Registration, block: *mut u8, layout: Layout) {
+    // SAFETY: without a size any aligned address will do, and there is no state to be gone.
+    let inner: &F = unsafe { NonNull::dangling().as_ref() };
+    // SAFETY: the caller's promise: a block of that fallback with that layout.
+    unsafe { inner.dealloc(block, layout) };
+}
+
 impl<F: GlobalAlloc> Fallback<F> {
+    /// What is registered for a fallback without state: its type.
+    const BY_TYPE: &'static Registration = &Registration { dealloc: dealloc_by_type::<F> };
+
     pub(crate) const fn new(inner: F) -> Self {
-        Fallback { registration: Registration { dealloc: dealloc_erased::<F> }, inner }
+        Fallback { registration: Registration { dealloc: dealloc_by_address::<F> }, inner }
     }
 
     pub(crate) const fn inner(&self) -> &F {
@@ -70,27 +90,31 @@ impl<F: GlobalAlloc> Fallback<F> {
     fn is_registered(&self) -> bool {
         // Relaxed: only compared. The pointed-to value is read in `free_erased` alone.
         let now = REGISTERED.load(Ordering::Relaxed);
-        let this = ptr::from_ref(&self.registration).cast_mut();
-        if now.is_null() { self.register() } else { ptr::eq(now, this) }
-    }
-
-    #[cold]
-    fn register(&self) -> bool {
-        let this = ptr::from_ref(self).cast::<Registration>().cast_mut();
-        // Release: pairs with the Acquire in `free_erased`. Relaxed on failure: only compared.
-        let set =
-            REGISTERED.compare_exchange(null_mut(), this, Ordering::Release, Ordering::Relaxed);
-        match set {
-            Ok(_) => true,
-            Err(now) => ptr::eq(now, this),
+        if size_of::<F>() > 0 {
+            return ptr::eq(now, &raw const self.registration);
         }
+        if now.is_null() { register(Self::BY_TYPE) } else { ptr::eq(now, Self::BY_TYPE) }
     }
 
-    /// The calling thread's cache, if it may hold blocks of this fallback.
+    /// Registers a fallback that lives for good. Whether it is the registered one now.
+    pub(crate) fn register(&'static self) -> bool {
+        if size_of::<F>() == 0 {
+            return register(Self::BY_TYPE);
+        }
+        // The pointer is one to the whole, so that `dealloc_by_address` may reach `inner`.
+        let this = ptr::from_ref(self).cast::<Registration>();
+        // SAFETY: the first field of a value that lives for good.
+        register(unsafe { &*this })
+    }
+
+    /// The calling thread's cache, entered, if it may hold blocks of this fallback.
     #[inline]
-    fn cache(&self) -> Option<&'static Cache> {
+    fn cache(&self) -> Option<Visit> {
         let cache = thread::attached()?;
-        (config::fallback_cache() > 0 && self.is_registered()).then_some(cache)
+        if config::fallback_cache() == 0 || !self.is_registered() {
+            return None;
+        }
+        Visit::of_owner(cache)
     }
 
     /// # Safety
@@ -98,7 +122,8 @@ impl<F: GlobalAlloc> Fallback<F> {
     /// As for `GlobalAlloc::alloc`.
     pub(crate) unsafe fn alloc(&self, layout: Layout, zeroed: bool) -> *mut u8 {
         let class = LargeClass::of(layout);
-        if let (Some(class), Some(cache)) = (class, self.cache()) {
+        if let (Some(class), Some(visit)) = (class, self.cache()) {
+            let cache = visit.cache;
             cache.large.note_alloc(class.size());
             if !(zeroed && class.size() >= ZERO_AT_HAND)
                 && let Some(block) = cache.large.pop(class)
@@ -110,17 +135,15 @@ impl<F: GlobalAlloc> Fallback<F> {
                 }
                 return block.as_ptr();
             }
-            // The cache makes way for what comes fresh from the fallback.
-            shrink(cache, 0);
+            make_way(cache);
         }
         let asked = fallback_layout(layout);
-        let block = if zeroed {
-            // SAFETY: the size is at least that of the caller's layout, so not 0.
-            unsafe { self.inner.alloc_zeroed(asked) }
-        } else {
+        // SAFETY: the size is at least that of the caller's layout, so not 0.
+        let mut block = unsafe { self.ask(asked, zeroed) };
+        if block.is_null() && make_room() {
             // SAFETY: as above.
-            unsafe { self.inner.alloc(asked) }
-        };
+            block = unsafe { self.ask(asked, zeroed) };
+        }
         if !block.is_null() {
             match thread::attached() {
                 Some(cache) => count_in(cache, layout.size()),
@@ -135,9 +158,23 @@ impl<F: GlobalAlloc> Fallback<F> {
 
     /// # Safety
     ///
+    /// As for `GlobalAlloc::alloc`.
+    unsafe fn ask(&self, layout: Layout, zeroed: bool) -> *mut u8 {
+        if zeroed {
+            // SAFETY: the caller's promise.
+            unsafe { self.inner.alloc_zeroed(layout) }
+        } else {
+            // SAFETY: the caller's promise.
+            unsafe { self.inner.alloc(layout) }
+        }
+    }
+
+    /// # Safety
+    ///
     /// As for `GlobalAlloc::dealloc`.
     pub(crate) unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        if let (Some(class), Some(cache)) = (LargeClass::of(layout), self.cache()) {
+        if let (Some(class), Some(visit)) = (LargeClass::of(layout), self.cache()) {
+            let cache = visit.cache;
             count_out(cache, layout.size());
             cache.large.note_free(class.size());
             // SAFETY: the caller's contract: it came from `alloc`, which was not null.
@@ -166,17 +203,22 @@ impl<F: GlobalAlloc> Fallback<F> {
         }
         let (asked_old, asked_new) = (fallback_layout(layout), fallback_layout(new));
         if asked_old.align() == asked_new.align() {
-            if let (Some(old), Some(class), Some(cache)) = (old_class, new_class, self.cache()) {
+            if let (Some(old), Some(class), Some(visit)) = (old_class, new_class, self.cache()) {
+                let cache = visit.cache;
                 // SAFETY: the caller's contract.
                 if let Some(moved) = unsafe { move_cached(cache, block, layout, new, old, class) } {
                     return moved;
                 }
                 cache.large.note_free(old.size());
                 cache.large.note_alloc(class.size());
-                shrink(cache, 0);
+                make_way(cache);
             }
             // SAFETY: it came from there with `asked_old`; the new size is that of a layout.
-            let moved = unsafe { self.inner.realloc(block, asked_old, asked_new.size()) };
+            let mut moved = unsafe { self.inner.realloc(block, asked_old, asked_new.size()) };
+            if moved.is_null() && make_room() {
+                // SAFETY: as above; after null the block is still valid.
+                moved = unsafe { self.inner.realloc(block, asked_old, asked_new.size()) };
+            }
             if !moved.is_null() {
                 count_change(layout.size(), new.size());
             }
@@ -194,6 +236,25 @@ impl<F: GlobalAlloc> Fallback<F> {
         }
         moved
     }
+}
+
+#[cold]
+fn register(registration: &'static Registration) -> bool {
+    let this = ptr::from_ref(registration).cast_mut();
+    // Release: pairs with the Acquire in `free_erased`. Relaxed on failure: only compared.
+    let set = REGISTERED.compare_exchange(null_mut(), this, Ordering::Release, Ordering::Relaxed);
+    match set {
+        Ok(_) => true,
+        Err(now) => ptr::eq(now, this),
+    }
+}
+
+/// Gives back what is kept for reuse, because the system refused. Whether it is worth asking again.
+#[cold]
+pub(crate) fn make_room() -> bool {
+    let bytes = thread::flush() + flush_others() + shared::trim();
+    trim_system();
+    bytes > 0
 }
 
 /// Moves a block below 128 KiB into a cached one of the new class, if there is one.
@@ -228,15 +289,29 @@ unsafe fn move_cached(
 }
 
 /// Puts a freed block into the cache if the bound allows it.
+#[inline]
 fn keep(cache: &'static Cache, class: LargeClass, block: Block) -> bool {
     cache.tick();
-    shrink(cache, class.size());
-    cache.large.excess(class.size(), config::fallback_cache()) == 0
-        && cache.large.push(class, block)
+    if cache.large.excess(class.size(), config::fallback_cache()) > 0 {
+        shrink(cache, class.size());
+        if cache.large.excess(class.size(), config::fallback_cache()) > 0 {
+            return false;
+        }
+    }
+    cache.large.push(class, block)
+}
+
+/// The cache makes way for what comes fresh from the fallback.
+#[inline]
+fn make_way(cache: &'static Cache) {
+    if cache.large.excess(0, config::fallback_cache()) > 0 {
+        shrink(cache, 0);
+    }
 }
 
 /// Gives cached blocks back until the bound holds with `more` bytes; the largest first, but none for
 /// the sake of a block that is larger itself.
+#[cold]
 fn shrink(cache: &'static Cache, more: usize) {
     while cache.large.excess(more, config::fallback_cache()) > 0 {
         let Some((class, block)) = cache.large.pop_largest() else { return };
@@ -258,23 +333,91 @@ fn free_erased(class: LargeClass, block: Block) {
     unsafe { dealloc(registered, block.as_ptr(), class.layout()) };
 }
 
-/// Gives everything in a thread's cache of the fallback's blocks back. Returns bytes.
+/// Gives everything in a thread's cache of the fallback's blocks back. Returns bytes; 0 if another thread is at
+/// it, or the cache is in use by its owner.
 pub(crate) fn flush(cache: &'static Cache) -> usize {
-    let bytes = cache.large.cached();
-    while let Some((class, block)) = cache.large.pop_largest() {
-        free_erased(class, block);
+    Visit::of_owner(cache).map_or(0, |visit| visit.flush())
+}
+
+/// Gives back what other threads' caches hold, as far as they are not in use right now.
+pub(crate) fn flush_others() -> usize {
+    visit_others(Visit::flush)
+}
+
+/// Gives back half of what lay untouched in the calling thread's cache since the last sweep.
+pub(crate) fn sweep(cache: &'static Cache) {
+    if let Some(visit) = Visit::of_owner(cache) {
+        visit.sweep();
     }
+}
+
+/// Sweeps the caches of threads that did not do so themselves for a while. Returns bytes given back.
+pub(crate) fn sweep_others(now: u64, idle_ms: u64) -> usize {
+    visit_others(|visit| {
+        if now.saturating_sub(visit.cache.swept_at()) < idle_ms {
+            return 0;
+        }
+        visit.cache.set_swept_at(now);
+        visit.sweep()
+    })
+}
+
+fn visit_others(mut f: impl FnMut(&Visit) -> usize) -> usize {
+    let mut bytes = 0;
+    thread::for_each_cache(|cache| {
+        if cache.large.cached() > 0 {
+            bytes += Visit::of_another(cache).map_or(0, |visit| f(&visit));
+        }
+    });
     bytes
 }
 
-/// Gives back half of what lay untouched since the last sweep.
-pub(crate) fn sweep(cache: &'static Cache) {
-    cache.large.sweep(|class, count| {
-        for _ in 0..count {
-            let Some(block) = cache.large.pop(class) else { return };
+/// A cache of large blocks that this thread alone may use until the visit ends.
+struct Visit {
+    cache: &'static Cache,
+    owner: bool,
+}
+
+impl Visit {
+    #[inline]
+    fn of_owner(cache: &'static Cache) -> Option<Visit> {
+        cache.large.turn.enter().then_some(Visit { cache, owner: true })
+    }
+
+    #[cold]
+    fn of_another(cache: &'static Cache) -> Option<Visit> {
+        cache.large.turn.claim().then_some(Visit { cache, owner: false })
+    }
+
+    fn flush(&self) -> usize {
+        let bytes = self.cache.large.cached();
+        while let Some((class, block)) = self.cache.large.pop_largest() {
             free_erased(class, block);
         }
-    });
+        bytes
+    }
+
+    fn sweep(&self) -> usize {
+        let before = self.cache.large.cached();
+        self.cache.large.sweep(|class, count| {
+            for _ in 0..count {
+                let Some(block) = self.cache.large.pop(class) else { return };
+                free_erased(class, block);
+            }
+        });
+        before.saturating_sub(self.cache.large.cached())
+    }
+}
+
+impl Drop for Visit {
+    #[inline]
+    fn drop(&mut self) {
+        if self.owner {
+            self.cache.large.turn.leave();
+        } else {
+            self.cache.large.turn.unclaim();
+        }
+    }
 }
 
 /// Asks the system allocator to give its free memory back, where it has a call for that.

@@ -14,11 +14,13 @@
 //! 3. `live + cached <= peak + SLACK` after every operation (`live` counts below 0 as 0).
 //! 4. `low[c]` is the least `len[c]` was since the last sweep.
 //!
-//! It calls no fallback: who holds it takes out what must go. No unsafe here.
+//! Only who has its turn may use it. It calls no fallback: who holds it takes out what must go. No unsafe here.
 
 use crate::large_class::{LARGE_CLASSES, LargeClass};
+use crate::turn::Turn;
 use alloc_core::Block;
 use core::cell::Cell;
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Slots per class.
 const SLOTS: usize = 32;
@@ -31,13 +33,16 @@ pub(crate) const SLACK: usize = 256 << 10;
 
 /// See the head of this file.
 pub(crate) struct LargeCache {
+    /// Who may use the rest; see `turn`.
+    pub(crate) turn: Turn,
     len: [Cell<u8>; LARGE_CLASSES],
     low: [Cell<u8>; LARGE_CLASSES],
     slots: [[Cell<Option<Block>>; SLOTS]; LARGE_CLASSES],
     /// Bytes allocated less bytes freed by this thread, in sizes of classes; may be negative.
     live: Cell<isize>,
     peak: Cell<isize>,
-    cached: Cell<usize>,
+    /// Atomic because other threads read it for statistics.
+    cached: AtomicUsize,
 }
 
 const fn max_len(class: LargeClass) -> usize {
@@ -54,18 +59,20 @@ const fn max_len(class: LargeClass) -> usize {
 impl LargeCache {
     pub(crate) const fn new() -> Self {
         LargeCache {
+            turn: Turn::new(),
             len: [const { Cell::new(0) }; LARGE_CLASSES],
             low: [const { Cell::new(0) }; LARGE_CLASSES],
             slots: [const { [const { Cell::new(None) }; SLOTS] }; LARGE_CLASSES],
             live: Cell::new(0),
             peak: Cell::new(0),
-            cached: Cell::new(0),
+            cached: AtomicUsize::new(0),
         }
     }
 
     /// Bytes of the blocks in it.
     pub(crate) fn cached(&self) -> usize {
-        self.cached.get()
+        // Relaxed, here and below: one writer; readers want a recent value, no order.
+        self.cached.load(Relaxed)
     }
 
     /// Notes that a request of this many bytes was or will be served.
@@ -87,7 +94,7 @@ impl LargeCache {
     pub(crate) fn excess(&self, more: usize, limit: usize) -> usize {
         let live = self.live.get().max(0).unsigned_abs();
         let room = (self.peak.get().unsigned_abs() + SLACK).saturating_sub(live).min(limit);
-        (self.cached.get() + more).saturating_sub(room)
+        (self.cached() + more).saturating_sub(room)
     }
 
     /// Takes the newest block of a class.
@@ -98,7 +105,7 @@ impl LargeCache {
         len.set(new);
         let low = self.low.get(class.index())?;
         low.set(low.get().min(new));
-        self.cached.set(self.cached.get() - class.size());
+        self.cached.store(self.cached() - class.size(), Relaxed);
         self.slots.get(class.index())?.get(new as usize)?.get()
     }
 
@@ -115,7 +122,7 @@ impl LargeCache {
         };
         slot.set(Some(block));
         len.set(at as u8 + 1);
-        self.cached.set(self.cached.get() + class.size());
+        self.cached.store(self.cached() + class.size(), Relaxed);
         true
     }
 

@@ -26,12 +26,6 @@ use std::alloc::System;
 /// # drop(numbers);
 /// ```
 ///
-/// # Where it must live
-///
-/// In a `static`, as `#[global_allocator]` asks anyway. Calling the methods of `GlobalAlloc` is unsafe, and this is
-/// one more thing that the caller promises: the first value through which a block above 512 bytes is
-/// freed is kept in mind for the rest of the process, so it must not move or be dropped.
-///
 /// All values of this type share one set of pools and thread caches; they differ in their fallback
 /// only. It never panics: what cannot be served is null, as the trait has it. A breach of the
 /// trait's contract that is noticed (a double free, a wrong layout) ends the process with one line
@@ -89,6 +83,31 @@ impl<F: GlobalAlloc> PoolAlloc<F> {
     /// The fallback.
     pub const fn fallback(&self) -> &F {
         self.fallback.inner()
+    }
+
+    /// Lets threads cache freed blocks of a fallback that has state. Returns whether this fallback's blocks
+    /// are cached from now on: one per process can be.
+    ///
+    /// Zero-sized fallbacks, `System` among them, need no such call: their blocks are cached anyway. One with state must
+    /// be there when a thread ends and gives its blocks back, hence the `'static`.
+    ///
+    /// ```
+    /// use alloc_global::PoolAlloc;
+    /// use std::alloc::{GlobalAlloc, Layout, System};
+    ///
+    /// struct Named(&'static str);
+    /// # // SAFETY: forwards to the system allocator.
+    /// unsafe impl GlobalAlloc for Named {
+    ///     // ...
+    /// #   unsafe fn alloc(&self, layout: Layout) -> *mut u8 { unsafe { System.alloc(layout) } }
+    /// #   unsafe fn dealloc(&self, p: *mut u8, layout: Layout) { unsafe { System.dealloc(p, layout) } }
+    /// }
+    ///
+    /// static ALLOC: PoolAlloc<Named> = PoolAlloc::with_fallback(Named("mine"));
+    /// assert!(ALLOC.cache_fallback());
+    /// ```
+    pub fn cache_fallback(&'static self) -> bool {
+        self.fallback.register()
     }
 
     #[cold]

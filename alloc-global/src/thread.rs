@@ -23,7 +23,7 @@
 use crate::cache::{Cache, bump};
 use crate::lock::Lock;
 use crate::shared::{self, HEAPS};
-use crate::{config, fallback, fork, owner, purge, purger};
+use crate::{config, fallback, fork, membarrier, owner, purge, purger};
 use alloc_core::{Block, CLASS_TABLE, OsPages, PAGE_SIZE, PageSource, SizeClass};
 use core::cell::Cell;
 use core::mem::MaybeUninit;
@@ -44,7 +44,7 @@ static GATED: Cache = Cache::new();
 const GATE: u32 = 256;
 
 /// Milliseconds between two sweeps of a thread's cache of large blocks.
-const SWEEP_MS: u64 = 500;
+pub(crate) const SWEEP_MS: u64 = 500;
 
 thread_local! {
     // Neither needs a destructor or lazy initialisation: plain thread-local words.
@@ -144,8 +144,8 @@ fn pass_gate(cache: &'static Cache) {
 pub(crate) fn tick(cache: &'static Cache) {
     purge::run_if_due();
     let now = purge::now();
-    if now.saturating_sub(cache.swept_at.get()) >= SWEEP_MS {
-        cache.swept_at.set(now);
+    if now.saturating_sub(cache.swept_at()) >= SWEEP_MS {
+        cache.set_swept_at(now);
         fallback::sweep(cache);
     }
 }
@@ -301,6 +301,7 @@ fn start_process() {
     if !STARTED.swap(true, Ordering::Relaxed) {
         config::read_environment();
         fork::register();
+        membarrier::register();
         if config::purger() {
             purger::spawn();
         }
@@ -351,6 +352,14 @@ pub(crate) fn flush() -> usize {
     // SAFETY: the cache is this thread's.
     unsafe { cache.flush(false) };
     fallback::flush(cache)
+}
+
+/// Gives back what this thread's cache holds of the fallback's blocks.
+pub(crate) fn flush_large() {
+    let cache = HOME.get();
+    if !is_static(cache) {
+        fallback::flush(cache);
+    }
 }
 
 /// Calls `f` with every cache ever made.
