@@ -117,8 +117,6 @@ static ALL: &[Workload] = &[
         "edit persistent maps with an undo history of 200 versions (rpds)"),
     load("templates", Real, "page", web::templates,
         "render a shop's pages from templates (minijinja)"),
-    load("sql-parse", Real, "statement", syntax::sql_parse,
-        "parse SQL to trees, print them and parse that (sqlparser)"),
     load("xml-tree", Real, "element", documents::xml_tree,
         "parse XML into a tree, edit and write it (quick-xml)"),
     load("word-count", Real, "word", texts::word_count,

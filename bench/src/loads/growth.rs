@@ -53,7 +53,7 @@ pub(crate) fn realloc_growth(scale: &Scale) -> Outcome {
         "growing in place costs nothing; moving costs a copy\n",
     ];
     const LONGEST: usize = 4 << 20;
-    let rounds = scale.of(1_500);
+    let rounds = scale.of(9_000);
     let mut rng = scale.rng(0);
     measure(|| {
         let mut units = 0;
