@@ -17,7 +17,6 @@
 //! Nothing here holds a lock while the fallback runs.
 
 use crate::cache::{Cache, bump};
-use crate::config;
 use crate::large_class::{LargeClass, fallback_layout};
 use crate::{shared, thread};
 use alloc_core::Block;
@@ -28,6 +27,9 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 /// From this size on, in bytes, `realloc` is left to the fallback: system allocators move
 /// pages instead of copying them.
 const MOVES_PAGES: usize = 128 << 10;
+
+/// Cached allocations between two looks at the clock.
+const LOOK: u64 = 64;
 
 /// From this size on, in bytes, zeroed memory is left to the fallback: the system has it at hand.
 const ZERO_AT_HAND: usize = 1 << 20;
@@ -107,37 +109,46 @@ impl<F: GlobalAlloc> Fallback<F> {
         register(unsafe { &*this })
     }
 
-    /// The calling thread's cache, entered, if it may hold blocks of this fallback.
-    #[inline]
-    fn cache(&self) -> Option<Visit> {
-        let cache = thread::attached()?;
-        if config::fallback_cache() == 0 || !self.is_registered() {
-            return None;
-        }
-        Visit::of_owner(cache)
-    }
-
     /// # Safety
     ///
     /// As for `GlobalAlloc::alloc`.
+    #[inline]
     pub(crate) unsafe fn alloc(&self, layout: Layout, zeroed: bool) -> *mut u8 {
-        let class = LargeClass::of(layout);
-        if let (Some(class), Some(visit)) = (class, self.cache()) {
-            let cache = visit.cache;
-            cache.large.note_alloc(class.size());
-            if !(zeroed && class.size() >= ZERO_AT_HAND)
-                && let Some(block) = cache.large.pop(class)
-            {
-                count_in(cache, layout.size());
-                if zeroed {
-                    // SAFETY: at least `size` bytes that are the caller's.
-                    unsafe { block.write_bytes(0, layout.size()) };
-                }
-                return block.as_ptr();
+        if let Some(class) = LargeClass::of(layout)
+            && self.is_registered()
+            && !(zeroed && class.size() >= ZERO_AT_HAND)
+            && let Some(block) = pop(class, layout.size())
+        {
+            if zeroed {
+                // SAFETY: at least `size` bytes that are the caller's.
+                unsafe { block.write_bytes(0, layout.size()) };
             }
-            make_way(cache);
+            return block.as_ptr();
         }
+        // SAFETY: the caller's promise.
+        unsafe { self.alloc_fresh(layout, zeroed) }
+    }
+
+    /// Lets the cache make way for bytes that come fresh from the fallback.
+    fn make_way(&self, bytes: usize) {
+        if let Some(visit) = thread::attached().and_then(Visit::of_owner) {
+            visit.cache.tick();
+            let live = visit.cache.counters.fallback_live() + bytes;
+            visit.cache.large.note_live(live);
+            visit.shrink(live, 0);
+        }
+    }
+
+    /// A block from the fallback.
+    ///
+    /// # Safety
+    ///
+    /// As for `GlobalAlloc::alloc`.
+    #[cold]
+    #[inline(never)]
+    unsafe fn alloc_fresh(&self, layout: Layout, zeroed: bool) -> *mut u8 {
         let asked = fallback_layout(layout);
+        self.make_way(asked.size());
         // SAFETY: the size is at least that of the caller's layout, so not 0.
         let mut block = unsafe { self.ask(asked, zeroed) };
         if block.is_null() && make_room() {
@@ -145,13 +156,9 @@ impl<F: GlobalAlloc> Fallback<F> {
             block = unsafe { self.ask(asked, zeroed) };
         }
         if !block.is_null() {
-            match thread::attached() {
-                Some(cache) => count_in(cache, layout.size()),
-                None => {
-                    thread::count(|c| &c.fallback_allocs, 1);
-                    thread::count(|c| &c.fallback_bytes_in, layout.size() as u64);
-                }
-            }
+            thread::count(|c| &c.fallback_allocs, 1);
+            thread::count(|c| &c.fallback_bytes_in, layout.size() as u64);
+            thread::note_bytes(asked.size().cast_signed());
         }
         block
     }
@@ -172,22 +179,48 @@ impl<F: GlobalAlloc> Fallback<F> {
     /// # Safety
     ///
     /// As for `GlobalAlloc::dealloc`.
+    #[inline]
     pub(crate) unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        if let (Some(class), Some(visit)) = (LargeClass::of(layout), self.cache()) {
-            let cache = visit.cache;
-            count_out(cache, layout.size());
-            cache.large.note_free(class.size());
+        if let Some(class) = LargeClass::of(layout) {
             // SAFETY: the caller's contract: it came from `alloc`, which was not null.
             let kept = unsafe { NonNull::new_unchecked(block) };
-            if keep(cache, class, kept) {
+            if self.is_registered() && push(class, kept, layout.size()) {
                 return;
             }
-        } else {
-            thread::count(|c| &c.fallback_frees, 1);
-            thread::count(|c| &c.fallback_bytes_out, layout.size() as u64);
         }
+        // SAFETY: the caller's promise.
+        unsafe { self.dealloc_full(block, layout) };
+    }
+
+    /// Keeps a block at the cost of others, or gives it back to the fallback.
+    ///
+    /// # Safety
+    ///
+    /// As for `GlobalAlloc::dealloc`.
+    #[cold]
+    #[inline(never)]
+    unsafe fn dealloc_full(&self, block: *mut u8, layout: Layout) {
+        if let (Some(class), Some(cache), true) =
+            (LargeClass::of(layout), thread::attached(), self.is_registered())
+        {
+            if let Some(visit) = Visit::of_owner(cache) {
+                cache.tick();
+                let live = cache.counters.fallback_live();
+                cache.large.note_live(live);
+                visit.shrink(live.saturating_sub(layout.size()), class.size());
+            }
+            // SAFETY: the caller's contract: not null.
+            let kept = unsafe { NonNull::new_unchecked(block) };
+            if push(class, kept, layout.size()) {
+                return;
+            }
+        }
+        let asked = fallback_layout(layout);
+        thread::count(|c| &c.fallback_frees, 1);
+        thread::count(|c| &c.fallback_bytes_out, layout.size() as u64);
+        thread::note_bytes(-asked.size().cast_signed());
         // SAFETY: it came from there with this layout.
-        unsafe { self.inner.dealloc(block, fallback_layout(layout)) };
+        unsafe { self.inner.dealloc(block, asked) };
     }
 
     /// `realloc` from the fallback to the fallback.
@@ -203,16 +236,13 @@ impl<F: GlobalAlloc> Fallback<F> {
         }
         let (asked_old, asked_new) = (fallback_layout(layout), fallback_layout(new));
         if asked_old.align() == asked_new.align() {
-            if let (Some(old), Some(class), Some(visit)) = (old_class, new_class, self.cache()) {
-                let cache = visit.cache;
+            if let (Some(old), Some(class), true) = (old_class, new_class, self.is_registered()) {
                 // SAFETY: the caller's contract.
-                if let Some(moved) = unsafe { move_cached(cache, block, layout, new, old, class) } {
+                if let Some(moved) = unsafe { move_cached(block, layout, new, old, class) } {
                     return moved;
                 }
-                cache.large.note_free(old.size());
-                cache.large.note_alloc(class.size());
-                make_way(cache);
             }
+            self.make_way(asked_new.size().saturating_sub(asked_old.size()));
             // SAFETY: it came from there with `asked_old`; the new size is that of a layout.
             let mut moved = unsafe { self.inner.realloc(block, asked_old, asked_new.size()) };
             if moved.is_null() && make_room() {
@@ -221,6 +251,8 @@ impl<F: GlobalAlloc> Fallback<F> {
             }
             if !moved.is_null() {
                 count_change(layout.size(), new.size());
+                let grown = asked_new.size().cast_signed() - asked_old.size().cast_signed();
+                thread::note_bytes(grown);
             }
             return moved;
         }
@@ -257,13 +289,44 @@ pub(crate) fn make_room() -> bool {
     bytes > 0
 }
 
+/// Takes a cached block of a class for a request of `size` bytes.
+#[inline]
+fn pop(class: LargeClass, size: usize) -> Option<Block> {
+    let cache = thread::home();
+    let visit = Visit::of_owner(cache)?;
+    let block = cache.large.pop(class)?;
+    drop(visit);
+    let allocs = bump(&cache.counters.fallback_allocs, 1);
+    bump(&cache.counters.fallback_bytes_in, size as u64);
+    if allocs.is_multiple_of(LOOK) {
+        thread::tick(cache);
+    }
+    Some(block)
+}
+
+/// Caches a freed block that was asked for with `size` bytes, if there is room and the bound allows it.
+#[inline]
+fn push(class: LargeClass, block: Block, size: usize) -> bool {
+    let cache = thread::home();
+    let Some(visit) = Visit::of_owner(cache) else { return false };
+    let live = cache.counters.fallback_live();
+    cache.large.note_live(live);
+    let live = live.saturating_sub(size);
+    if cache.large.excess(live, class.size()) > 0 || !cache.large.push(class, block) {
+        return false;
+    }
+    drop(visit);
+    bump(&cache.counters.fallback_frees, 1);
+    bump(&cache.counters.fallback_bytes_out, size as u64);
+    true
+}
+
 /// Moves a block below 128 KiB into a cached one of the new class, if there is one.
 ///
 /// # Safety
 ///
 /// As for [`Fallback::realloc`]; `old` and `class` are those of the two layouts.
 unsafe fn move_cached(
-    cache: &'static Cache,
     block: *mut u8,
     layout: Layout,
     new: Layout,
@@ -273,54 +336,19 @@ unsafe fn move_cached(
     if old.size() >= MOVES_PAGES {
         return None;
     }
-    let moved = cache.large.pop(class)?;
-    cache.large.note_free(old.size());
-    cache.large.note_alloc(class.size());
-    count_change(layout.size(), new.size());
+    let moved = pop(class, new.size())?;
+    thread::count(|c| &c.moves, 1);
     let kept = layout.size().min(new.size());
     // SAFETY: both blocks are at least as large, and distinct.
     unsafe { block.copy_to_nonoverlapping(moved.as_ptr(), kept) };
     // SAFETY: the caller's contract: not null.
     let left = unsafe { NonNull::new_unchecked(block) };
-    if !keep(cache, old, left) {
+    if !push(old, left, layout.size()) {
+        thread::count(|c| &c.fallback_frees, 1);
+        thread::count(|c| &c.fallback_bytes_out, layout.size() as u64);
         free_erased(old, left);
     }
     Some(moved.as_ptr())
-}
-
-/// Puts a freed block into the cache if the bound allows it.
-#[inline]
-fn keep(cache: &'static Cache, class: LargeClass, block: Block) -> bool {
-    cache.tick();
-    if cache.large.excess(class.size(), config::fallback_cache()) > 0 {
-        shrink(cache, class.size());
-        if cache.large.excess(class.size(), config::fallback_cache()) > 0 {
-            return false;
-        }
-    }
-    cache.large.push(class, block)
-}
-
-/// The cache makes way for what comes fresh from the fallback.
-#[inline]
-fn make_way(cache: &'static Cache) {
-    if cache.large.excess(0, config::fallback_cache()) > 0 {
-        shrink(cache, 0);
-    }
-}
-
-/// Gives cached blocks back until the bound holds with `more` bytes; the largest first, but none for
-/// the sake of a block that is larger itself.
-#[cold]
-fn shrink(cache: &'static Cache, more: usize) {
-    while cache.large.excess(more, config::fallback_cache()) > 0 {
-        let Some((class, block)) = cache.large.pop_largest() else { return };
-        if class.size() < more {
-            cache.large.push(class, block);
-            return;
-        }
-        free_erased(class, block);
-    }
 }
 
 /// Gives a cached block back to the registered fallback.
@@ -331,6 +359,7 @@ fn free_erased(class: LargeClass, block: Block) {
     let dealloc = unsafe { (*registered).dealloc };
     // SAFETY: a block of that fallback, allocated with the class's layout (invariant 1 of the cache).
     unsafe { dealloc(registered, block.as_ptr(), class.layout()) };
+    thread::note_bytes(-class.size().cast_signed());
 }
 
 /// Gives everything in a thread's cache of the fallback's blocks back. Returns bytes; 0 if another thread is at
@@ -389,6 +418,20 @@ impl Visit {
         cache.large.turn.claim().then_some(Visit { cache, owner: false })
     }
 
+    /// Gives cached blocks back until the bound holds with `more` bytes; the largest first, but none for
+    /// the sake of a block that is larger itself.
+    fn shrink(&self, live: usize, more: usize) {
+        let large = &self.cache.large;
+        while large.excess(live, more) > 0 {
+            let Some((class, block)) = large.pop_largest() else { return };
+            if class.size() < more {
+                large.push(class, block);
+                return;
+            }
+            free_erased(class, block);
+        }
+    }
+
     fn flush(&self) -> usize {
         let bytes = self.cache.large.cached();
         while let Some((class, block)) = self.cache.large.pop_largest() {
@@ -399,7 +442,8 @@ impl Visit {
 
     fn sweep(&self) -> usize {
         let before = self.cache.large.cached();
-        self.cache.large.sweep(|class, count| {
+        let live = self.cache.counters.fallback_live();
+        self.cache.large.sweep(live, |class, count| {
             for _ in 0..count {
                 let Some(block) = self.cache.large.pop(class) else { return };
                 free_erased(class, block);
@@ -429,22 +473,7 @@ pub(crate) fn trim_system() {
     };
 }
 
-fn count_in(cache: &Cache, bytes: usize) {
-    cache.note_bytes(bytes.cast_signed());
-    bump(&cache.counters.fallback_allocs, 1);
-    bump(&cache.counters.fallback_bytes_in, bytes as u64);
-}
-
-fn count_out(cache: &Cache, bytes: usize) {
-    cache.note_bytes(-bytes.cast_signed());
-    bump(&cache.counters.fallback_frees, 1);
-    bump(&cache.counters.fallback_bytes_out, bytes as u64);
-}
-
 fn count_change(old: usize, new: usize) {
-    if let Some(cache) = thread::attached() {
-        cache.note_bytes(new.cast_signed().wrapping_sub(old.cast_signed()));
-    }
     thread::count(|c| &c.fallback_bytes_in, new as u64);
     thread::count(|c| &c.fallback_bytes_out, old as u64);
 }

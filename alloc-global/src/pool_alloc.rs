@@ -4,6 +4,7 @@
 //! class of a constant layout folds away. Everything else is cold and out of line, so that the
 //! part that is inlined stays small: what grew it made every call site slower.
 
+use crate::cache::bump;
 use crate::fallback::Fallback;
 use crate::thread;
 use alloc_core::{CLASSES, class_index};
@@ -198,9 +199,17 @@ unsafe impl<F: GlobalAlloc> GlobalAlloc for PoolAlloc<F> {
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         // SAFETY: the caller promises that the new size, rounded up to the alignment, fits isize.
         let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
-        thread::count(|c| &c.reallocs, 1);
+        // A thread without a cache counts in a static that others may write too: an error of a few.
+        bump(&thread::home().counters.reallocs, 1);
         match (Self::class(layout), Self::class(new)) {
             (Some(old), Some(new)) if old == new => block,
+            (Some(old), Some(new)) => {
+                // SAFETY: the caller's contract: it came from `alloc`, which was not null.
+                let block = unsafe { NonNull::new_unchecked(block) };
+                let kept = layout.size().min(new_size);
+                // SAFETY: the classes of both layouts, which hold `kept` bytes.
+                unsafe { thread::realloc_small(block, old, new, kept) }
+            }
             // SAFETY: the caller's contract.
             _ => unsafe { self.realloc_slow(block, layout, new) },
         }
