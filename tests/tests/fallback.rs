@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 
 use alloc_global::{PoolAlloc, stats, trim};
-use tests::block::{Block, Process, layout};
+use tests::block::{Block, Process, layout as layout_of};
 use tests::cases::{self, Case};
 use tests::invariants;
 use tests::ledger::{Ledger, Shared};
@@ -24,16 +24,29 @@ static LEDGER: Ledger = Ledger::new();
 
 fn main() -> ExitCode {
     cases::main(&[
-        Case::new("the_fallback_gets_back_what_it_gave_with_the_same_layout", exact_layouts),
-        Case::new("random_programs_keep_the_fallbacks_contract", programs).within(240),
-        Case::new("small_requests_never_reach_the_fallback", small_stays),
-        Case::new("large_requests_come_from_the_fallback", large_comes),
-        Case::new("every_alignment_beyond_the_classes_comes_from_the_fallback", aligned),
-        Case::new("recycled_blocks_are_zeroed_where_that_is_asked", zeroed),
-        Case::new("a_fallback_that_refuses_leaves_the_pools_working", refusal),
-        Case::new("a_refused_realloc_leaves_the_block_as_it_was", refused_realloc),
-        Case::new("blocks_of_the_fallback_may_be_freed_by_any_thread", across_threads),
+        Case::new("the_fallback_gets_back_what_it_gave_with_the_same_layout", || both(layouts)),
+        Case::new("random_programs_keep_the_fallbacks_contract", || both(programs)).within(240),
+        Case::new("small_requests_never_reach_the_fallback", || both(small_stays)),
+        Case::new("large_requests_come_from_the_fallback", || both(large_comes)),
+        Case::new("alignments_beyond_the_classes_come_from_the_fallback", || both(aligned)),
+        Case::new("recycled_blocks_are_zeroed_where_that_is_asked", || both(zeroed)),
+        Case::new("a_fallback_that_refuses_leaves_the_pools_working", || both(refusal)),
+        Case::new("a_refused_realloc_leaves_the_block_as_it_was", || both(refused_realloc)),
+        Case::new("blocks_of_the_fallback_may_be_freed_by_any_thread", || both(across_threads)),
     ])
+}
+
+/// Runs `body` with the fallback handed every request, then with its blocks cached. Blocks
+/// that were handed out before the change go back after it.
+fn both(body: fn()) {
+    let early: Vec<Block> =
+        (1..40).map(|n| Block::new(n * n * 60, 8, n as u64).expect("memory")).collect();
+    body();
+    assert!(ALLOC.cache_fallback());
+    drop(early);
+    body();
+    trim();
+    assert_clean();
 }
 
 /// No fault so far.
@@ -42,7 +55,7 @@ fn assert_clean() {
     assert_eq!(entries.faults, 0, "the fallback was handed what it never gave: {entries:?}");
 }
 
-fn exact_layouts() {
+fn layouts() {
     for align in (0..=16).map(|shift| 1 << shift) {
         for size in (1..1_300).step_by(7).chain([4_096, 16_384, 65_536, 1 << 20, (1 << 20) + 1]) {
             let mut block = Block::new(size, align, size as u64).expect("memory");
@@ -126,7 +139,7 @@ fn zeroed() {
                 (0..4).map(|tag| Block::new(size, 8, !tag).expect("memory")).collect();
             drop(dirty);
             let clean: Vec<Block> = (0..4)
-                .map(|tag| Block::zeroed(Process, layout(size, 8), tag).expect("memory"))
+                .map(|tag| Block::zeroed(Process, layout_of(size, 8), tag).expect("memory"))
                 .collect();
             clean.iter().for_each(Block::verify);
         }
@@ -147,7 +160,7 @@ fn refusal() {
     }
     let large = [1 << 21, 5 << 20, 40 << 20].map(|size| Block::new(size, 8, 1));
     let aligned = Block::new(8, 1 << 16, 1);
-    let zeroed = Block::zeroed(Process, layout(7 << 20, 8), 1);
+    let zeroed = Block::zeroed(Process, layout_of(7 << 20, 8), 1);
     LEDGER.refuse(false);
     assert!(large.iter().all(Option::is_none), "the fallback refused");
     assert!(aligned.is_none() && zeroed.is_none(), "the fallback refused");
