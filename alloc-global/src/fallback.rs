@@ -133,9 +133,7 @@ impl<F: GlobalAlloc> Fallback<F> {
     fn make_way(&self, bytes: usize) {
         if let Some(visit) = thread::attached().and_then(Visit::of_owner) {
             visit.cache.tick();
-            let live = visit.cache.counters.fallback_live() + bytes;
-            visit.cache.large.note_live(live);
-            visit.shrink(live, 0);
+            visit.shrink(visit.cache.counters.fallback_live() + bytes);
         }
     }
 
@@ -192,7 +190,7 @@ impl<F: GlobalAlloc> Fallback<F> {
         unsafe { self.dealloc_full(block, layout) };
     }
 
-    /// Keeps a block at the cost of others, or gives it back to the fallback.
+    /// Keeps a block if its class may have more room, or gives it back to the fallback.
     ///
     /// # Safety
     ///
@@ -205,9 +203,8 @@ impl<F: GlobalAlloc> Fallback<F> {
         {
             if let Some(visit) = Visit::of_owner(cache) {
                 cache.tick();
-                let live = cache.counters.fallback_live();
-                cache.large.note_live(live);
-                visit.shrink(live.saturating_sub(layout.size()), class.size());
+                let live = cache.counters.fallback_live().saturating_sub(layout.size());
+                visit.cache.large.grant(class, live, layout.size());
             }
             // SAFETY: the caller's contract: not null.
             let kept = unsafe { NonNull::new_unchecked(block) };
@@ -304,15 +301,12 @@ fn pop(class: LargeClass, size: usize) -> Option<Block> {
     Some(block)
 }
 
-/// Caches a freed block that was asked for with `size` bytes, if there is room and the bound allows it.
+/// Caches a freed block that was asked for with `size` bytes, if its class has room.
 #[inline]
 fn push(class: LargeClass, block: Block, size: usize) -> bool {
     let cache = thread::home();
     let Some(visit) = Visit::of_owner(cache) else { return false };
-    let live = cache.counters.fallback_live();
-    cache.large.note_live(live);
-    let live = live.saturating_sub(size);
-    if cache.large.excess(live, class.size()) > 0 || !cache.large.push(class, block) {
+    if !cache.large.push(class, block) {
         return false;
     }
     drop(visit);
@@ -418,17 +412,13 @@ impl Visit {
         cache.large.turn.claim().then_some(Visit { cache, owner: false })
     }
 
-    /// Gives cached blocks back until the bound holds with `more` bytes; the largest first, but none for
-    /// the sake of a block that is larger itself.
-    fn shrink(&self, live: usize, more: usize) {
-        let large = &self.cache.large;
-        while large.excess(live, more) > 0 {
-            let Some((class, block)) = large.pop_largest() else { return };
-            if class.size() < more {
-                large.push(class, block);
-                return;
-            }
+    /// Gives cached blocks back, the largest first, until the bound holds with `live` bytes in use.
+    fn shrink(&self, live: usize) {
+        let mut excess = self.cache.large.excess(live);
+        while excess > 0 {
+            let Some((class, block)) = self.cache.large.pop_largest() else { return };
             free_erased(class, block);
+            excess = excess.saturating_sub(class.size());
         }
     }
 
