@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! Cache
-//!     0  bins[65]: { len (4), cap (4), allocs (8) } per class, index 0 unused
-//!  1040  slots[65][64]: the blocks of class c are slots[c][0..len], last in first out
+//!     0  bins[69]: { len (4), cap (4), allocs (8) } per class, index 0 unused
+//!  1104  slots[69][64]: the blocks of class c are slots[c][0..len], last in first out
 //!        cold part: links, counters that the slow path keeps
 //!
 //!          0            len         cap       64
@@ -19,7 +19,8 @@
 //!
 //! 1. `len <= cap <= 64` for every class; `len = cap = 0` for index 0 and in the statics
 //!    `NOT_ATTACHED`, `GATED` and `DETACHED`: there every operation takes the slow path.
-//! 2. `slots[c][..len]` are blocks of class c out of the shared heaps, each in one cache once.
+//! 2. `slots[c][..len]` are blocks of class c out of the shared heaps, above 64 blocks of the registered
+//!    fallback (`mid_class`), each in one cache once.
 //! 3. Only the thread that the cache is attached to writes to it; `len` and the counters are read
 //!    by others, which is why they are atomic.
 //! 4. Bit c - 1 of `used` is set if `cap` of class c is not 0.
@@ -27,8 +28,10 @@
 //! It does not know how threads find their cache: that is `thread`.
 
 use crate::large_cache::LargeCache;
+use crate::large_class::LargeClass;
+use crate::mid_class::{BIN_TABLE, MIDS, mid_class};
 use crate::{shared, stats, thread};
-use alloc_core::{Block, CLASS_TABLE, SizeClass};
+use alloc_core::{Block, CLASSES, SizeClass};
 use core::cell::{Cell, UnsafeCell};
 use core::mem::{MaybeUninit, offset_of};
 use core::ptr::{NonNull, null_mut};
@@ -46,9 +49,9 @@ const TICKS: u32 = 64;
 /// A new array starts with room for this many blocks and doubles with every miss.
 const FIRST_CAP: u32 = 8;
 
-/// The greatest capacity of a class's array.
-const fn max_cap(class: SizeClass) -> u32 {
-    let fit = CLASS_BYTES / class.size();
+/// The greatest capacity of an array of blocks of this size.
+const fn max_cap(size: usize) -> u32 {
+    let fit = CLASS_BYTES / size;
     if fit > SLOTS { SLOTS as u32 } else { fit as u32 }
 }
 
@@ -72,8 +75,8 @@ type Slot = UnsafeCell<MaybeUninit<Block>>;
 /// See the head of this file.
 #[repr(C, align(64))]
 pub(crate) struct Cache {
-    bins: [CacheBin; CLASS_TABLE],
-    slots: [[Slot; SLOTS]; CLASS_TABLE],
+    bins: [CacheBin; BIN_TABLE],
+    slots: [[Slot; SLOTS]; BIN_TABLE],
     /// All caches ever made; set once, before the cache can be found.
     pub(crate) next_all: AtomicPtr<Cache>,
     /// Caches that wait for a thread; guarded by the lock on their list.
@@ -110,6 +113,8 @@ pub(crate) struct Counters {
     /// Bytes of layouts, wrapping; live bytes are the difference over all threads.
     pub(crate) fallback_bytes_in: AtomicU64,
     pub(crate) fallback_bytes_out: AtomicU64,
+    /// Blocks of the bins above 64 that came from the fallback less those given back, wrapping.
+    pub(crate) mid_out: [AtomicU64; MIDS],
 }
 
 impl Counters {
@@ -121,6 +126,7 @@ impl Counters {
             fallback_frees: AtomicU64::new(0),
             fallback_bytes_in: AtomicU64::new(0),
             fallback_bytes_out: AtomicU64::new(0),
+            mid_out: [const { AtomicU64::new(0) }; MIDS],
         }
     }
 
@@ -144,7 +150,7 @@ pub(crate) fn bump(counter: &AtomicU64, by: u64) -> u64 {
     sum
 }
 
-const _: () = assert!(offset_of!(Cache, slots) == 1040);
+const _: () = assert!(offset_of!(Cache, slots) == 1104);
 const _: () = assert!(size_of::<CacheBin>() == 16);
 
 // SAFETY: by invariant 3 all that is not atomic is touched by one thread at a time: the owner, or who
@@ -154,9 +160,8 @@ unsafe impl Sync for Cache {}
 impl Cache {
     pub(crate) const fn new() -> Cache {
         Cache {
-            bins: [const { CacheBin::new() }; CLASS_TABLE],
-            slots: [const { [const { UnsafeCell::new(MaybeUninit::uninit()) }; SLOTS] };
-                CLASS_TABLE],
+            bins: [const { CacheBin::new() }; BIN_TABLE],
+            slots: [const { [const { UnsafeCell::new(MaybeUninit::uninit()) }; SLOTS] }; BIN_TABLE],
             next_all: AtomicPtr::new(null_mut()),
             next_idle: Cell::new(None),
             heap: Cell::new(0),
@@ -207,16 +212,16 @@ impl Cache {
     ///
     /// # Safety
     ///
-    /// `index` is at most 64; the cache is that of the calling thread.
+    /// `index` is at most 68; the cache is that of the calling thread.
     #[inline(always)]
     pub(crate) unsafe fn pop(&self, index: usize) -> Option<Block> {
-        // SAFETY: `index` is at most 64.
+        // SAFETY: `index` is at most 68.
         let bin = unsafe { self.bins.get_unchecked(index) };
         // Relaxed, here and below: `len` and `allocs` have one writer (3).
         let len = bin.len.load(Relaxed).checked_sub(1)?;
         bin.len.store(len, Relaxed);
         bump(&bin.allocs, 1);
-        // SAFETY: `index` is at most 64.
+        // SAFETY: `index` is at most 68.
         let slots = unsafe { self.slots.get_unchecked(index) };
         // SAFETY: `len` was below the old length, at most 64 (1).
         let slot = unsafe { slots.get_unchecked(len as usize) };
@@ -230,18 +235,18 @@ impl Cache {
     ///
     /// # Safety
     ///
-    /// `index` is at most 64; the cache is that of the calling thread; the block is of that class
+    /// `index` is at most 68; the cache is that of the calling thread; the block is of that class
     /// and the caller's.
     #[inline(always)]
     pub(crate) unsafe fn push(&self, index: usize, block: Block) -> bool {
-        // SAFETY: `index` is at most 64.
+        // SAFETY: `index` is at most 68.
         let bin = unsafe { self.bins.get_unchecked(index) };
         // Relaxed, here and below: `len` has one writer (3).
         let len = bin.len.load(Relaxed);
         if len >= bin.cap.get() {
             return false;
         }
-        // SAFETY: `index` is at most 64.
+        // SAFETY: `index` is at most 68.
         let slots = unsafe { self.slots.get_unchecked(index) };
         // SAFETY: `len` is below `cap`, at most 64 (1).
         let slot = unsafe { slots.get_unchecked(len as usize) };
@@ -254,6 +259,83 @@ impl Cache {
     fn bin(&self, class: SizeClass) -> &CacheBin {
         // SAFETY: a class is at most 64.
         unsafe { self.bins.get_unchecked(class.index()) }
+    }
+
+    /// The bin of the fallback's blocks with this index above 64, and their class.
+    fn mid(&self, index: usize) -> Option<(&CacheBin, LargeClass)> {
+        Some((self.bins.get(index)?, mid_class(index)?))
+    }
+
+    /// Makes more room for the fallback's blocks of a bin above 64; whether there is more now.
+    pub(crate) fn grow_mid(&self, index: usize) -> bool {
+        let Some((bin, class)) = self.mid(index) else { return false };
+        let cap = (bin.cap.get() * 2).max(FIRST_CAP).min(max_cap(class.size()));
+        bin.cap.replace(cap) < cap
+    }
+
+    /// Notes that a block for a bin above 64 came from the fallback and went to the program.
+    pub(crate) fn note_mid_fresh(&self, index: usize) {
+        if let Some((bin, class)) = self.mid(index) {
+            bump(&bin.allocs, 1);
+            self.note_mid(class, 1);
+        }
+    }
+
+    fn note_mid(&self, class: LargeClass, blocks: i64) {
+        if let Some(out) = self.counters.mid_out.get(class.index()) {
+            bump(out, blocks.cast_unsigned());
+        }
+        self.note_bytes((class.size() as i64 * blocks) as isize);
+    }
+
+    /// Hands the `count` oldest of the fallback's blocks in a bin above 64 to `free`.
+    ///
+    /// # Safety
+    ///
+    /// The cache is that of the calling thread, or nobody's.
+    pub(crate) unsafe fn give_mid(
+        &self,
+        index: usize,
+        count: u32,
+        mut free: impl FnMut(LargeClass, Block),
+    ) {
+        let Some((bin, class)) = self.mid(index) else { return };
+        let Some(slots) = self.slots.get(index) else { return };
+        let len = bin.len.load(Relaxed);
+        let count = count.min(len);
+        for (at, slot) in (0..len).zip(slots) {
+            // SAFETY: the owner's access (3).
+            let value = unsafe { slot.get().read() };
+            if at < count {
+                // SAFETY: below the length: a block (2).
+                free(class, unsafe { value.assume_init() });
+            } else if let Some(to) = slots.get((at - count) as usize) {
+                // SAFETY: the owner's access (3).
+                unsafe { to.get().write(value) };
+            }
+        }
+        bin.len.store(len - count, Relaxed);
+        self.note_mid(class, -i64::from(count));
+    }
+
+    /// Half of the greatest capacity of a bin above 64: how many go when it is full.
+    pub(crate) fn mid_half(&self, index: usize) -> u32 {
+        self.mid(index).map_or(0, |(bin, _)| bin.cap.get() / 2)
+    }
+
+    /// Blocks in a bin above 64, and blocks it handed out since the process began.
+    pub(crate) fn mid_counts(&self, index: usize) -> Option<(u64, u64, LargeClass)> {
+        let (bin, class) = self.mid(index)?;
+        Some((bin.len.load(Relaxed) as u64, bin.allocs.load(Relaxed), class))
+    }
+
+    /// Forgets the capacities of bins above 64, which are empty.
+    fn forget_mids(&self) {
+        for index in CLASSES + 1..BIN_TABLE {
+            if let Some((bin, _)) = self.mid(index) {
+                bin.cap.set(bin.len.load(Relaxed));
+            }
+        }
     }
 
     /// The first `count` slots of a class.
@@ -277,7 +359,7 @@ impl Cache {
     /// Doubles the capacity of a class, up to its greatest. Returns the new one.
     fn grow(&self, class: SizeClass) -> u32 {
         let bin = self.bin(class);
-        let cap = (bin.cap.get() * 2).max(FIRST_CAP).min(max_cap(class));
+        let cap = (bin.cap.get() * 2).max(FIRST_CAP).min(max_cap(class.size()));
         bin.cap.set(cap);
         self.used.set(self.used.get() | 1 << (class.index() - 1));
         cap
@@ -316,7 +398,7 @@ impl Cache {
     /// As for [`push`](Cache::push).
     pub(crate) unsafe fn spill(&'static self, class: SizeClass, block: Block) {
         let cap = self.bin(class).cap.get();
-        if cap < max_cap(class) {
+        if cap < max_cap(class.size()) {
             self.grow(class);
         } else {
             self.tick();
@@ -367,6 +449,7 @@ impl Cache {
         }
         if forget_caps {
             self.used.set(0);
+            self.forget_mids();
         }
     }
 

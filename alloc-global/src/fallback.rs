@@ -17,12 +17,14 @@
 //! Nothing here holds a lock while the fallback runs.
 
 use crate::cache::{Cache, bump};
+use crate::config;
 use crate::large_class::{LargeClass, fallback_layout};
+use crate::mid_class::{LAST_BIN, bin_index};
 use crate::{shared, thread};
-use alloc_core::Block;
+use alloc_core::{Block, CLASSES};
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{self, NonNull, null_mut};
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 /// From this size on, in bytes, `realloc` is left to the fallback: system allocators move
 /// pages instead of copying them.
@@ -48,6 +50,9 @@ static REGISTERED: AtomicPtr<Registration> = AtomicPtr::new(null_mut());
 #[repr(C)]
 pub(crate) struct Fallback<F> {
     registration: Registration,
+    /// The last bin of thread caches that holds blocks for this `PoolAlloc`: 64, and 68 from when this fallback is known
+    /// to be the registered one.
+    last_bin: AtomicUsize,
     inner: F,
 }
 
@@ -80,16 +85,37 @@ impl<F: GlobalAlloc> Fallback<F> {
     const BY_TYPE: &'static Registration = &Registration { dealloc: dealloc_by_type::<F> };
 
     pub(crate) const fn new(inner: F) -> Self {
-        Fallback { registration: Registration { dealloc: dealloc_by_address::<F> }, inner }
+        let registration = Registration { dealloc: dealloc_by_address::<F> };
+        Fallback { registration, last_bin: AtomicUsize::new(CLASSES), inner }
     }
 
     pub(crate) const fn inner(&self) -> &F {
         &self.inner
     }
 
+    /// The last bin of thread caches that may be used.
+    #[inline(always)]
+    pub(crate) fn last_bin(&self) -> usize {
+        // Relaxed: whoever sees 68 has nothing else to see; the fallback was there before.
+        let last = self.last_bin.load(Ordering::Relaxed);
+        // SAFETY: 64 at first, and never set to anything but 68. Lets the compiler fold constant sizes.
+        unsafe { core::hint::assert_unchecked(last >= CLASSES) };
+        last
+    }
+
     /// Whether blocks of this fallback may be cached: it is the registered one, or becomes it.
     #[inline]
     fn is_registered(&self) -> bool {
+        let registered = self.look_registered();
+        if registered && config::fallback_cache() > 0 {
+            // Relaxed: see `last_bin`.
+            self.last_bin.store(LAST_BIN, Ordering::Relaxed);
+        }
+        registered
+    }
+
+    #[inline]
+    fn look_registered(&self) -> bool {
         // Relaxed: only compared. The pointed-to value is read in `free_erased` alone.
         let now = REGISTERED.load(Ordering::Relaxed);
         if size_of::<F>() > 0 {
@@ -114,6 +140,11 @@ impl<F: GlobalAlloc> Fallback<F> {
     /// As for `GlobalAlloc::alloc`.
     #[inline]
     pub(crate) unsafe fn alloc(&self, layout: Layout, zeroed: bool) -> *mut u8 {
+        let bin = bin_index(layout);
+        if bin <= LAST_BIN && self.is_registered() && config::fallback_cache() > 0 {
+            // SAFETY: the caller's promise.
+            return unsafe { self.alloc_mid(bin, layout, zeroed) };
+        }
         if let Some(class) = LargeClass::of(layout)
             && self.is_registered()
             && !(zeroed && class.size() >= ZERO_AT_HAND)
@@ -127,6 +158,56 @@ impl<F: GlobalAlloc> Fallback<F> {
         }
         // SAFETY: the caller's promise.
         unsafe { self.alloc_fresh(layout, zeroed) }
+    }
+
+    /// A block for a bin above 64 that is empty, or that allocations were kept from.
+    ///
+    /// # Safety
+    ///
+    /// As for `GlobalAlloc::alloc`; `bin` is that of the layout, and this fallback is registered.
+    unsafe fn alloc_mid(&self, bin: usize, layout: Layout, zeroed: bool) -> *mut u8 {
+        let cache = thread::for_slow_alloc();
+        // SAFETY: `bin` is at most 68; the cache is this thread's.
+        if let Some(block) = cache.and_then(|cache| unsafe { cache.pop(bin) }) {
+            if zeroed {
+                // SAFETY: at least `size` bytes that are the caller's.
+                unsafe { block.write_bytes(0, layout.size()) };
+            }
+            return block.as_ptr();
+        }
+        let Some(cache) = cache else {
+            // SAFETY: the caller's promise.
+            return unsafe { self.alloc_fresh(layout, zeroed) };
+        };
+        // SAFETY: the size is at least that of the caller's layout, so not 0.
+        let mut block = unsafe { self.ask(fallback_layout(layout), zeroed) };
+        if block.is_null() && make_room() {
+            // SAFETY: as above.
+            block = unsafe { self.ask(fallback_layout(layout), zeroed) };
+        }
+        if !block.is_null() {
+            cache.note_mid_fresh(bin);
+        }
+        block
+    }
+
+    /// Takes a block for a bin above 64 that is full: makes room by growth, or by giving the older half back.
+    ///
+    /// # Safety
+    ///
+    /// As for `GlobalAlloc::dealloc`; `bin` is that of the block's layout, and this fallback is registered.
+    unsafe fn dealloc_mid(&self, cache: &'static Cache, bin: usize, block: Block) {
+        cache.tick();
+        if !cache.grow_mid(bin) {
+            let free = |class: LargeClass, old: Block| {
+                // SAFETY: a block of this fallback, allocated with the class's layout.
+                unsafe { self.inner.dealloc(old.as_ptr(), class.layout()) };
+            };
+            // SAFETY: the cache is this thread's.
+            unsafe { cache.give_mid(bin, cache.mid_half(bin), free) };
+        }
+        // SAFETY: `bin` is at most 68; the cache is this thread's; there is room now.
+        unsafe { cache.push(bin, block) };
     }
 
     /// Lets the cache make way for bytes that come fresh from the fallback.
@@ -179,6 +260,17 @@ impl<F: GlobalAlloc> Fallback<F> {
     /// As for `GlobalAlloc::dealloc`.
     #[inline]
     pub(crate) unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        let bin = bin_index(layout);
+        if bin <= LAST_BIN
+            && self.is_registered()
+            && config::fallback_cache() > 0
+            && let Some(cache) = thread::attached()
+        {
+            // SAFETY: the caller's contract: it came from `alloc`, which was not null.
+            let block = unsafe { NonNull::new_unchecked(block) };
+            // SAFETY: the caller's promise.
+            return unsafe { self.dealloc_mid(cache, bin, block) };
+        }
         if let Some(class) = LargeClass::of(layout) {
             // SAFETY: the caller's contract: it came from `alloc`, which was not null.
             let kept = unsafe { NonNull::new_unchecked(block) };
@@ -347,18 +439,26 @@ unsafe fn move_cached(
 
 /// Gives a cached block back to the registered fallback.
 fn free_erased(class: LargeClass, block: Block) {
+    free_erased_uncounted(class, block);
+    thread::note_bytes(-class.size().cast_signed());
+}
+
+fn free_erased_uncounted(class: LargeClass, block: Block) {
     // Acquire: pairs with the Release in `register`.
     let registered = REGISTERED.load(Ordering::Acquire);
     // SAFETY: blocks are cached only once a fallback is registered, and it lives for good.
     let dealloc = unsafe { (*registered).dealloc };
     // SAFETY: a block of that fallback, allocated with the class's layout (invariant 1 of the cache).
     unsafe { dealloc(registered, block.as_ptr(), class.layout()) };
-    thread::note_bytes(-class.size().cast_signed());
 }
 
 /// Gives everything in a thread's cache of the fallback's blocks back. Returns bytes; 0 if another thread is at
 /// it, or the cache is in use by its owner.
 pub(crate) fn flush(cache: &'static Cache) -> usize {
+    for bin in CLASSES + 1..=LAST_BIN {
+        // SAFETY: the caller's own cache, or nobody's.
+        unsafe { cache.give_mid(bin, u32::MAX, free_erased_uncounted) };
+    }
     Visit::of_owner(cache).map_or(0, |visit| visit.flush())
 }
 

@@ -18,6 +18,7 @@ mod large_class;
 mod lock;
 mod membarrier;
 mod memory;
+mod mid_class;
 mod owner;
 mod pool_alloc;
 mod primitive;

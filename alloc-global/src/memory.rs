@@ -51,13 +51,13 @@ pub struct Memory {
 
 /// Walks all pools. Costs a step per pool; other threads wait at their slow paths meanwhile.
 pub fn memory() -> Memory {
+    let stats = crate::stats();
     let (usage, given_back) = shared::usage();
-    let (mut cached, mut fallback_cached) = (0u64, 0u64);
+    let mut cached = 0u64;
     thread::for_each_cache(|cache| {
         for class in SizeClass::all() {
             cached += cache.counts(class).0 * class.size() as u64;
         }
-        fallback_cached += cache.large.cached() as u64;
     });
     let out = usage.live as u64;
     let cached = cached.min(out);
@@ -71,8 +71,8 @@ pub fn memory() -> Memory {
         given_back: given_back as u64,
         metadata: usage.metadata as u64,
         rounding: usage.rounding as u64,
-        fallback_live: crate::stats().fallback_live_bytes,
-        fallback_cached,
+        fallback_live: stats.fallback_live_bytes,
+        fallback_cached: stats.fallback_cached_bytes,
         due_in_ms: purge::due_in_ms(),
     }
 }

@@ -6,8 +6,9 @@
 
 use crate::cache::bump;
 use crate::fallback::Fallback;
+use crate::mid_class::bin_index;
 use crate::thread;
-use alloc_core::{CLASSES, class_index};
+use alloc_core::CLASSES;
 use core::alloc::{GlobalAlloc, Layout};
 use core::fmt;
 use core::ptr::{NonNull, null_mut};
@@ -74,11 +75,11 @@ impl<F: GlobalAlloc> PoolAlloc<F> {
         crate::purger::spawn()
     }
 
-    /// Whether requests of this layout are served by pools.
+    /// The bin of thread caches that serves this layout: up to 64 those of the pools.
     #[inline(always)]
-    fn class(layout: Layout) -> Option<usize> {
-        let index = class_index(layout.size(), layout.align());
-        if index <= CLASSES { Some(index) } else { None }
+    fn bin(&self, layout: Layout) -> Option<usize> {
+        let index = bin_index(layout);
+        if index <= self.fallback.last_bin() { Some(index) } else { None }
     }
 
     /// The fallback.
@@ -129,7 +130,7 @@ impl<F: GlobalAlloc> PoolAlloc<F> {
     #[cold]
     #[inline(never)]
     unsafe fn realloc_slow(&self, block: *mut u8, layout: Layout, new: Layout) -> *mut u8 {
-        if Self::class(layout).is_none() && Self::class(new).is_none() {
+        if self.bin(layout).is_none() && self.bin(new).is_none() {
             // SAFETY: the caller's contract; neither layout is one that pools serve.
             return unsafe { self.fallback.realloc(block, layout, new) };
         }
@@ -154,35 +155,42 @@ impl<F: GlobalAlloc> PoolAlloc<F> {
 unsafe impl<F: GlobalAlloc> GlobalAlloc for PoolAlloc<F> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let Some(index) = Self::class(layout) else {
+        let Some(index) = self.bin(layout) else {
             // SAFETY: the caller's contract.
             return unsafe { self.alloc_large(layout, false) };
         };
-        // SAFETY: `index` is at most 64; the cache is this thread's.
+        // SAFETY: `index` is at most 68; the cache is this thread's.
         match unsafe { thread::alloc_cache().pop(index) } {
             Some(block) => block.as_ptr(),
-            None => thread::alloc_slow(index),
+            None if index <= CLASSES => thread::alloc_slow(index),
+            // SAFETY: the caller's contract.
+            None => unsafe { self.alloc_large(layout, false) },
         }
     }
 
     #[inline]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        let Some(index) = Self::class(layout) else {
+        let Some(index) = self.bin(layout) else {
             // SAFETY: the caller's contract.
             return unsafe { self.dealloc_large(block, layout) };
         };
         // SAFETY: the caller's contract: it came from `alloc`, which was not null.
         let block = unsafe { NonNull::new_unchecked(block) };
-        // SAFETY: `index` is at most 64; the cache is this thread's; the layout is that of `alloc`.
+        // SAFETY: `index` is at most 68; the cache is this thread's; the layout is that of `alloc`.
         if !unsafe { thread::home().push(index, block) } {
-            // SAFETY: as above.
-            unsafe { thread::dealloc_slow(index, block) };
+            if index <= CLASSES {
+                // SAFETY: as above.
+                unsafe { thread::dealloc_slow(index, block) };
+            } else {
+                // SAFETY: the caller's contract.
+                unsafe { self.dealloc_large(block.as_ptr(), layout) };
+            }
         }
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        if Self::class(layout).is_none() {
+        if self.bin(layout).is_none() {
             // SAFETY: the caller's contract.
             return unsafe { self.alloc_large(layout, true) };
         }
@@ -201,9 +209,9 @@ unsafe impl<F: GlobalAlloc> GlobalAlloc for PoolAlloc<F> {
         let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
         // A thread without a cache counts in a static that others may write too: an error of a few.
         bump(&thread::home().counters.reallocs, 1);
-        match (Self::class(layout), Self::class(new)) {
+        match (self.bin(layout), self.bin(new)) {
             (Some(old), Some(new)) if old == new => block,
-            (Some(old), Some(new)) => {
+            (Some(old), Some(new)) if old <= CLASSES && new <= CLASSES => {
                 // SAFETY: the caller's contract: it came from `alloc`, which was not null.
                 let block = unsafe { NonNull::new_unchecked(block) };
                 let kept = layout.size().min(new_size);

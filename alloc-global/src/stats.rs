@@ -5,8 +5,9 @@
 //!
 //! No unsafe here. It locks each bin for a moment, and no two at once.
 
+use crate::mid_class::LAST_BIN;
 use crate::{shared, thread};
-use alloc_core::{ARENA_SIZE, SizeClass};
+use alloc_core::{ARENA_SIZE, CLASSES, SizeClass};
 use core::fmt;
 use core::ops::Sub;
 use core::sync::atomic::{AtomicIsize, Ordering::Relaxed};
@@ -15,8 +16,9 @@ use core::sync::atomic::{AtomicIsize, Ordering::Relaxed};
 ///
 /// Pool blocks and fallback blocks are counted together unless named otherwise. Exact for the calls of the
 /// calling thread, and for all threads that rest; a thread that works meanwhile may have
-/// some of its calls in and some not, so that a count may step back between two readings. Bytes of a pool block are those of its size class, bytes of a
-/// fallback block those of its `Layout`.
+/// some of its calls in and some not, so that a count may step back between two readings. Bytes of a pool
+/// block are those of its size class; bytes of a fallback block those of its `Layout`, or, up to 1,024, of the
+/// class that the layout is rounded to (640, 768, 896, 1,024).
 ///
 /// ```
 /// let before = alloc_global::stats();
@@ -76,6 +78,17 @@ pub fn stats() -> Stats {
         pool_bytes += live * class.size() as u64;
     }
     let (mut moves, mut frees, mut bytes) = (0u64, 0u64, 0u64);
+    for bin in CLASSES + 1..=LAST_BIN {
+        thread::for_each_cache(|cache| {
+            let Some((len, allocs, class)) = cache.mid_counts(bin) else { return };
+            let Some(out) = cache.counters.mid_out.get(class.index()) else { return };
+            let live = out.load(Relaxed).wrapping_sub(len);
+            stats.allocs = stats.allocs.wrapping_add(allocs);
+            stats.fallback_cached_bytes += len * class.size() as u64;
+            stats.fallback_live_blocks = stats.fallback_live_blocks.wrapping_add(live);
+            bytes = bytes.wrapping_add(live.wrapping_mul(class.size() as u64));
+        });
+    }
     thread::for_each_counters(|counters| {
         stats.reallocs = stats.reallocs.wrapping_add(counters.reallocs.load(Relaxed));
         moves = moves.wrapping_add(counters.moves.load(Relaxed));

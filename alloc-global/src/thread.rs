@@ -168,6 +168,16 @@ pub(crate) fn alloc_slow(index: usize) -> *mut u8 {
     }
 }
 
+/// This thread's cache, for an allocation that the fast path could not serve and that pools do not.
+pub(crate) fn for_slow_alloc() -> Option<&'static Cache> {
+    let cache = attached()?;
+    if ptr::eq(ALLOCS.get(), &raw const GATED) {
+        pass_gate(cache);
+    }
+    cache.tick();
+    Some(cache)
+}
+
 /// Takes back a block that the fast path could not.
 ///
 /// # Safety
