@@ -1,0 +1,430 @@
+//! A set of arenas: takes pools from the fullest one, and says which memory can go back.
+//!
+//! ```text
+//! bucket   1        2        3    ...    63          0
+//!        [a]-[b]   [c]       -          [d]-[e]    [full]-[full]-...
+//!         one pool free                 empty      no pool free
+//! ```
+//!
+//! A pool is taken from the first arena of the lowest bucket that has one, so that nearly empty
+//! arenas drain (CPython's `usable_arenas` has the same order). A pool taken or put back moves its
+//! arena to the neighbouring bucket: a constant number of steps, whatever the number of arenas.
+//!
+//! No call here goes to the system: memory is mapped ([`MappedChunk::map`]) and given back
+//! ([`DetachedArena::purge`], [`FreePools::purge`], [`UnusedChunk::unmap`]) between two calls, so
+//! that a caller with a lock need not hold it meanwhile.
+//!
+//! Invariants:
+//!
+//! 1. Every arena in use is in exactly one bucket, that of its number of free pools.
+//! 2. Bit k of `occupied` is set if and only if bucket k is not empty.
+//! 3. A chunk is in `roomy` if it has an idle arena, else in `solid`.
+//! 4. `arenas` is the number of arenas in use, `in_use` that of pools taken, `chunk_arenas` that
+//!    of arenas in all chunks.
+//!
+//! It does not know what pools hold.
+
+use crate::arena::{ALL_POOLS, ArenaRef, arena_base, pool_index};
+use crate::chunk::{ChunkRef, DetachedArena, MappedChunk, UnusedChunk};
+use crate::layout_math::{ARENA_SIZE, MAX_CHUNK_ARENAS, POOL_SIZE, POOLS_PER_ARENA, USABLE_POOLS};
+use crate::list::List;
+use crate::page_source::PageSource;
+use core::ptr::NonNull;
+
+/// Pools that are purged together: 64 KiB, aligned. Less would cost more in page faults and
+/// system calls than it gives.
+const PURGE_POOLS: u32 = 4;
+
+/// A pool that was taken: 16 KiB, aligned to 16 KiB.
+#[derive(Debug)]
+pub struct TakenPool {
+    /// Its base.
+    pub base: NonNull<u8>,
+    /// Whether all of it reads as zero (its pages may then not be resident yet).
+    pub zero: bool,
+}
+
+/// Arenas and the pools free in them.
+#[derive(Debug)]
+pub struct Arenas {
+    buckets: [List<ArenaRef>; POOLS_PER_ARENA],
+    occupied: u64,
+    roomy: List<ChunkRef>,
+    solid: List<ChunkRef>,
+    arenas: usize,
+    peak: usize,
+    in_use: usize,
+    chunk_arenas: usize,
+}
+
+// SAFETY: the lists lead only to headers that belong to this value; whoever owns it owns them.
+unsafe impl Send for Arenas {}
+
+impl Arenas {
+    /// No arenas.
+    pub const fn new() -> Self {
+        Arenas {
+            buckets: [const { List::new() }; POOLS_PER_ARENA],
+            occupied: 0,
+            roomy: List::new(),
+            solid: List::new(),
+            arenas: 0,
+            peak: 0,
+            in_use: 0,
+            chunk_arenas: 0,
+        }
+    }
+
+    /// Arenas in use; each is 1 MiB of mapped memory.
+    pub fn arenas(&self) -> usize {
+        self.arenas
+    }
+
+    /// The most arenas that were in use at once.
+    pub fn peak_arenas(&self) -> usize {
+        self.peak
+    }
+
+    /// Pools taken and not put back.
+    pub fn pools_in_use(&self) -> usize {
+        self.in_use
+    }
+
+    /// Arenas in use of which every pool is free.
+    pub fn empty_arenas(&self) -> usize {
+        self.buckets[USABLE_POOLS].iter().count()
+    }
+
+    /// Bytes of address space in chunks, arenas not in use among them.
+    pub fn reserved_bytes(&self) -> usize {
+        self.chunk_arenas * ARENA_SIZE
+    }
+
+    /// How many arenas the next chunk should have: as many as there are, 2 to 32.
+    pub fn next_chunk(&self) -> usize {
+        self.chunk_arenas.clamp(2, MAX_CHUNK_ARENAS)
+    }
+
+    /// Adds a chunk that was mapped for these arenas.
+    pub fn add_chunk(&mut self, chunk: MappedChunk) {
+        let chunk = chunk.init();
+        self.chunk_arenas += chunk.arenas.get() as usize;
+        self.roomy.push_back(chunk);
+    }
+
+    /// Takes a free pool, from the fullest arena that has one; brings an idle arena into use if there is
+    /// none. Its slot is all zero. `None`: a chunk must be added first.
+    pub fn take_pool(&mut self) -> Option<TakenPool> {
+        let usable = self.occupied & ALL_POOLS;
+        let arena = if usable != 0 {
+            self.buckets[usable.trailing_zeros() as usize].front()?
+        } else {
+            self.activate()?
+        };
+        // Pools that are resident first: a zero one may cost a page fault.
+        let free = arena.free.get();
+        let warm = free & !arena.zero.get();
+        let index = if warm != 0 { warm } else { free }.trailing_zeros() as usize;
+        let zero = self.rebucket(arena, |arena| arena.take(index));
+        self.in_use += 1;
+        Some(TakenPool { base: arena.pool(index), zero })
+    }
+
+    /// Puts a pool back. `now` is the time on any clock of the caller's.
+    ///
+    /// # Safety
+    ///
+    /// `base` came from `take_pool` of these arenas, and nothing uses the pool any more.
+    pub unsafe fn put_pool(&mut self, base: NonNull<u8>, now: u64) {
+        // SAFETY: a taken pool lies in an arena in use.
+        let arena = unsafe { ArenaRef::from_base(arena_base(base)) };
+        let bit = 1u64 << pool_index(base);
+        arena.since.set(arena.since.get().max(now));
+        self.in_use -= 1;
+        self.rebucket(arena, |arena| arena.free.set(arena.free.get() | bit));
+    }
+
+    /// Takes an arena out of use of which every pool is free, if more than `keep` such arenas
+    /// would stay and it has been so since `before` or earlier; the oldest one.
+    pub fn detach_empty(&mut self, keep: usize, before: u64) -> Option<DetachedArena> {
+        let bucket = &self.buckets[USABLE_POOLS];
+        let oldest = bucket.back()?;
+        if oldest.since.get() > before || bucket.iter().nth(keep).is_none() {
+            return None;
+        }
+        self.unlist(oldest);
+        self.arenas -= 1;
+        let (base, chunk) = (oldest.base(), oldest.chunk);
+        chunk.active.set(chunk.active.get() & !chunk.bit(base));
+        Some(DetachedArena { base, chunk })
+    }
+
+    /// Ends what `detach_empty` began: the arena becomes idle if its memory was given back, else
+    /// it comes back into use. Returns its chunk if no arena of it is in use any more.
+    pub fn reattach(&mut self, arena: DetachedArena, purged: bool) -> Option<UnusedChunk> {
+        let DetachedArena { base, chunk } = arena;
+        let bit = chunk.bit(base);
+        if !purged {
+            chunk.active.set(chunk.active.get() | bit);
+            // SAFETY: it was in use until it was detached, and its header was not given back.
+            let arena = unsafe { ArenaRef::from_base(base) };
+            self.arenas += 1;
+            self.list(arena);
+            return None;
+        }
+        if chunk.idle.get() == 0 {
+            self.solid.remove(chunk);
+            self.roomy.push_back(chunk);
+        }
+        chunk.idle.set(chunk.idle.get() | bit);
+        if chunk.idle.get() != chunk.all() {
+            return None;
+        }
+        self.roomy.remove(chunk);
+        self.chunk_arenas -= chunk.arenas.get() as usize;
+        Some(UnusedChunk::new(chunk))
+    }
+
+    /// Takes free pools out of an arena in use whose memory can be given back: all its aligned
+    /// runs of 64 KiB that are free and not zero, if none of its pools became free after `before`.
+    pub fn detach_pools(&mut self, before: u64) -> Option<FreePools> {
+        let mut usable = self.occupied & ALL_POOLS;
+        while usable != 0 {
+            let bucket = usable.trailing_zeros() as usize;
+            usable &= usable - 1;
+            for arena in self.buckets[bucket].iter() {
+                let runs = full_runs(arena.free.get() & !arena.zero.get());
+                if runs != 0 && arena.since.get() <= before && arena.since.get() != u64::MAX {
+                    self.rebucket(arena, |arena| {
+                        arena.free.set(arena.free.get() & !runs);
+                        arena.purging.set(arena.purging.get() | runs);
+                    });
+                    return Some(FreePools { arena, pools: runs });
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether there is memory that a later `detach_empty` with `keep` 1 or `detach_pools` would give.
+    /// Costs a step per arena in the worst case.
+    pub fn is_purgeable(&self) -> bool {
+        if self.buckets[USABLE_POOLS].iter().nth(1).is_some() {
+            return true;
+        }
+        let mut usable = self.occupied & ALL_POOLS;
+        while usable != 0 {
+            let bucket = usable.trailing_zeros() as usize;
+            usable &= usable - 1;
+            let purgeable = |arena: ArenaRef| {
+                arena.since.get() != u64::MAX
+                    && full_runs(arena.free.get() & !arena.zero.get()) != 0
+            };
+            if self.buckets[bucket].iter().any(purgeable) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Ends what `detach_pools` began.
+    pub fn reattach_pools(&mut self, pools: FreePools, purged: bool) {
+        let FreePools { arena, pools } = pools;
+        self.rebucket(arena, |arena| {
+            arena.purging.set(arena.purging.get() & !pools);
+            arena.free.set(arena.free.get() | pools);
+            if purged {
+                arena.zero.set(arena.zero.get() | pools);
+            } else {
+                // Not again at once: the source refused.
+                arena.since.set(u64::MAX);
+            }
+        });
+    }
+
+    /// Calls `f` with the base of every pool taken.
+    pub fn for_each_taken(&self, mut f: impl FnMut(NonNull<u8>)) {
+        self.for_each_arena(|arena| arena.taken().for_each(&mut f));
+    }
+
+    /// Calls `f` for each arena in use with its base and the bit masks of its free pools and of
+    /// those among them that are not resident.
+    pub fn for_each_arena_masks(&self, mut f: impl FnMut(NonNull<u8>, u64, u64)) {
+        self.for_each_arena(|arena| f(arena.base(), arena.free.get(), arena.zero.get()));
+    }
+
+    /// Whether `address` lies in an arena in use, outside its metadata. Reads no memory of the
+    /// address; costs a step per chunk.
+    pub fn contains(&self, address: usize) -> bool {
+        self.roomy.iter().chain(self.solid.iter()).any(|chunk| {
+            let offset = address.wrapping_sub(chunk.base().addr().get());
+            offset < chunk.len()
+                && chunk.active.get() >> (offset / ARENA_SIZE) & 1 != 0
+                && offset % ARENA_SIZE >= POOL_SIZE
+        })
+    }
+
+    /// Unmaps every chunk, whatever its arenas hold.
+    ///
+    /// # Safety
+    ///
+    /// `source` is the one they were mapped from, and no pool is used any more.
+    pub unsafe fn unmap_all<S: PageSource + ?Sized>(&mut self, source: &S) {
+        let mut rest = core::mem::take(self);
+        for list in [&mut rest.roomy, &mut rest.solid] {
+            while let Some(chunk) = list.pop_front() {
+                // SAFETY: the caller's promise.
+                unsafe { UnusedChunk::new(chunk).unmap(source) };
+            }
+        }
+    }
+
+    fn for_each_arena(&self, mut f: impl FnMut(ArenaRef)) {
+        for chunk in self.roomy.iter().chain(self.solid.iter()) {
+            chunk.active_arenas().for_each(&mut f);
+        }
+    }
+
+    /// Brings an idle arena into use and puts it into its bucket.
+    fn activate(&mut self) -> Option<ArenaRef> {
+        let chunk = self.roomy.front()?;
+        let index = chunk.idle.get().trailing_zeros();
+        let bit = 1 << index;
+        chunk.idle.set(chunk.idle.get() & !bit);
+        chunk.active.set(chunk.active.get() | bit);
+        if chunk.idle.get() == 0 {
+            self.roomy.remove(chunk);
+            self.solid.push_back(chunk);
+        }
+        // SAFETY: it was idle until now: zero memory (chunk invariant 3) that nobody uses.
+        let arena = unsafe { ArenaRef::init(chunk.arena_base(index), chunk) };
+        self.arenas += 1;
+        self.peak = self.peak.max(self.arenas);
+        self.list(arena);
+        Some(arena)
+    }
+
+    fn rebucket<T>(&mut self, arena: ArenaRef, change: impl FnOnce(ArenaRef) -> T) -> T {
+        self.unlist(arena);
+        let result = change(arena);
+        self.list(arena);
+        result
+    }
+
+    fn list(&mut self, arena: ArenaRef) {
+        let bucket = arena.free_pools();
+        self.buckets[bucket].push_front(arena);
+        self.occupied |= 1 << bucket;
+    }
+
+    fn unlist(&mut self, arena: ArenaRef) {
+        let bucket = arena.free_pools();
+        self.buckets[bucket].remove(arena);
+        if self.buckets[bucket].is_empty() {
+            self.occupied &= !(1 << bucket);
+        }
+    }
+
+    /// Verifies the invariants of this file and of `arena` and `chunk`; the first breach, if any.
+    pub fn check(&self) -> Result<(), &'static str> {
+        let (mut arenas, mut taken, mut listed) = (0, 0, 0);
+        let mut breach = None;
+        self.for_each_arena(|arena| {
+            arenas += 1;
+            taken += arena.taken().count();
+            let (free, zero, purging) = (arena.free.get(), arena.zero.get(), arena.purging.get());
+            if free & 1 != 0 {
+                breach = Some("arena 1: the metadata pool is free");
+            } else if zero & !free != 0 {
+                breach = Some("arena 2: a pool is zero but not free");
+            } else if purging & free != 0 {
+                breach = Some("arena 3: a pool is free and being purged");
+            } else if self.buckets[arena.free_pools()].iter().all(|other| other != arena) {
+                breach = Some("arenas 1: an arena is not in its bucket");
+            }
+        });
+        for (index, bucket) in self.buckets.iter().enumerate() {
+            listed += bucket.iter().count();
+            if (self.occupied >> index & 1 != 0) == bucket.is_empty() {
+                breach = Some("arenas 2: the mask of buckets is wrong");
+            }
+        }
+        let chunks = self.roomy.iter().map(|chunk| (chunk, true));
+        let chunks = chunks.chain(self.solid.iter().map(|chunk| (chunk, false)));
+        let mut in_chunks = 0;
+        for (chunk, roomy) in chunks {
+            in_chunks += chunk.arenas.get() as usize;
+            let (active, idle) = (chunk.active.get(), chunk.idle.get());
+            if active & idle != 0 || (active | idle) & !chunk.all() != 0 {
+                breach = Some("chunk 2: an arena is both in use and idle, or beyond the chunk");
+            } else if roomy == (idle == 0) {
+                breach = Some("arenas 3: a chunk is in the wrong list");
+            }
+        }
+        if listed != arenas || arenas != self.arenas || in_chunks != self.chunk_arenas {
+            breach = Some("arenas 4: the number of arenas is wrong");
+        } else if taken != self.in_use {
+            breach = Some("arenas 4: the number of pools in use is wrong");
+        }
+        breach.map_or(Ok(()), Err)
+    }
+}
+
+impl Default for Arenas {
+    fn default() -> Self {
+        Arenas::new()
+    }
+}
+
+/// Those bits of `pools` that form whole aligned runs of [`PURGE_POOLS`].
+///
+/// Pool 0 is never free, so the first run counts without it.
+fn full_runs(pools: u64) -> u64 {
+    let run = (1u64 << PURGE_POOLS) - 1;
+    let mut full = 0;
+    let mut at = 0;
+    while at < u64::BITS {
+        let mask = (run << at) & ALL_POOLS;
+        if pools & mask == mask {
+            full |= mask;
+        }
+        at += PURGE_POOLS;
+    }
+    full
+}
+
+/// Free pools of one arena on their way to having their memory given back.
+#[derive(Debug)]
+#[must_use = "pools that are dropped while detached are lost to their arena"]
+pub struct FreePools {
+    arena: ArenaRef,
+    pools: u64,
+}
+
+impl FreePools {
+    /// Gives their memory back. Returns bytes given back; 0 where the source refused.
+    ///
+    /// # Safety
+    ///
+    /// `source` is the one that the arena's chunk was mapped from.
+    pub unsafe fn purge<S: PageSource + ?Sized>(&self, source: &S) -> usize {
+        let mut rest = self.pools;
+        let mut bytes = 0;
+        while rest != 0 {
+            let first = rest.trailing_zeros();
+            let count = (rest >> first).trailing_ones();
+            rest &= !((u64::MAX >> (u64::BITS - count)) << first);
+            let len = count as usize * POOL_SIZE;
+            // SAFETY: the pools are detached (arena invariant 3): this value owns their memory.
+            if !unsafe { source.purge(self.arena.pool(first as usize), len) } {
+                return 0;
+            }
+            bytes += len;
+        }
+        bytes
+    }
+}
+
+#[cfg(test)]
+#[path = "arenas_tests.rs"]
+mod tests;

@@ -1,0 +1,138 @@
+//! Doubly linked lists threaded through the headers of what they hold.
+//!
+//! One element is in at most one list at a time, and its links are `None` while it is in none. The list
+//! owns nothing: an element must be removed before its header goes away.
+//!
+//! No unsafe here: links are `Cell`s that a [`Linked`] handle reaches safely.
+
+use core::cell::Cell;
+
+/// A copyable handle to something with two links.
+pub(crate) trait Linked: Copy + Eq {
+    fn next(&self) -> &Cell<Option<Self>>;
+    fn prev(&self) -> &Cell<Option<Self>>;
+}
+
+/// Head and tail of a list.
+#[derive(Debug)]
+pub(crate) struct List<T> {
+    head: Option<T>,
+    tail: Option<T>,
+}
+
+impl<T: Linked> List<T> {
+    pub(crate) const fn new() -> Self {
+        List { head: None, tail: None }
+    }
+
+    #[inline]
+    pub(crate) fn front(&self) -> Option<T> {
+        self.head
+    }
+
+    pub(crate) fn back(&self) -> Option<T> {
+        self.tail
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.head.is_none()
+    }
+
+    pub(crate) fn push_front(&mut self, item: T) {
+        item.prev().set(None);
+        item.next().set(self.head);
+        match self.head {
+            Some(head) => head.prev().set(Some(item)),
+            None => self.tail = Some(item),
+        }
+        self.head = Some(item);
+    }
+
+    pub(crate) fn push_back(&mut self, item: T) {
+        item.next().set(None);
+        item.prev().set(self.tail);
+        match self.tail {
+            Some(tail) => tail.next().set(Some(item)),
+            None => self.head = Some(item),
+        }
+        self.tail = Some(item);
+    }
+
+    pub(crate) fn remove(&mut self, item: T) {
+        let next = item.next().take();
+        let prev = item.prev().take();
+        match prev {
+            Some(prev) => prev.next().set(next),
+            None => self.head = next,
+        }
+        match next {
+            Some(next) => next.prev().set(prev),
+            None => self.tail = prev,
+        }
+    }
+
+    pub(crate) fn pop_front(&mut self) -> Option<T> {
+        let head = self.head?;
+        self.remove(head);
+        Some(head)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = T> + use<T> {
+        let mut at = self.head;
+        core::iter::from_fn(move || {
+            let item = at?;
+            at = item.next().get();
+            Some(item)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Node {
+        next: Cell<Option<Ref>>,
+        prev: Cell<Option<Ref>>,
+    }
+
+    #[derive(Clone, Copy)]
+    struct Ref(&'static Node);
+
+    impl PartialEq for Ref {
+        fn eq(&self, other: &Ref) -> bool {
+            core::ptr::eq(self.0, other.0)
+        }
+    }
+    impl Eq for Ref {}
+
+    impl Linked for Ref {
+        fn next(&self) -> &Cell<Option<Ref>> {
+            &self.0.next
+        }
+        fn prev(&self) -> &Cell<Option<Ref>> {
+            &self.0.prev
+        }
+    }
+
+    fn node() -> Ref {
+        Ref(Box::leak(Box::new(Node { next: Cell::new(None), prev: Cell::new(None) })))
+    }
+
+    #[test]
+    fn order_is_kept_from_both_ends_and_after_removal() {
+        let (a, b, c) = (node(), node(), node());
+        let mut list = List::new();
+        list.push_back(b);
+        list.push_front(a);
+        list.push_back(c);
+        assert!(list.iter().eq([a, b, c]));
+        list.remove(b);
+        assert!(list.iter().eq([a, c]));
+        assert!(list.front() == Some(a) && list.back() == Some(c));
+        list.remove(c);
+        assert!(list.pop_front() == Some(a));
+        assert!(list.is_empty() && list.back().is_none());
+        assert!(a.next().get().is_none() && a.prev().get().is_none());
+    }
+}

@@ -1,0 +1,148 @@
+//! Anonymous private mappings of the operating system.
+//!
+//! Alignment beyond a page is got by mapping `len + align` and giving both ends back; neighbouring
+//! mappings of the same kind are merged by the kernel, so a growing heap stays few mappings.
+//! `errno` is left as it was: a program may look at it after code that allocates.
+//!
+//! It does not count or remember mappings.
+
+use super::PageSource;
+use core::ptr::NonNull;
+
+#[cfg(not(unix))]
+compile_error!("alloc-core: OsPages needs a Unix; port src/page_source/os.rs to this platform");
+
+/// Pages from `mmap`, given back by `munmap`, purged by `madvise(MADV_DONTNEED)`.
+///
+/// ```
+/// use alloc_core::{OsPages, PageSource};
+/// let pages = OsPages.map(1 << 20, 1 << 20).expect("a mebibyte");
+/// assert_eq!(pages.addr().get() % (1 << 20), 0);
+/// // SAFETY: mapped above, used by nothing.
+/// unsafe { OsPages.unmap(pages, 1 << 20) };
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OsPages;
+
+/// Runs `f` and puts `errno` back to what it was before.
+fn keeping_errno<T>(f: impl FnOnce() -> T) -> T {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: always callable; the pointer is valid for the life of the thread.
+        let errno = unsafe { libc::__errno_location() };
+        // SAFETY: valid, see above.
+        let before = unsafe { errno.read() };
+        let result = f();
+        // SAFETY: valid, see above.
+        unsafe { errno.write(before) };
+        result
+    }
+    #[cfg(not(target_os = "linux"))]
+    f()
+}
+
+fn map_pages(len: usize) -> Option<NonNull<u8>> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: asks for a new mapping and touches no existing one.
+    let address = unsafe { libc::mmap(core::ptr::null_mut(), len, protection, flags, -1, 0) };
+    if address == libc::MAP_FAILED { None } else { NonNull::new(address.cast()) }
+}
+
+/// # Safety
+///
+/// The pages are the caller's, and nothing uses them.
+unsafe fn unmap_pages(start: NonNull<u8>, len: usize) {
+    if len > 0 {
+        // SAFETY: the caller's promise.
+        unsafe { libc::munmap(start.as_ptr().cast(), len) };
+    }
+}
+
+// SAFETY: 1: a new anonymous private mapping is exclusive and zero; the part that is kept is
+// aligned by construction. 2: MADV_DONTNEED on such a mapping makes it read as zero.
+// 3: system calls only.
+unsafe impl PageSource for OsPages {
+    fn map(&self, len: usize, align: usize) -> Option<NonNull<u8>> {
+        keeping_errno(|| {
+            let start = map_pages(len)?;
+            if start.addr().get().is_multiple_of(align) {
+                return Some(start);
+            }
+            // SAFETY: mapped just now, used by nothing.
+            unsafe { unmap_pages(start, len) };
+            let total = len.checked_add(align)?;
+            let start = map_pages(total)?;
+            let head = start.addr().get().wrapping_neg() & (align - 1);
+            // SAFETY: `head < align`, so the result lies in the mapping.
+            let aligned = unsafe { start.add(head) };
+            // SAFETY: `head + len <= total`: at most one past the end.
+            let tail = unsafe { aligned.add(len) };
+            // SAFETY: the part before `aligned` of the mapping made above.
+            unsafe { unmap_pages(start, head) };
+            // SAFETY: the part after `aligned + len` of the mapping made above.
+            unsafe { unmap_pages(tail, align - head) };
+            Some(aligned)
+        })
+    }
+
+    unsafe fn unmap(&self, start: NonNull<u8>, len: usize) {
+        // SAFETY: the caller's promise.
+        keeping_errno(|| unsafe { unmap_pages(start, len) });
+    }
+
+    unsafe fn purge(&self, start: NonNull<u8>, len: usize) -> bool {
+        // SAFETY: the caller gives up what the pages hold.
+        keeping_errno(|| unsafe {
+            libc::madvise(start.as_ptr().cast(), len, libc::MADV_DONTNEED) == 0
+        })
+    }
+
+    unsafe fn advise_huge(&self, start: NonNull<u8>, len: usize) {
+        #[cfg(target_os = "linux")]
+        // SAFETY: a hint about pages that are the caller's; what they hold stays.
+        keeping_errno(|| unsafe {
+            libc::madvise(start.as_ptr().cast(), len, libc::MADV_HUGEPAGE);
+        });
+        #[cfg(not(target_os = "linux"))]
+        let _ = (start, len);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mappings_are_aligned_zero_writable_and_zero_again_after_a_purge() {
+        for shift in 12..=26 {
+            let align = 1usize << shift;
+            let len = 3 << 20;
+            let start = OsPages.map(len, align).unwrap();
+            assert!(start.addr().get().is_multiple_of(align));
+            // SAFETY: just mapped, `len` bytes, exclusive.
+            let bytes = unsafe { core::slice::from_raw_parts_mut(start.as_ptr(), len) };
+            assert!(bytes.iter().all(|&byte| byte == 0));
+            bytes.fill(7);
+            // SAFETY: mapped above.
+            assert!(unsafe { OsPages.purge(start, len) });
+            // SAFETY: still mapped.
+            let bytes = unsafe { core::slice::from_raw_parts(start.as_ptr(), len) };
+            assert!(bytes.iter().all(|&byte| byte == 0));
+            // SAFETY: mapped above, not used again.
+            unsafe { OsPages.unmap(start, len) };
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_mapped_is_none_and_errno_stays() {
+        // SAFETY: always callable.
+        let errno = unsafe { libc::__errno_location() };
+        // SAFETY: valid for this thread.
+        unsafe { errno.write(77) };
+        assert!(OsPages.map(1 << 60, 1 << 20).is_none());
+        assert!(OsPages.map(usize::MAX & !4095, 4096).is_none());
+        // SAFETY: valid for this thread.
+        assert_eq!(unsafe { errno.read() }, 77);
+    }
+}

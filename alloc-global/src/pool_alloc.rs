@@ -1,0 +1,189 @@
+//! `PoolAlloc`: the face of `GlobalAlloc`.
+//!
+//! The fast paths are inlined into `__rust_alloc` and, with fat LTO, into their callers, where the size
+//! class of a constant layout folds away. Everything else is cold and out of line, so that the
+//! part that is inlined stays small: what grew it made every call site slower.
+
+use crate::fallback::Fallback;
+use crate::thread;
+use alloc_core::{CLASSES, class_index};
+use core::alloc::{GlobalAlloc, Layout};
+use core::fmt;
+use core::ptr::{NonNull, null_mut};
+use std::alloc::System;
+
+/// A global allocator: requests up to 512 bytes come from size-classed pools, larger ones
+/// from the fallback `F`.
+///
+/// ```
+/// use alloc_global::PoolAlloc;
+///
+/// #[global_allocator]
+/// static ALLOC: PoolAlloc = PoolAlloc::new();
+///
+/// let numbers: Vec<Box<u64>> = (0..1000).map(Box::new).collect();
+/// assert!(alloc_global::stats().live_blocks >= 1000);
+/// # drop(numbers);
+/// ```
+///
+/// # Where it must live
+///
+/// In a `static`, as `#[global_allocator]` asks anyway. Calling the methods of `GlobalAlloc` is unsafe, and this is
+/// one more thing that the caller promises: the first value through which a block above 512 bytes is
+/// freed is kept in mind for the rest of the process, so it must not move or be dropped.
+///
+/// All values of this type share one set of pools and thread caches; they differ in their fallback
+/// only. It never panics: what cannot be served is null, as the trait has it. A breach of the
+/// trait's contract that is noticed (a double free, a wrong layout) ends the process with one line
+/// on standard error that starts with `poolalloc: `.
+pub struct PoolAlloc<F: GlobalAlloc = System> {
+    fallback: Fallback<F>,
+}
+
+impl Default for PoolAlloc<System> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<F: GlobalAlloc> fmt::Debug for PoolAlloc<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PoolAlloc").finish_non_exhaustive()
+    }
+}
+
+impl PoolAlloc<System> {
+    /// With the system allocator as fallback.
+    pub const fn new() -> Self {
+        Self::with_fallback(System)
+    }
+}
+
+impl<F: GlobalAlloc> PoolAlloc<F> {
+    /// With another allocator as fallback.
+    ///
+    /// ```
+    /// use alloc_global::PoolAlloc;
+    /// use std::alloc::System;
+    /// static ALLOC: PoolAlloc<System> = PoolAlloc::with_fallback(System);
+    /// ```
+    pub const fn with_fallback(fallback: F) -> Self {
+        PoolAlloc { fallback: Fallback::new(fallback) }
+    }
+
+    /// Starts a background thread that gives free memory back while the program is idle (see
+    /// `POOLALLOC_PURGE_DELAY_MS`), unless it runs already. Returns whether it runs now.
+    ///
+    /// Without it memory goes back on slow paths of the allocator, which an idle program does not take.
+    pub fn spawn_purger(&self) -> bool {
+        crate::purger::spawn()
+    }
+
+    /// Whether requests of this layout are served by pools.
+    #[inline(always)]
+    fn class(layout: Layout) -> Option<usize> {
+        let index = class_index(layout.size(), layout.align());
+        if index <= CLASSES { Some(index) } else { None }
+    }
+
+    /// The fallback.
+    pub const fn fallback(&self) -> &F {
+        self.fallback.inner()
+    }
+
+    #[cold]
+    #[inline(never)]
+    unsafe fn alloc_large(&self, layout: Layout, zeroed: bool) -> *mut u8 {
+        // SAFETY: the caller's contract.
+        unsafe { self.fallback.alloc(layout, zeroed) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    unsafe fn dealloc_large(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller's contract.
+        unsafe { self.fallback.dealloc(block, layout) };
+    }
+
+    /// `realloc` where the block may have to move.
+    #[cold]
+    #[inline(never)]
+    unsafe fn realloc_slow(&self, block: *mut u8, layout: Layout, new: Layout) -> *mut u8 {
+        if Self::class(layout).is_none() && Self::class(new).is_none() {
+            // SAFETY: the caller's contract; neither layout is one that pools serve.
+            return unsafe { self.fallback.realloc(block, layout, new) };
+        }
+        // SAFETY: the caller promises that the new size is not 0 and fits a layout.
+        let moved = unsafe { self.alloc(new) };
+        if moved.is_null() {
+            return null_mut();
+        }
+        thread::count(|c| &c.moves, 1);
+        let kept = layout.size().min(new.size());
+        // SAFETY: both blocks are at least as large, and distinct.
+        unsafe { block.copy_to_nonoverlapping(moved, kept) };
+        // SAFETY: the caller gives the block up.
+        unsafe { self.dealloc(block, layout) };
+        moved
+    }
+}
+
+// SAFETY: blocks of pools are distinct, stay valid until freed, and keep size and alignment by the
+// construction of size classes; other requests are the fallback's, with unchanged layouts. Nothing
+// here unwinds.
+unsafe impl<F: GlobalAlloc> GlobalAlloc for PoolAlloc<F> {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let Some(index) = Self::class(layout) else {
+            // SAFETY: the caller's contract.
+            return unsafe { self.alloc_large(layout, false) };
+        };
+        // SAFETY: `index` is at most 64; the cache is this thread's.
+        match unsafe { thread::alloc_cache().pop(index) } {
+            Some(block) => block.as_ptr(),
+            None => thread::alloc_slow(index),
+        }
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        let Some(index) = Self::class(layout) else {
+            // SAFETY: the caller's contract.
+            return unsafe { self.dealloc_large(block, layout) };
+        };
+        // SAFETY: the caller's contract: it came from `alloc`, which was not null.
+        let block = unsafe { NonNull::new_unchecked(block) };
+        // SAFETY: `index` is at most 64; the cache is this thread's; the layout is that of `alloc`.
+        if !unsafe { thread::home().push(index, block) } {
+            // SAFETY: as above.
+            unsafe { thread::dealloc_slow(index, block) };
+        }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if Self::class(layout).is_none() {
+            // SAFETY: the caller's contract.
+            return unsafe { self.alloc_large(layout, true) };
+        }
+        // SAFETY: the caller's contract.
+        let block = unsafe { self.alloc(layout) };
+        if !block.is_null() {
+            // SAFETY: at least `size` bytes that are the caller's.
+            unsafe { block.write_bytes(0, layout.size()) };
+        }
+        block
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        // SAFETY: the caller promises that the new size, rounded up to the alignment, fits isize.
+        let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
+        thread::count(|c| &c.reallocs, 1);
+        match (Self::class(layout), Self::class(new)) {
+            (Some(old), Some(new)) if old == new => block,
+            // SAFETY: the caller's contract.
+            _ => unsafe { self.realloc_slow(block, layout, new) },
+        }
+    }
+}
