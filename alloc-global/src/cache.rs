@@ -38,7 +38,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 const SLOTS: usize = 64;
 
 /// Bytes of blocks that one class may hold; large classes have fewer slots in use.
-const CLASS_BYTES: usize = 8 << 10;
+const CLASS_BYTES: usize = 16 << 10;
 
 /// Slow paths between two looks at the clock.
 const TICKS: u32 = 64;
@@ -86,8 +86,8 @@ pub(crate) struct Cache {
     pub(crate) ticks: Cell<u32>,
     pub(crate) gate: Cell<u32>,
     pub(crate) gated_at: Cell<u64>,
-    /// When the large blocks were last swept.
-    pub(crate) swept_at: Cell<u64>,
+    /// When the large blocks were last swept, by whoever had its turn.
+    swept_at: AtomicU64,
     /// Bytes of blocks taken from the heaps less bytes given back, not yet published.
     unpublished: Cell<isize>,
     /// The thread and the process that the cache is attached to; see `thread`.
@@ -123,13 +123,25 @@ impl Counters {
             fallback_bytes_out: AtomicU64::new(0),
         }
     }
+
+    /// Bytes of the fallback's blocks that this thread allocated and did not free; what it freed for
+    /// others makes up for none.
+    #[inline]
+    pub(crate) fn fallback_live(&self) -> usize {
+        let (inside, out) =
+            (self.fallback_bytes_in.load(Relaxed), self.fallback_bytes_out.load(Relaxed));
+        let live = inside.wrapping_sub(out).cast_signed();
+        if live > 0 { live.unsigned_abs() as usize } else { 0 }
+    }
 }
 
-/// Adds to a counter that only this thread writes.
+/// Adds to a counter that only this thread writes. Returns the sum.
 #[inline(always)]
-pub(crate) fn bump(counter: &AtomicU64, by: u64) {
+pub(crate) fn bump(counter: &AtomicU64, by: u64) -> u64 {
     // Relaxed, and no read-modify-write: one writer; readers want a recent value, no order.
-    counter.store(counter.load(Relaxed).wrapping_add(by), Relaxed);
+    let sum = counter.load(Relaxed).wrapping_add(by);
+    counter.store(sum, Relaxed);
+    sum
 }
 
 const _: () = assert!(offset_of!(Cache, slots) == 1040);
@@ -152,7 +164,7 @@ impl Cache {
             ticks: Cell::new(0),
             gate: Cell::new(0),
             gated_at: Cell::new(0),
-            swept_at: Cell::new(0),
+            swept_at: AtomicU64::new(0),
             unpublished: Cell::new(0),
             owner: AtomicU64::new(0),
             large: LargeCache::new(),
@@ -168,6 +180,16 @@ impl Cache {
         if ticks.is_multiple_of(TICKS) {
             thread::tick(self);
         }
+    }
+
+    /// When the large blocks were last swept.
+    pub(crate) fn swept_at(&self) -> u64 {
+        // Relaxed, here and below: a time, no order.
+        self.swept_at.load(Relaxed)
+    }
+
+    pub(crate) fn set_swept_at(&self, now: u64) {
+        self.swept_at.store(now, Relaxed);
     }
 
     /// Adds to the bytes in use, for the peak.

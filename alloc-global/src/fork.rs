@@ -7,7 +7,7 @@
 //! The child has one thread. Caches of the parent's other threads stay as they are, attached to nobody: what
 //! they held is lost to the child, at most what a cache may hold for each thread.
 
-use crate::{lock, purger, shared, thread};
+use crate::{lock, membarrier, purger, shared, thread};
 
 /// Registers the handlers; called once.
 pub(crate) fn register() {
@@ -30,6 +30,7 @@ unsafe extern "C" fn in_parent() {
 
 unsafe extern "C" fn in_child() {
     purger::forget_after_fork();
+    membarrier::register();
     thread::adopt_after_fork();
     lock::set_holds_all(false);
     shared::unlock_all();

@@ -6,19 +6,23 @@
 //! The bound is not a share but a promise about the peak: what a thread has in use and what it
 //! caches together stay below the most that it ever had in use, plus [`SLACK`]. So the cache does
 //! not raise a program's peak, and a program whose use goes up and down keeps its memory.
+//! A free that is kept, and an allocation that is served, leave the sum as it is; so it is looked at when a block
+//! comes from the fallback, and when one that another thread allocated is kept.
 //!
 //! Invariants:
 //!
 //! 1. `slots[c][..len[c]]` are blocks of class c of the registered fallback, each in one cache once.
-//! 2. `cached` is the sum of the sizes of all blocks in the slots, and at most the thread's limit.
-//! 3. `live + cached <= peak + SLACK` after every operation (`live` counts below 0 as 0).
-//! 4. `low[c]` is the least `len[c]` was since the last sweep.
+//! 2. `cached` is the sum of the sizes of all blocks in the slots, and at most `limit`.
+//! 3. `live + cached <= peak + SLACK` after every free (`live` counts below 0 as 0).
+//! 4. `low[c]` is at most the least `len[c]` since the last sweep.
 //!
-//! It calls no fallback: who holds it takes out what must go. No unsafe here.
+//! Only who has its turn may use it. It calls no fallback: who holds it takes out what must go. No unsafe here.
 
 use crate::large_class::{LARGE_CLASSES, LargeClass};
+use crate::turn::Turn;
 use alloc_core::Block;
 use core::cell::Cell;
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Slots per class.
 const SLOTS: usize = 32;
@@ -31,13 +35,17 @@ pub(crate) const SLACK: usize = 256 << 10;
 
 /// See the head of this file.
 pub(crate) struct LargeCache {
+    /// Who may use the rest; see `turn`.
+    pub(crate) turn: Turn,
     len: [Cell<u8>; LARGE_CLASSES],
     low: [Cell<u8>; LARGE_CLASSES],
     slots: [[Cell<Option<Block>>; SLOTS]; LARGE_CLASSES],
-    /// Bytes allocated less bytes freed by this thread, in sizes of classes; may be negative.
-    live: Cell<isize>,
-    peak: Cell<isize>,
-    cached: Cell<usize>,
+    /// The most bytes that may be in it; 0 in caches that belong to no thread.
+    limit: Cell<usize>,
+    /// The most bytes that this thread had in use, by its layouts.
+    peak: Cell<usize>,
+    /// Atomic because other threads read it for statistics.
+    cached: AtomicUsize,
 }
 
 const fn max_len(class: LargeClass) -> usize {
@@ -54,40 +62,40 @@ const fn max_len(class: LargeClass) -> usize {
 impl LargeCache {
     pub(crate) const fn new() -> Self {
         LargeCache {
+            turn: Turn::new(),
             len: [const { Cell::new(0) }; LARGE_CLASSES],
             low: [const { Cell::new(0) }; LARGE_CLASSES],
             slots: [const { [const { Cell::new(None) }; SLOTS] }; LARGE_CLASSES],
-            live: Cell::new(0),
+            limit: Cell::new(0),
             peak: Cell::new(0),
-            cached: Cell::new(0),
+            cached: AtomicUsize::new(0),
         }
     }
 
     /// Bytes of the blocks in it.
     pub(crate) fn cached(&self) -> usize {
-        self.cached.get()
+        // Relaxed, here and below: one writer; readers want a recent value, no order.
+        self.cached.load(Relaxed)
     }
 
-    /// Notes that a request of this many bytes was or will be served.
-    #[inline]
-    pub(crate) fn note_alloc(&self, bytes: usize) {
-        let live = self.live.get().wrapping_add_unsigned(bytes);
-        self.live.set(live);
-        self.peak.set(self.peak.get().max(live));
+    /// Sets the most bytes that may be in it from now on.
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.limit.set(limit);
     }
 
-    /// Notes that a block of this many bytes was freed.
+    /// Notes what is in use, before a free and after an allocation from the fallback.
     #[inline]
-    pub(crate) fn note_free(&self, bytes: usize) {
-        self.live.set(self.live.get().wrapping_sub_unsigned(bytes));
+    pub(crate) fn note_live(&self, live: usize) {
+        if live > self.peak.get() {
+            self.peak.set(live);
+        }
     }
 
-    /// How many bytes must go for invariant 3 to hold with `more` bytes in the cache.
+    /// How many bytes must go for invariants 2 and 3 to hold with `more` bytes in the cache.
     #[inline]
-    pub(crate) fn excess(&self, more: usize, limit: usize) -> usize {
-        let live = self.live.get().max(0).unsigned_abs();
-        let room = (self.peak.get().unsigned_abs() + SLACK).saturating_sub(live).min(limit);
-        (self.cached.get() + more).saturating_sub(room)
+    pub(crate) fn excess(&self, live: usize, more: usize) -> usize {
+        let room = (self.peak.get() + SLACK).saturating_sub(live).min(self.limit.get());
+        (self.cached() + more).saturating_sub(room)
     }
 
     /// Takes the newest block of a class.
@@ -98,7 +106,7 @@ impl LargeCache {
         len.set(new);
         let low = self.low.get(class.index())?;
         low.set(low.get().min(new));
-        self.cached.set(self.cached.get() - class.size());
+        self.cached.store(self.cached() - class.size(), Relaxed);
         self.slots.get(class.index())?.get(new as usize)?.get()
     }
 
@@ -115,7 +123,7 @@ impl LargeCache {
         };
         slot.set(Some(block));
         len.set(at as u8 + 1);
-        self.cached.set(self.cached.get() + class.size());
+        self.cached.store(self.cached() + class.size(), Relaxed);
         true
     }
 
@@ -128,7 +136,7 @@ impl LargeCache {
 
     /// Begins a sweep: for each class half of the blocks that lay untouched since the last one must
     /// go. Calls `f` with how many of which class.
-    pub(crate) fn sweep(&self, mut f: impl FnMut(LargeClass, usize)) {
+    pub(crate) fn sweep(&self, live: usize, mut f: impl FnMut(LargeClass, usize)) {
         for index in 0..LARGE_CLASSES {
             let (Some(low), Some(len)) = (self.low.get(index), self.len.get(index)) else { return };
             let idle = low.get();
@@ -140,8 +148,7 @@ impl LargeCache {
             low.set(len.get());
         }
         // The peak fades too, or one great moment would license a great cache for ever.
-        let live = self.live.get().max(0);
-        self.peak.set(live.max(self.peak.get() - (self.peak.get() - live) / 4));
+        self.peak.set(self.peak.get() - self.peak.get().saturating_sub(live) / 4);
     }
 }
 
@@ -173,14 +180,16 @@ mod tests {
     #[test]
     fn the_cache_does_not_raise_the_peak() {
         let cache = LargeCache::new();
-        cache.note_alloc(1 << 20);
-        cache.note_free(1 << 20);
-        assert_eq!(cache.excess(1 << 20, usize::MAX), 0, "what was in use may be kept");
-        assert!(cache.excess((1 << 20) + SLACK + 1, usize::MAX) > 0);
-        assert!(cache.excess(1 << 20, 4096) > 0, "the limit holds");
-        cache.note_alloc(1 << 20);
-        assert_eq!(cache.excess(SLACK, usize::MAX), 0);
-        assert_eq!(cache.excess(SLACK + 5, usize::MAX), 5);
+        let live = 1 << 20;
+        assert_eq!(cache.excess(0, 1), 1, "nothing goes into a cache without a limit");
+        cache.set_limit(usize::MAX);
+        cache.note_live(live);
+        assert_eq!(cache.excess(0, live), 0, "what was in use may be kept");
+        assert_eq!(cache.excess(0, live + SLACK + 1), 1);
+        assert_eq!(cache.excess(live, SLACK), 0);
+        assert_eq!(cache.excess(live, SLACK + 5), 5);
+        cache.set_limit(4096);
+        assert!(cache.excess(0, live) > 0, "the limit holds");
     }
 
     #[test]
@@ -190,9 +199,9 @@ mod tests {
         for byte in &mut memory {
             assert!(cache.push(class(4096), NonNull::from(byte)));
         }
-        cache.sweep(|_, _| panic!("they came after the last sweep"));
+        cache.sweep(0, |_, _| panic!("they came after the last sweep"));
         let mut named = Vec::new();
-        cache.sweep(|class, count| named.push((class.size(), count)));
+        cache.sweep(0, |class, count| named.push((class.size(), count)));
         assert_eq!(named, [(4096, 4)]);
     }
 

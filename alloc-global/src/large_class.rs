@@ -58,14 +58,14 @@ impl LargeClass {
     /// Bytes of a block of this class.
     #[inline]
     pub(crate) const fn size(self) -> usize {
-        let top = self.0 as u32 / 4 + FIRST_SHIFT;
-        (5 + self.0 as usize % 4) << (top - 2)
+        // At most 7 << 23: no overflow.
+        (5 + (self.0 & 3) as usize) << (self.0 as u32 / 4 + FIRST_SHIFT - 2)
     }
 
     /// What the fallback is asked for.
     #[inline]
     pub(crate) const fn layout(self) -> Layout {
-        // SAFETY-free: the size is at most 32 MiB and the alignment a power of two.
+        // Never an error: the size is at most 32 MiB and the alignment a power of two.
         match Layout::from_size_align(self.size(), LARGE_ALIGN) {
             Ok(layout) => layout,
             Err(_) => Layout::new::<u128>(),

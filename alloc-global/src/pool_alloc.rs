@@ -4,6 +4,7 @@
 //! class of a constant layout folds away. Everything else is cold and out of line, so that the
 //! part that is inlined stays small: what grew it made every call site slower.
 
+use crate::cache::bump;
 use crate::fallback::Fallback;
 use crate::thread;
 use alloc_core::{CLASSES, class_index};
@@ -25,12 +26,6 @@ use std::alloc::System;
 /// assert!(alloc_global::stats().live_blocks >= 1000);
 /// # drop(numbers);
 /// ```
-///
-/// # Where it must live
-///
-/// In a `static`, as `#[global_allocator]` asks anyway. Calling the methods of `GlobalAlloc` is unsafe, and this is
-/// one more thing that the caller promises: the first value through which a block above 512 bytes is
-/// freed is kept in mind for the rest of the process, so it must not move or be dropped.
 ///
 /// All values of this type share one set of pools and thread caches; they differ in their fallback
 /// only. It never panics: what cannot be served is null, as the trait has it. A breach of the
@@ -89,6 +84,31 @@ impl<F: GlobalAlloc> PoolAlloc<F> {
     /// The fallback.
     pub const fn fallback(&self) -> &F {
         self.fallback.inner()
+    }
+
+    /// Lets threads cache freed blocks of a fallback that has state. Returns whether this fallback's blocks
+    /// are cached from now on: one per process can be.
+    ///
+    /// Zero-sized fallbacks, `System` among them, need no such call: their blocks are cached anyway. One with state must
+    /// be there when a thread ends and gives its blocks back, hence the `'static`.
+    ///
+    /// ```
+    /// use alloc_global::PoolAlloc;
+    /// use std::alloc::{GlobalAlloc, Layout, System};
+    ///
+    /// struct Named(&'static str);
+    /// # // SAFETY: forwards to the system allocator.
+    /// unsafe impl GlobalAlloc for Named {
+    ///     // ...
+    /// #   unsafe fn alloc(&self, layout: Layout) -> *mut u8 { unsafe { System.alloc(layout) } }
+    /// #   unsafe fn dealloc(&self, p: *mut u8, layout: Layout) { unsafe { System.dealloc(p, layout) } }
+    /// }
+    ///
+    /// static ALLOC: PoolAlloc<Named> = PoolAlloc::with_fallback(Named("mine"));
+    /// assert!(ALLOC.cache_fallback());
+    /// ```
+    pub fn cache_fallback(&'static self) -> bool {
+        self.fallback.register()
     }
 
     #[cold]
@@ -179,9 +199,17 @@ unsafe impl<F: GlobalAlloc> GlobalAlloc for PoolAlloc<F> {
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         // SAFETY: the caller promises that the new size, rounded up to the alignment, fits isize.
         let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
-        thread::count(|c| &c.reallocs, 1);
+        // A thread without a cache counts in a static that others may write too: an error of a few.
+        bump(&thread::home().counters.reallocs, 1);
         match (Self::class(layout), Self::class(new)) {
             (Some(old), Some(new)) if old == new => block,
+            (Some(old), Some(new)) => {
+                // SAFETY: the caller's contract: it came from `alloc`, which was not null.
+                let block = unsafe { NonNull::new_unchecked(block) };
+                let kept = layout.size().min(new_size);
+                // SAFETY: the classes of both layouts, which hold `kept` bytes.
+                unsafe { thread::realloc_small(block, old, new, kept) }
+            }
             // SAFETY: the caller's contract.
             _ => unsafe { self.realloc_slow(block, layout, new) },
         }

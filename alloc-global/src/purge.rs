@@ -52,6 +52,14 @@ pub(crate) fn is_pending() -> bool {
     PENDING_SINCE.load(Relaxed) != 0 && config::purge_delay_ms() != config::NEVER
 }
 
+/// Milliseconds until memory that waits is due; `None` if none waits or none ever goes.
+pub(crate) fn due_in_ms() -> Option<u64> {
+    is_pending().then(|| {
+        let waited = now().saturating_sub(PENDING_SINCE.load(Relaxed));
+        config::purge_delay_ms().saturating_sub(waited)
+    })
+}
+
 /// Gives back what is due. Costs one load and a look at the clock if nothing is. Returns bytes.
 pub(crate) fn run_if_due() -> usize {
     let since = PENDING_SINCE.load(Relaxed);

@@ -4,7 +4,7 @@
 //! std's threads would allocate. It sleeps for half the purge delay, looks whether memory is due, and
 //! never uses the allocator. A child of `fork` has none; it may start its own.
 
-use crate::{config, fallback, purge};
+use crate::{config, fallback, purge, thread};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -60,7 +60,11 @@ extern "C" fn run(_: *mut libc::c_void) -> *mut libc::c_void {
         let delay = config::purge_delay_ms();
         let pause = if delay == config::NEVER || delay == 0 { IDLE_MS } else { delay.div_ceil(2) };
         sleep(pause);
-        if purge::run_if_due() > 0 {
+        let mut bytes = purge::run_if_due();
+        if delay != config::NEVER {
+            bytes += fallback::sweep_others(purge::now(), 2 * thread::SWEEP_MS);
+        }
+        if bytes > 0 {
             fallback::trim_system();
         }
     }

@@ -23,10 +23,10 @@
 use crate::config;
 use crate::fatal::Line;
 use crate::lock::Lock;
-use crate::{purge, thread};
+use crate::{fallback, purge, thread};
 use alloc_core::{
-    Arenas, Bin, Block, CLASS_TABLE, Emptied, Fault, MappedChunk, OsPages, SizeClass, Usage,
-    owner_of,
+    Arenas, Bin, Block, CLASS_TABLE, Emptied, Fault, MappedChunk, OsPages, POOL_SIZE, SizeClass,
+    Usage, owner_of,
 };
 use core::mem::MaybeUninit;
 use crossbeam_utils::CachePadded;
@@ -96,6 +96,12 @@ fn map_chunk() -> bool {
 #[cold]
 fn take_last(class: SizeClass, out: &mut [MaybeUninit<Block>]) -> usize {
     drain_bins(purge::now());
+    // Of what is kept for reuse above 512 bytes, all that can be reached without this thread's arrays, which are in
+    // the middle of being filled.
+    thread::flush_large();
+    fallback::flush_others();
+    fallback::trim_system();
+    map_chunk();
     for heap in 0..HEAPS as u8 {
         let Some(bin) = bin(heap, class) else { continue };
         let pool = ARENAS.lock().take_pool();
@@ -250,6 +256,21 @@ pub(crate) fn lock_all() {
 pub(crate) fn unlock_all() {
     ARENAS.unlock_after_fork();
     BINS.iter().flatten().for_each(|bin| bin.unlock_after_fork());
+}
+
+/// Where the bytes of all arenas are, and how many of them are free pools without memory.
+pub(crate) fn usage() -> (Usage, usize) {
+    lock_all();
+    crate::lock::set_holds_all(true);
+    let arenas = ARENAS.lock();
+    // SAFETY: all pools are in bins, and this thread holds all locks.
+    let usage = unsafe { arenas.usage() };
+    let mut zero = 0;
+    arenas.for_each_arena_masks(|_, _, mask| zero += mask.count_ones() as usize * POOL_SIZE);
+    drop(arenas);
+    crate::lock::set_holds_all(false);
+    unlock_all();
+    (usage, zero)
 }
 
 /// Verifies every invariant of bins, pools and arenas while nobody can change them.

@@ -23,7 +23,7 @@
 use crate::cache::{Cache, bump};
 use crate::lock::Lock;
 use crate::shared::{self, HEAPS};
-use crate::{config, fallback, fork, owner, purge, purger};
+use crate::{config, fallback, fork, membarrier, owner, purge, purger};
 use alloc_core::{Block, CLASS_TABLE, OsPages, PAGE_SIZE, PageSource, SizeClass};
 use core::cell::Cell;
 use core::mem::MaybeUninit;
@@ -44,7 +44,7 @@ static GATED: Cache = Cache::new();
 const GATE: u32 = 256;
 
 /// Milliseconds between two sweeps of a thread's cache of large blocks.
-const SWEEP_MS: u64 = 500;
+pub(crate) const SWEEP_MS: u64 = 500;
 
 thread_local! {
     // Neither needs a destructor or lazy initialisation: plain thread-local words.
@@ -144,8 +144,8 @@ fn pass_gate(cache: &'static Cache) {
 pub(crate) fn tick(cache: &'static Cache) {
     purge::run_if_due();
     let now = purge::now();
-    if now.saturating_sub(cache.swept_at.get()) >= SWEEP_MS {
-        cache.swept_at.set(now);
+    if now.saturating_sub(cache.swept_at()) >= SWEEP_MS {
+        cache.set_swept_at(now);
         fallback::sweep(cache);
     }
 }
@@ -185,6 +185,33 @@ pub(crate) unsafe fn dealloc_slow(index: usize, block: Block) {
     }
 }
 
+/// Moves a block of one class to a block of another.
+///
+/// # Safety
+///
+/// Both indices are at most 64; the block is the caller's and of class `old`; `kept` bytes fit both classes.
+#[inline(never)]
+pub(crate) unsafe fn realloc_small(block: Block, old: usize, new: usize, kept: usize) -> *mut u8 {
+    // SAFETY: the caller's promise; the cache is this thread's.
+    let moved = match unsafe { alloc_cache().pop(new) } {
+        Some(moved) => moved.as_ptr(),
+        None => alloc_slow(new),
+    };
+    if moved.is_null() {
+        return moved;
+    }
+    // SAFETY: both blocks hold as many bytes, and are distinct.
+    unsafe { block.as_ptr().copy_to_nonoverlapping(moved, kept) };
+    let home = home();
+    bump(&home.counters.moves, 1);
+    // SAFETY: the caller's promise; the cache is this thread's.
+    if !unsafe { home.push(old, block) } {
+        // SAFETY: the caller's promise.
+        unsafe { dealloc_slow(old, block) };
+    }
+    moved
+}
+
 /// A block for a thread without a cache.
 fn alloc_orphan(class: SizeClass) -> *mut u8 {
     let mut block = [MaybeUninit::uninit()];
@@ -207,6 +234,7 @@ fn attach() -> Option<&'static Cache> {
     let cache = idle_cache()?;
     // Relaxed: read by who looks for caches of dead threads, which synchronises by itself.
     cache.owner.store(owner::current(), Ordering::Relaxed);
+    cache.large.set_limit(config::fallback_cache());
     HOME.set(cache);
     ALLOCS.set(cache);
     if let Some(key) = key {
@@ -301,6 +329,7 @@ fn start_process() {
     if !STARTED.swap(true, Ordering::Relaxed) {
         config::read_environment();
         fork::register();
+        membarrier::register();
         if config::purger() {
             purger::spawn();
         }
@@ -353,6 +382,14 @@ pub(crate) fn flush() -> usize {
     fallback::flush(cache)
 }
 
+/// Gives back what this thread's cache holds of the fallback's blocks.
+pub(crate) fn flush_large() {
+    let cache = HOME.get();
+    if !is_static(cache) {
+        fallback::flush(cache);
+    }
+}
+
 /// Calls `f` with every cache ever made.
 pub(crate) fn for_each_cache(mut f: impl FnMut(&'static Cache)) {
     // Acquire: pairs with the Release in `make_caches`.
@@ -378,7 +415,7 @@ pub(crate) fn count(f: impl FnOnce(&crate::cache::Counters) -> &AtomicU64, by: u
     let cache = HOME.get();
     if is_static(cache) {
         match attached() {
-            Some(cache) => bump(f(&cache.counters), by),
+            Some(cache) => drop(bump(f(&cache.counters), by)),
             // Relaxed: a count, no order. Here many threads may write.
             None => drop(f(&DETACHED.counters).fetch_add(by, Ordering::Relaxed)),
         }
@@ -387,8 +424,17 @@ pub(crate) fn count(f: impl FnOnce(&crate::cache::Counters) -> &AtomicU64, by: u
     }
 }
 
+/// Adds to the bytes in use, for the peak.
+pub(crate) fn note_bytes(bytes: isize) {
+    let cache = HOME.get();
+    if !is_static(cache) {
+        cache.note_bytes(bytes);
+    }
+}
+
 /// Calls `f` with the counters of every thread that ever was.
 pub(crate) fn for_each_counters(mut f: impl FnMut(&crate::cache::Counters)) {
+    f(&NOT_ATTACHED.counters);
     f(&DETACHED.counters);
     for_each_cache(|cache| f(&cache.counters));
 }

@@ -7,7 +7,9 @@
 //! 1. **Fixed work.** The operations depend on the scale and the seed alone, never on time.
 //! 2. **Fixed checksum.** It depends on the scale and the seed alone: not on addresses, not on the
 //!    order in which threads ran, not on the allocator.
-//! 3. **Everything is freed** before the function returns.
+//! 3. **Everything is freed** and every thread has ended before the function returns. What remains
+//!    are the few blocks that libraries keep for the life of the process (thread-local handles of
+//!    the channels, minijinja's tables of filters), made in a process's first run only.
 //!
 //! This module does not run workloads in processes and does not compare them; see `main.rs`.
 
@@ -176,7 +178,7 @@ mod tests {
 
     #[test]
     fn random_workloads_follow_the_seed() {
-        for name in ["pair-sizes", "replace-10k", "larson-2", "mstress", "json", "sql-parse"] {
+        for name in ["pair-sizes", "replace-10k", "larson-2", "mstress", "json", "templates"] {
             let load = all().iter().find(|load| load.name == name).expect(name);
             let other = Scale { seed: TINY.seed + 1, ..TINY };
             assert_ne!((load.run)(&TINY).checksum, (load.run)(&other).checksum, "{name}");

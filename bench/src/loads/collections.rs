@@ -8,9 +8,9 @@ use std::hint::black_box;
 use super::text;
 use crate::workload::{Outcome, Scale, fold, fold_bytes, measure};
 
-/// Inserts and removes random keys of a `BTreeMap<u64, Box<[u64; 4]>>` of some 50,000 entries.
+/// Inserts and removes random keys of a `BTreeMap<u64, Box<[u64; 4]>>` of some 20,000 entries.
 pub(crate) fn btreemap_churn(scale: &Scale) -> Outcome {
-    let keys = scale.keep(100_000) as u64;
+    let keys = scale.keep(40_000) as u64;
     let units = scale.of(5_000_000);
     let mut rng = scale.rng(0);
     measure(|| {
@@ -29,9 +29,9 @@ pub(crate) fn btreemap_churn(scale: &Scale) -> Outcome {
     })
 }
 
-/// Inserts and removes random keys of a `HashMap<u64, String>` of some 50,000 entries.
+/// Inserts and removes random keys of a `HashMap<u64, String>` of some 20,000 entries.
 pub(crate) fn hashmap_churn(scale: &Scale) -> Outcome {
-    let keys = scale.keep(100_000) as u64;
+    let keys = scale.keep(40_000) as u64;
     let units = scale.of(8_000_000);
     let mut rng = scale.rng(0);
     measure(|| {

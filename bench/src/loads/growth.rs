@@ -29,7 +29,8 @@ pub(crate) fn vec_growth(scale: &Scale) -> Outcome {
             while !left.is_empty() {
                 for i in (0..left.len()).rev() {
                     let count = left[i].min(32);
-                    vecs[i].extend((0..count).map(|n| (n * i) as u64).map(black_box));
+                    vecs[i].extend(std::iter::repeat_n(i as u64, count));
+                    black_box(&vecs[i]);
                     units += count as u64;
                     left[i] -= count;
                     if left[i] == 0 {
@@ -44,11 +45,15 @@ pub(crate) fn vec_growth(scale: &Scale) -> Outcome {
     })
 }
 
-/// Strings grown word by word to megabytes, and byte vectors grown by exact reserves.
+/// Strings grown line by line to megabytes, and byte vectors grown by exact reserves.
 pub(crate) fn realloc_growth(scale: &Scale) -> Outcome {
-    const WORDS: [&str; 4] = ["arena ", "pool ", "block ", "size class "];
+    const LINES: [&str; 3] = [
+        "an arena holds pools, and a pool holds blocks of one size class\n",
+        "a block above the largest class comes from the fallback\n",
+        "growing in place costs nothing; moving costs a copy\n",
+    ];
     const LONGEST: usize = 4 << 20;
-    let rounds = scale.of(1_500);
+    let rounds = scale.of(9_000);
     let mut rng = scale.rng(0);
     measure(|| {
         let mut units = 0;
@@ -57,7 +62,7 @@ pub(crate) fn realloc_growth(scale: &Scale) -> Outcome {
             let mut text = String::new();
             let end = LONGEST >> rng.u8(..8);
             while text.len() < end {
-                text.push_str(WORDS[text.len() % 4]);
+                text.push_str(LINES[text.len() % 3]);
                 units += 1;
             }
             sum = fold(sum, text.len() as u64);

@@ -63,16 +63,17 @@ fn larson(scale: &Scale, chains: u64) -> Outcome {
     let mut arrays: Vec<Vec<Block>> =
         (0..chains).map(|i| filled(BLOCKS, &mut scale.rng(i), larson_size)).collect();
     measure(|| {
-        let (last, sums) = channel();
-        thread::scope(|scope| {
-            for (i, blocks) in (0..).zip(arrays.iter_mut()) {
+        let sum = thread::scope(|scope| {
+            let (started, threads) = channel();
+            for (i, blocks) in (0..).zip(&mut arrays) {
                 let rng = scale.rng(chains + i);
-                let chain = Chain { blocks, rng, left: generations, sum: 0, last: last.clone() };
-                scope.spawn(move || chain.run(scope));
+                Chain { blocks, rng, left: generations, started: started.clone() }.spawn(scope);
             }
+            drop(started);
+            // Until the last thread of the last chain has ended.
+            threads.iter().map(joined).fold(0, u64::wrapping_add)
         });
-        drop(last);
-        (chains * generations * PER_THREAD, sums.iter().fold(0, u64::wrapping_add))
+        (chains * generations * PER_THREAD, sum)
     })
 }
 
@@ -84,22 +85,25 @@ struct Chain<'scope> {
     blocks: &'scope mut [Block],
     rng: fastrand::Rng,
     left: u64,
-    sum: u64,
-    /// Where the last thread sends the sum.
-    last: Sender<u64>,
+    /// Where to send new threads, for the measuring thread to join.
+    started: Sender<thread::ScopedJoinHandle<'scope, u64>>,
 }
 
 impl<'scope> Chain<'scope> {
+    fn spawn(self, scope: &'scope thread::Scope<'scope, '_>) {
+        let started = self.started.clone();
+        let thread = scope.spawn(move || self.run(scope));
+        started.send(thread).expect("the measuring thread waits for all senders to end");
+    }
+
     /// One thread's life: work, start the successor, end without waiting for it.
-    fn run(mut self, scope: &'scope thread::Scope<'scope, '_>) {
+    fn run(mut self, scope: &'scope thread::Scope<'scope, '_>) -> u64 {
         let marks = churn(self.blocks, &mut self.rng, PER_THREAD, larson_size);
-        self.sum = self.sum.wrapping_add(marks);
         self.left -= 1;
-        if self.left == 0 {
-            self.last.send(self.sum).expect("the measuring thread keeps the receiver");
-        } else {
-            scope.spawn(move || self.run(scope));
+        if self.left > 0 {
+            self.spawn(scope);
         }
+        marks
     }
 }
 

@@ -1,13 +1,9 @@
-//! Trees of programming languages: Rust by `syn`, SQL by `sqlparser`. No unsafe here.
+//! Syntax trees of Rust by `syn`. No unsafe here.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
-use sqlparser::dialect::PostgreSqlDialect;
-use sqlparser::parser::Parser;
 use syn::visit::{self, Visit};
 
-use super::name;
 use crate::loads::text;
 use crate::workload::{Outcome, Scale, fold, fold_bytes, measure};
 
@@ -59,51 +55,5 @@ pub(crate) fn syntax_trees(scale: &Scale) -> Outcome {
             sum = fold(fold(fold(sum, census.nodes), census.functions), census.branches);
         }
         (rounds * sources.len() as u64, sum)
-    })
-}
-
-/// The shipped statements and a generated page of inserts and selects.
-fn statements(rng: &mut fastrand::Rng) -> String {
-    let mut sql = String::from(include_str!("../../../data/queries.sql"));
-    for id in 0..40 {
-        let (name, other) = (name(rng), name(rng));
-        let cents = rng.u32(..100_000);
-        let write = if id % 2 == 0 {
-            writeln!(
-                sql,
-                "INSERT INTO {name} (id, cents, note) VALUES ({id}, {cents}, '{other}'), \
-                 ({id} + 1000, {cents} * 2, NULL), ({id} + 2000, -{cents}, 'it''s {other}');"
-            )
-        } else {
-            writeln!(
-                sql,
-                "SELECT t.id, SUM(t.cents) FROM {name} t JOIN {other} o ON o.id = t.id \
-                 WHERE t.cents BETWEEN {id} AND {cents} OR o.note IN ('{name}', '{other}') \
-                 GROUP BY t.id ORDER BY 2 DESC LIMIT {id};"
-            )
-        };
-        write.expect("strings do not fail");
-    }
-    sql
-}
-
-/// Parses SQL to trees, prints the trees, and parses what was printed.
-pub(crate) fn sql_parse(scale: &Scale) -> Outcome {
-    let sql = statements(&mut scale.rng(0));
-    let rounds = scale.of(400);
-    measure(|| {
-        let (mut units, mut sum) = (0, 0);
-        for _ in 0..rounds {
-            let parse = |sql: &str| {
-                Parser::parse_sql(&PostgreSqlDialect {}, sql).expect("the statements are SQL")
-            };
-            let first = parse(&sql);
-            let printed: Vec<String> = first.iter().map(|tree| tree.to_string()).collect();
-            let second = parse(&printed.join(";\n"));
-            assert_eq!(first.len(), second.len(), "a printed statement is still a statement");
-            units += (first.len() + second.len()) as u64;
-            sum = printed.iter().fold(sum, |sum, text| fold_bytes(sum, text.as_bytes()));
-        }
-        (units, sum)
     })
 }
