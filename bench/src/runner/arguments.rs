@@ -19,7 +19,7 @@ suites:
   alloc               allocators (default)
 
 options:
-  --quick             about a tenth of the work and fewer rounds; under two minutes once built
+  --quick             less work and fewer rounds: under two minutes once built, for two allocators
   --rounds N          rounds (default 5; quick 3, and 2 where three would take too long)
   --only A,B,..       only workloads whose name contains A or B, or matches it as a glob (* ? [..])
   --kind A,B,..       only workloads of these kinds

@@ -212,11 +212,14 @@ pub(crate) fn resident(summary: &Summary<'_>, row: &Row<'_>) -> Markup {
     const W: f64 = 320.0;
     const H: f64 = 150.0;
     const BOTTOM: f64 = 20.0;
+    const GUTTER: f64 = 52.0;
+    const AIR: f64 = 6.0;
     let samples = || row.cells.iter().flat_map(|cell| cell.resident);
     let end = samples().map(|sample| sample.seconds).fold(1e-3, f64::max);
     let top = samples().map(|sample| sample.bytes).fold(1.0, f64::max) * 1.05;
-    let x = |seconds: f64| px(seconds / end * W);
-    let y = |bytes: f64| px((H - BOTTOM) - bytes / top * (H - BOTTOM));
+    let x = |seconds: f64| px(GUTTER + seconds / end * (W - GUTTER));
+    let height = |bytes: f64| (H - BOTTOM) - bytes / top * (H - BOTTOM - AIR);
+    let y = |bytes: f64| px(height(bytes));
     let step = nice_step(top / (1024.0 * 1024.0) / 3.0) * 1024.0 * 1024.0;
     let steps = (1..10_u32).map(|n| f64::from(n) * step).take_while(|&bytes| bytes < top);
     let path = |cell: &Cell<'_>| {
@@ -230,11 +233,11 @@ pub(crate) fn resident(summary: &Summary<'_>, row: &Row<'_>) -> Markup {
     html! {
         svg viewBox=(format!("0 0 {W} {H}")) role="img" aria-label=(format!("resident memory over time, {}", row.load.name)) {
             @for bytes in steps {
-                line class="tick" x1="0" x2=(W) y1=(y(bytes)) y2=(y(bytes)) {}
-                text class="note" x="2" y=(px(y(bytes).parse::<f64>().unwrap_or(0.0) - 3.0)) { (format!("{} MiB", tick_text(bytes / 1024.0 / 1024.0))) }
+                line class="tick" x1=(GUTTER) x2=(W) y1=(y(bytes)) y2=(y(bytes)) {}
+                text class="note end" x=(GUTTER - 5.0) y=(px(height(bytes) + 4.0)) { (format!("{} MiB", tick_text(bytes / 1024.0 / 1024.0))) }
             }
-            line class="axis" x1="0" x2=(W) y1=(H - BOTTOM) y2=(H - BOTTOM) {}
-            text class="note" x="0" y=(H - 6.0) { "0" }
+            line class="axis" x1=(GUTTER) x2=(W) y1=(H - BOTTOM) y2=(H - BOTTOM) {}
+            text class="note" x=(GUTTER) y=(H - 6.0) { "0" }
             text class="note end" x=(W) y=(H - 6.0) { (format_value(Format::Seconds, end)) }
             @for (place, cell) in row.cells.iter().enumerate() {
                 @if !cell.resident.is_empty() {

@@ -296,7 +296,7 @@ mod tests {
     #[test]
     fn a_suite_without_its_baseline_shows_no_ratio_to_it() {
         let loads = [load("a", "micro")];
-        let contenders = vec![SUITES[0].contenders.iter().nth(1).unwrap()];
+        let contenders = vec![&SUITES[0].contenders[1]];
         let runs = vec![vec![vec![run(1.0, 1, None)]]];
         let summary = Summary::of(SUITES[0], &contenders, &loads, &runs);
         assert!(!results(&summary).titles.iter().any(|title| title.starts_with('/')));

@@ -29,7 +29,7 @@ pub(crate) fn render(summary: &Summary<'_>, facts: &Facts, problems: &[String]) 
                 header {
                     h1 { (title) }
                     button id="scheme" type="button" { "light / dark" }
-                    dl { @for (name, text) in facts { div { dt { (name) } dd { (text) } } } }
+                    dl { @for (name, text) in facts { div class=[(name == "command").then_some("whole")] { dt { (name) } dd { (text) } } } }
                 }
                 main {
                     (problem_list(problems))

@@ -64,7 +64,8 @@ fn list(arguments: &Arguments) {
     println!("{}s:", arguments.suite.contender_word);
     for contender in arguments.suite.contenders {
         let missing = contender.missing().map(|feature| format!("needs --features {feature}"));
-        println!("  {:<12} {}", contender.name, missing.unwrap_or_default());
+        let line = format!("  {:<12} {}", contender.name, missing.unwrap_or_default());
+        println!("{}", line.trim_end());
     }
     println!("workloads:");
     let width = arguments.loads.iter().map(|load| load.name.len()).max().unwrap_or(0);

@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn exactly_as_many_rounds_as_asked_for_are_run() {
         let rounds = Rounds::Exactly(3);
-        assert!(another(rounds, 0, SECOND * 0, SECOND * 0));
+        assert!(another(rounds, 0, Duration::ZERO, Duration::ZERO));
         assert!(another(rounds, 2, SECOND * 9999, SECOND * 4000));
         assert!(!another(rounds, 3, SECOND, SECOND));
     }
