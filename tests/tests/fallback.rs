@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::process::ExitCode;
 use std::sync::Mutex;
 
-use alloc_global::{PoolAlloc, stats, trim};
+use alloc_global::{PoolAlloc, stats, thread_flush, trim};
 use tests::block::{Block, Process, layout as layout_of};
 use tests::cases::{self, Case};
 use tests::invariants;
@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Case::new("large_requests_come_from_the_fallback", || both(large_comes)),
         Case::new("alignments_beyond_the_classes_come_from_the_fallback", || both(aligned)),
         Case::new("recycled_blocks_are_zeroed_where_that_is_asked", || both(zeroed)),
+        Case::new("after_a_flush_the_fallback_has_out_what_the_program_holds", || both(exact)),
         Case::new("a_fallback_that_refuses_leaves_the_pools_working", || both(refusal)),
         Case::new("a_refused_realloc_leaves_the_block_as_it_was", || both(refused_realloc)),
         Case::new("blocks_of_the_fallback_may_be_freed_by_any_thread", || both(across_threads)),
@@ -148,6 +149,37 @@ fn zeroed() {
         }
     }
     assert_clean();
+}
+
+fn exact() {
+    let mut rng = fastrand::Rng::with_seed(6);
+    let size = |rng: &mut fastrand::Rng| match rng.u32(0..20) {
+        0 => rng.usize(100_000..3_000_000),
+        1..10 => rng.usize(513..20_000),
+        _ => rng.usize(1..513),
+    };
+    let mut live: Vec<Block> = Vec::with_capacity(100);
+    for step in 0..6_000 {
+        match rng.u32(0..3) {
+            0 if !live.is_empty() => drop(live.swap_remove(rng.usize(..live.len()))),
+            1 if !live.is_empty() => {
+                let at = rng.usize(..live.len());
+                assert!(live[at].resize(size(&mut rng)));
+            }
+            _ if live.len() < 100 => {
+                let align = 1 << rng.u32(0..8);
+                live.push(Block::new(size(&mut rng), align, step).expect("memory"));
+            }
+            _ => {}
+        }
+        if step % 20 == 0 {
+            thread_flush();
+            let now = stats();
+            assert_eq!(now.fallback_cached_bytes, 0);
+            assert_eq!(now.fallback_live_blocks, LEDGER.live_blocks() as u64, "step {step}\n{now}");
+            assert!(now.fallback_live_bytes <= LEDGER.live_bytes() as u64);
+        }
+    }
 }
 
 fn refusal() {
