@@ -4,18 +4,26 @@
 
 mod arena;
 mod arenas;
+mod bin;
 mod chunk;
+mod heap;
 mod layout_math;
 mod list;
 mod page_source;
+mod pool;
 mod size_class;
+mod walk;
 
 pub use arena::{pool_base, slot_of};
 pub use arenas::{Arenas, FreePools, TakenPool};
+pub use bin::{Bin, Emptied, Given, KEEP_EMPTY};
 pub use chunk::{DetachedArena, MappedChunk, UnusedChunk};
+pub use heap::Heap;
 pub use layout_math::{
     ARENA_SIZE, HUGE_PAGE, MAX_BLOCKS, MAX_CHUNK_ARENAS, PAGE_SIZE, POOL_SIZE, POOLS_PER_ARENA,
     SLOT_SIZE, USABLE_POOLS, block_index, blocks_per_pool, reciprocal, round_up,
 };
 pub use page_source::{FailingPages, FixedPages, OsPages, PageSource};
+pub use pool::{Block, Fault};
 pub use size_class::{CLASS_STEP, CLASS_TABLE, CLASSES, MAX_SMALL, SizeClass, class_index};
+pub use walk::{PoolView, Usage};

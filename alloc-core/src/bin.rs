@@ -1,0 +1,214 @@
+//! A bin: the pools of one size class that one owner has, and batches of their blocks.
+//!
+//! ```text
+//! take:  front [pool]-[pool]-[pool]-[empty pool] back  <- a pool that was full and got a block back
+//! ```
+//!
+//! Blocks are taken from the front pool until it is full. A pool that stops being full joins at the
+//! back: it gathers free blocks while the others are used up. At the front it would be emptied
+//! of its one free block at once, and the slow path would run for every block.
+//!
+//! Invariants:
+//!
+//! 1. `pools` holds exactly the pools of this class and owner with a free block.
+//! 2. `out` is the number of blocks out of the bin's pools, full pools among them.
+//! 3. `empty` is the number of listed pools with every block free; at most [`KEEP_EMPTY`].
+//!
+//! It maps no memory and takes no lock: who holds it exclusively, holds its pools' descriptors.
+
+use crate::arenas::{Arenas, TakenPool};
+use crate::list::{Linked, List};
+use crate::pool::{Block, Fault, LISTED, PoolRef, UNLISTED};
+use crate::size_class::SizeClass;
+use core::mem::MaybeUninit;
+
+/// Empty pools that a bin keeps, so that a program that hovers at a pool's boundary does not take and
+/// put back a pool each time.
+pub const KEEP_EMPTY: usize = 2;
+
+/// The pools of one class and owner.
+#[derive(Debug)]
+pub struct Bin {
+    pools: List<PoolRef>,
+    out: usize,
+    empty: usize,
+}
+
+// SAFETY: the list leads only to descriptors of the bin's pools; whoever owns the bin owns them.
+unsafe impl Send for Bin {}
+
+impl Bin {
+    /// A bin without pools.
+    pub const fn new() -> Self {
+        Bin { pools: List::new(), out: 0, empty: 0 }
+    }
+
+    /// Blocks out of this bin's pools.
+    pub fn out(&self) -> usize {
+        self.out
+    }
+
+    /// Takes blocks for the end of `out` and returns how many: fewer than `out` holds only where the bin
+    /// has no more; then [`add_pool`](Bin::add_pool) gives it more.
+    pub fn take(&mut self, out: &mut [MaybeUninit<Block>]) -> usize {
+        let mut left = out.len();
+        while left > 0 {
+            let Some(pool) = self.pools.front() else { break };
+            let Some(rest) = out.get_mut(..left) else { break };
+            self.empty -= pool.is_empty() as usize;
+            left -= pool.take(rest);
+            if pool.free() == 0 {
+                self.pools.remove(pool);
+                pool.set_state(UNLISTED);
+            }
+        }
+        let taken = out.len() - left;
+        self.out += taken;
+        taken
+    }
+
+    /// Makes `pool` one of this bin.
+    ///
+    /// # Safety
+    ///
+    /// The pool is the caller's alone; `class` and `owner` are those of all pools of this bin.
+    pub unsafe fn add_pool(&mut self, pool: TakenPool, class: SizeClass, owner: u8) {
+        // SAFETY: just taken: its slot is zero (arena invariant 4), and it is the caller's.
+        let pool = unsafe { PoolRef::init(pool.base, class, owner, pool.zero) };
+        pool.set_state(LISTED);
+        self.pools.push_front(pool);
+        self.empty += 1;
+    }
+
+    /// Takes back those of `blocks` that belong to `owner`; the others move to the front.
+    ///
+    /// # Safety
+    ///
+    /// Every block is out of a pool of this class, and the caller's; `owner` is this bin's.
+    #[inline]
+    pub unsafe fn give(&mut self, blocks: &mut [Block], owner: u8) -> Given {
+        let mut given = Given { others: 0, emptied: Emptied(List::new()), fault: None };
+        let mut taken = 0;
+        for at in 0..blocks.len() {
+            // SAFETY: `at` is below the length.
+            let block = unsafe { *blocks.get_unchecked(at) };
+            // SAFETY: the caller's promise.
+            let pool = unsafe { PoolRef::of_block(block) };
+            if pool.owner() != owner {
+                // SAFETY: `others <= at`.
+                unsafe { *blocks.get_unchecked_mut(given.others) = block };
+                given.others += 1;
+                continue;
+            }
+            match pool.give(block) {
+                Ok(free) => {
+                    taken += 1;
+                    if free == 1 {
+                        self.pools.push_back(pool);
+                        pool.set_state(LISTED);
+                    }
+                    if pool.is_empty() {
+                        self.pool_emptied(pool, &mut given.emptied);
+                    }
+                }
+                Err(fault) => given.fault = Some(fault),
+            }
+        }
+        self.out -= taken;
+        given
+    }
+
+    #[cold]
+    fn pool_emptied(&mut self, pool: PoolRef, emptied: &mut Emptied) {
+        self.pools.remove(pool);
+        if self.empty < KEEP_EMPTY {
+            self.empty += 1;
+            // Last in line: partly used pools come first.
+            self.pools.push_back(pool);
+        } else {
+            pool.set_state(UNLISTED);
+            pool.retire();
+            emptied.0.push_back(pool);
+        }
+    }
+
+    /// Takes out all empty pools.
+    pub fn drain_empty(&mut self) -> Emptied {
+        let mut emptied = Emptied(List::new());
+        if self.empty > 0 {
+            let mut at = self.pools.front();
+            while let Some(pool) = at {
+                at = pool.next().get();
+                if pool.is_empty() {
+                    self.pools.remove(pool);
+                    pool.set_state(UNLISTED);
+                    pool.retire();
+                    emptied.0.push_back(pool);
+                }
+            }
+            self.empty = 0;
+        }
+        emptied
+    }
+
+    /// Verifies invariants 1 and 3, as far as the list shows them.
+    pub fn check(&self, class: SizeClass, owner: u8) -> Result<(), &'static str> {
+        let mut empty = 0;
+        for pool in self.pools.iter() {
+            pool.check()?;
+            if pool.class() != Some(class) || pool.owner() != owner || pool.free() == 0 {
+                return Err("bin 1: a pool is listed that does not belong there");
+            }
+            empty += pool.is_empty() as usize;
+        }
+        if empty != self.empty {
+            return Err("bin 3: the number of empty pools is wrong");
+        }
+        Ok(())
+    }
+}
+
+impl Default for Bin {
+    fn default() -> Self {
+        Bin::new()
+    }
+}
+
+/// What became of blocks that were given to a bin.
+#[derive(Debug)]
+#[must_use]
+pub struct Given {
+    /// How many belong to other owners: they are the first of the slice now.
+    pub others: usize,
+    /// Pools that became empty and left the bin.
+    pub emptied: Emptied,
+    /// A block that could not be taken back; it was left out.
+    pub fault: Option<Fault>,
+}
+
+/// Pools that left a bin, to be put back into their arenas.
+#[derive(Debug)]
+#[must_use = "pools that are dropped here never return to their arena"]
+pub struct Emptied(List<PoolRef>);
+
+impl Emptied {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Puts the pools back. `now` is the time on any clock of the caller's. Returns how many.
+    ///
+    /// # Safety
+    ///
+    /// The pools were taken from `arenas`.
+    pub unsafe fn put_back(mut self, arenas: &mut Arenas, now: u64) -> usize {
+        let mut count = 0;
+        while let Some(pool) = self.0.pop_front() {
+            // SAFETY: the caller's promise; the pool is empty and in no list.
+            unsafe { arenas.put_pool(pool.base(), now) };
+            count += 1;
+        }
+        count
+    }
+}

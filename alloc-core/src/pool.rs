@@ -1,0 +1,302 @@
+//! A pool's descriptor: which of its blocks are free.
+//!
+//! ```text
+//! descriptor, 256 bytes: the pool's slot in its arena's metadata pool
+//!   0 next            8 prev            16 reciprocal (4)  20 size (2)   22 capacity (2)
+//!  24 free (2)       26 carved (2)      28 class (1)       29 owner (1)  30 state (1)  31 zero (1)
+//!  32 bits[28]: bit i of the whole is set if block i was carved and is free
+//!
+//! pool, 16 KiB
+//! +-------+-------+-----+----------------+---------------------------+------+
+//! | block | block | ... | block carved-1 | not carved: never touched | rest |
+//! +-------+-------+-----+----------------+---------------------------+------+
+//!   0       size           (carved-1)*size                  capacity*size
+//! ```
+//!
+//! For blocks of 64 bytes and more, all of it lies in one cache line. Free blocks are bits, not a list
+//! through the blocks: they are handed out in address order, a batch needs no memory of
+//! the blocks, and a double free is seen when it arrives here.
+//!
+//! Invariants of a descriptor in use (`class` is not 0):
+//!
+//! 1. `size`, `capacity` and `reciprocal` are those of `class`; they, `class` and `owner` do not
+//!    change while any block of the pool is out.
+//! 2. `carved <= capacity`; bits at or beyond `carved` are clear.
+//! 3. `free` = number of bits set + `capacity - carved`; blocks out = `capacity - free`.
+//! 4. `state` is LISTED if and only if the pool is in its bin's list, which holds if and only if
+//!    `free > 0`.
+//! 5. If `zero` is set, the memory from block `carved` on reads as zero.
+//!
+//! Which pool serves a request is not decided here, but in `bin`.
+
+use crate::arena::slot_of;
+use crate::layout_math::{
+    MAX_BLOCKS, POOL_SHIFT, POOL_SIZE, POOLS_PER_ARENA, SLOT_SIZE, block_index, blocks_per_pool,
+    reciprocal,
+};
+use crate::list::Linked;
+use crate::size_class::SizeClass;
+use core::cell::Cell;
+use core::mem::{MaybeUninit, offset_of};
+use core::ops::Deref;
+use core::ptr::NonNull;
+
+/// The address of a block.
+pub type Block = NonNull<u8>;
+
+/// Words of 64 bits in a descriptor's bit map.
+const WORDS: usize = MAX_BLOCKS / 64;
+
+/// In no list: full, or on its way between a bin and the arenas.
+pub(crate) const UNLISTED: u8 = 0;
+/// In its bin's list.
+pub(crate) const LISTED: u8 = 1;
+
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct PoolDesc {
+    next: Cell<Option<PoolRef>>,
+    prev: Cell<Option<PoolRef>>,
+    reciprocal: Cell<u32>,
+    size: Cell<u16>,
+    capacity: Cell<u16>,
+    free: Cell<u16>,
+    carved: Cell<u16>,
+    class: Cell<u8>,
+    owner: Cell<u8>,
+    state: Cell<u8>,
+    zero: Cell<bool>,
+    bits: [Cell<u64>; WORDS],
+}
+
+const _: () = assert!(offset_of!(PoolDesc, reciprocal) == 16);
+const _: () = assert!(offset_of!(PoolDesc, free) == 24);
+const _: () = assert!(offset_of!(PoolDesc, class) == 28);
+const _: () = assert!(offset_of!(PoolDesc, bits) == 32);
+const _: () = assert!(size_of::<PoolDesc>() == SLOT_SIZE);
+
+/// What is wrong with a block that was given back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// The block is free already.
+    DoubleFree(Block),
+    /// The address is not that of a block of its pool.
+    NotABlock(Block),
+}
+
+/// A handle to the descriptor of a pool that was taken from its arena.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PoolRef(NonNull<PoolDesc>);
+
+impl Deref for PoolRef {
+    type Target = PoolDesc;
+    #[inline(always)]
+    fn deref(&self) -> &PoolDesc {
+        // SAFETY: handles are made by `init` and `of_block` for pools that are taken; their slot
+        // stays mapped and is theirs. All fields are `Cell`s, so shared references may coexist.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl Linked for PoolRef {
+    #[inline]
+    fn next(&self) -> &Cell<Option<PoolRef>> {
+        let desc: &PoolDesc = self;
+        &desc.next
+    }
+    #[inline]
+    fn prev(&self) -> &Cell<Option<PoolRef>> {
+        let desc: &PoolDesc = self;
+        &desc.prev
+    }
+}
+
+impl PoolRef {
+    /// Makes the pool at `base` one of `class`, with all blocks free and none carved.
+    ///
+    /// # Safety
+    ///
+    /// `base` was taken from an arena and is the caller's alone; its slot is all zero. If `zero`
+    /// is set, so is its memory.
+    pub(crate) unsafe fn init(base: NonNull<u8>, class: SizeClass, owner: u8, zero: bool) -> Self {
+        let pool = PoolRef(slot_of(base).cast());
+        let desc: &PoolDesc = &pool;
+        let capacity = blocks_per_pool(class) as u16;
+        desc.reciprocal.set(reciprocal(class));
+        desc.size.set(class.size() as u16);
+        desc.capacity.set(capacity);
+        desc.free.set(capacity);
+        desc.class.set(class.index() as u8);
+        desc.owner.set(owner);
+        desc.zero.set(zero);
+        pool
+    }
+
+    /// The pool that `block` lies in. Reads no memory.
+    ///
+    /// # Safety
+    ///
+    /// `block` lies in a pool that is taken, with provenance for its arena.
+    #[inline(always)]
+    pub(crate) unsafe fn of_block(block: Block) -> PoolRef {
+        PoolRef(slot_of(block).cast())
+    }
+
+    /// The base of its pool: the arena's base, and the index of the slot times 16 KiB.
+    #[inline]
+    pub(crate) fn base(self) -> NonNull<u8> {
+        let base = crate::arena::arena_base(self.0.cast());
+        let index = (self.0.addr().get() / SLOT_SIZE) & (POOLS_PER_ARENA - 1);
+        // SAFETY: the index is below 64: inside the arena.
+        unsafe { base.add(index << POOL_SHIFT) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn owner(self) -> u8 {
+        self.owner.get()
+    }
+
+    #[inline]
+    pub(crate) fn free(self) -> usize {
+        self.free.get() as usize
+    }
+
+    pub(crate) fn capacity(self) -> usize {
+        self.capacity.get() as usize
+    }
+
+    pub(crate) fn class(self) -> Option<SizeClass> {
+        SizeClass::from_index(self.class.get() as usize)
+    }
+
+    #[inline]
+    pub(crate) fn is_empty(self) -> bool {
+        self.free.get() == self.capacity.get()
+    }
+
+    #[inline]
+    pub(crate) fn set_state(self, state: u8) {
+        self.state.set(state);
+    }
+
+    /// Forgets the class: the pool is on its way back to its arena.
+    pub(crate) fn retire(self) {
+        self.class.set(0);
+    }
+
+    /// Takes blocks for the end of `out` and returns how many: as many as it has and `out` holds.
+    ///
+    /// The lowest address comes last, so that who pops from the end goes up through the pool.
+    pub(crate) fn take(self, out: &mut [MaybeUninit<Block>]) -> usize {
+        let desc: &PoolDesc = &self;
+        let size = desc.size.get() as usize;
+        let base = self.base();
+        let want = out.len().min(desc.free.get() as usize);
+        let skip = out.len() - want;
+        let mut slots = out.iter_mut().rev().take(want);
+        let mut left = want;
+        // Carved blocks first: their memory was touched before.
+        let carved = desc.carved.get() as usize;
+        if carved + left > carved && desc.free.get() > desc.capacity.get() - desc.carved.get() {
+            for (number, word) in desc.bits.iter().take(carved.div_ceil(64)).enumerate() {
+                let mut bits = word.get();
+                if bits == 0 {
+                    continue;
+                }
+                let count = (bits.count_ones() as usize).min(left);
+                left -= count;
+                // SAFETY: block `number * 64` lies below `carved` (2): inside the pool.
+                let origin = unsafe { base.add(number * 64 * size) };
+                for slot in slots.by_ref().take(count) {
+                    let index = bits.trailing_zeros() as usize;
+                    bits &= bits - 1;
+                    // SAFETY: a set bit is a carved block (2): inside the pool.
+                    slot.write(unsafe { origin.add(index * size) });
+                }
+                word.set(bits);
+                if left == 0 {
+                    break;
+                }
+            }
+        }
+        if left > 0 {
+            // SAFETY: `left` blocks are free and not carved (3): all inside the pool.
+            let mut next = unsafe { base.add(carved * size) };
+            for slot in slots {
+                slot.write(next);
+                // SAFETY: at most one past the last block of the pool.
+                next = unsafe { next.add(size) };
+            }
+            desc.carved.set((carved + left) as u16);
+        }
+        desc.free.set(desc.free.get() - want as u16);
+        debug_assert!(skip + want == out.len());
+        want
+    }
+
+    /// Takes back a block that is out. Returns the number of free blocks, this one among them.
+    #[inline(always)]
+    pub(crate) fn give(self, block: Block) -> Result<u16, Fault> {
+        let desc: &PoolDesc = &self;
+        let offset = block.addr().get() & (POOL_SIZE - 1);
+        let index = block_index(offset, desc.reciprocal.get());
+        let Some(word) = desc.bits.get(index / 64) else {
+            return Err(Fault::NotABlock(block));
+        };
+        let bit = 1u64 << (index % 64);
+        let bits = word.get();
+        if bits & bit != 0 {
+            return Err(Fault::DoubleFree(block));
+        }
+        word.set(bits | bit);
+        let free = desc.free.get().wrapping_add(1);
+        desc.free.set(free);
+        Ok(free)
+    }
+
+    /// Calls `f` with every block that is out.
+    pub(crate) fn for_each_out(self, mut f: impl FnMut(Block)) {
+        let size = self.size.get() as usize;
+        for index in 0..self.carved.get() as usize {
+            let word = self.bits.get(index / 64).map_or(0, Cell::get);
+            if word >> (index % 64) & 1 == 0 {
+                // SAFETY: below `carved` (2): inside the pool.
+                f(unsafe { self.base().add(index * size) });
+            }
+        }
+    }
+
+    /// Verifies invariants 1 to 4; 5 costs a pass over the pool and is left to tests.
+    pub(crate) fn check(self) -> Result<(), &'static str> {
+        let Some(class) = self.class() else {
+            return Err("pool: a descriptor without a class");
+        };
+        let capacity = blocks_per_pool(class);
+        if self.capacity() != capacity
+            || self.size.get() as usize != class.size()
+            || self.reciprocal.get() != reciprocal(class)
+        {
+            return Err("pool 1: size, capacity or reciprocal do not fit the class");
+        }
+        let carved = self.carved.get() as usize;
+        if carved > capacity {
+            return Err("pool 2: more blocks carved than fit");
+        }
+        let mut set = 0;
+        for (number, word) in self.bits.iter().enumerate() {
+            let below = carved.saturating_sub(number * 64).min(64);
+            let mask = if below == 0 { 0 } else { u64::MAX >> (64 - below) };
+            if word.get() & !mask != 0 {
+                return Err("pool 2: a block is free that was never carved");
+            }
+            set += word.get().count_ones() as usize;
+        }
+        if self.free() != set + capacity - carved {
+            return Err("pool 3: the number of free blocks is wrong");
+        }
+        if (self.state.get() == LISTED) != (self.free() > 0) {
+            return Err("pool 4: listed and full, or free and unlisted");
+        }
+        Ok(())
+    }
+}
