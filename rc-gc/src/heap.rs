@@ -1,0 +1,607 @@
+//! A heap of Gc objects: where memory comes from, and what the collector must remember.
+//!
+//! ```text
+//!  Gc::new ─► Cache (64 free bits of one pool) ─► PoolList ─► Arenas ─► pages
+//!                                                              (alloc-core)
+//!  drop to zero ─► bit in PoolDesc           drop to non-zero ─► fresh bit, list of fresh pools
+//! ```
+//!
+//! Every thread has a heap, made with its first object (`current`); [`Heap`](crate::Heap) makes more.
+//! An object finds its heap through its pool's descriptor, never through the thread, so it can be
+//! dropped when thread-locals are gone.
+//!
+//! Invariants (checked by [`Inner::check`], with those of `header`, `pools` and `large`):
+//!
+//! 1. `born - freed` = blocks not free in all pools + large objects; blocks in caches are counted in.
+//! 2. `pending` holds objects with count 0 whose values are whole; it is empty when `depth` is 0.
+//! 3. `birth` is the present epoch; every epoch in a header is at most that.
+//! 4. Once `retired`, no cache holds blocks, and the heap frees itself with its last object.
+//!
+//! It does not decide what is garbage.
+
+use std::alloc::Layout;
+use std::cell::{Cell, RefCell};
+use std::ptr::NonNull;
+
+use alloc_core::{Arenas, CLASS_STEP, CLASS_TABLE, MappedChunk, OsPages, SizeClass};
+
+use crate::collector::Scratch;
+use crate::generations::{Generation, Schedule};
+use crate::header::{Header, ISOLATED, LARGE, LEAF, Obj, PURPLE, STEP};
+use crate::large::{self, Large};
+use crate::pools::{
+    Cache, IN_FRESH, IN_MID, LISTED, Place, PoolList, PoolRef, SHAPE_STEP, SHAPES, WORDS,
+};
+use crate::release::guarded;
+use crate::stats::Counters;
+
+/// Chunks are backed by huge pages from this size of the heap on.
+const HUGE_FROM: usize = 8 << 20;
+
+/// The state of a heap. All of it is behind `Cell`s: user code may come back in at any marked point.
+pub(crate) struct Inner {
+    caches: [[Cache; CLASS_TABLE]; SHAPES],
+    /// Mark word of an object born now: the epoch, and ISOLATED.
+    birth: Cell<u32>,
+    /// Drops under way, one inside the other.
+    pub(crate) depth: Cell<u32>,
+    /// Allocations until a collection is due; counted when a word is taken.
+    budget: Cell<i64>,
+    born: Cell<u64>,
+    pub(crate) freed: Cell<u64>,
+    pub(crate) has_pending: Cell<bool>,
+    pub(crate) collecting: Cell<bool>,
+    retired: Cell<bool>,
+    lists: [[PoolList; CLASS_TABLE]; SHAPES],
+    arenas: RefCell<Arenas>,
+    pub(crate) pending: RefCell<Vec<Obj>>,
+    /// Pools with fresh candidates, and pools with candidates of generation 1.
+    pub(crate) fresh: RefCell<Vec<PoolRef>>,
+    pub(crate) mid: RefCell<Vec<PoolRef>>,
+    pub(crate) large: Large,
+    /// The first epoch of generation 1.
+    pub(crate) middle_from: Cell<u32>,
+    pub(crate) schedule: Schedule,
+    pub(crate) counters: Counters,
+    pub(crate) scratch: Cell<Option<Box<Scratch>>>,
+}
+
+thread_local! {
+    /// The thread's heap; null before its first object.
+    static CURRENT: Cell<*const Inner> = const { Cell::new(std::ptr::null()) };
+    /// Retires the thread's heap.
+    static EXIT: Exit = const { Exit };
+}
+
+/// See [`EXIT`].
+struct Exit;
+
+impl Drop for Exit {
+    fn drop(&mut self) {
+        if let Some(heap) = existing() {
+            // SAFETY: the thread's heap, which nothing but its last object frees.
+            unsafe { retire(heap) };
+        }
+    }
+}
+
+/// The thread's heap, made if there is none.
+#[inline(always)]
+pub(crate) fn current() -> NonNull<Inner> {
+    match existing() {
+        Some(heap) => heap,
+        None => first(),
+    }
+}
+
+/// The thread's heap, if there is one.
+#[inline(always)]
+pub(crate) fn existing() -> Option<NonNull<Inner>> {
+    NonNull::new(CURRENT.get().cast_mut())
+}
+
+/// Makes the thread's heap. After the thread's exit code ran, one that is retired from the start:
+/// its objects are all large, and it goes with the last of them.
+#[cold]
+fn first() -> NonNull<Inner> {
+    let heap = Inner::create(false);
+    if EXIT.try_with(|_| ()).is_err() {
+        // SAFETY: just made.
+        let inner = unsafe { heap.as_ref() };
+        inner.retired.set(true);
+        inner.birth.set(inner.birth.get() | ISOLATED);
+    }
+    CURRENT.set(heap.as_ptr());
+    heap
+}
+
+/// Ends a heap: collects what can be collected; what is still held stays until it is dropped, and
+/// the heap with it. A panic of user code in this last collection goes no further: at the end of a
+/// thread it could only abort the process.
+///
+/// # Safety
+/// The heap exists, and is not retired yet; the caller does not use it afterwards.
+pub(crate) unsafe fn retire(heap: NonNull<Inner>) {
+    // SAFETY: by contract.
+    let inner = unsafe { heap.as_ref() };
+    for _ in 0..3 {
+        let (mut freed, mut panic) = (0, None);
+        // USER CODE. Drops may leave new garbage, finalizers may resurrect: a few rounds only.
+        guarded(&mut panic, || freed = inner.collect(Generation::Old));
+        std::mem::forget(panic);
+        if freed == 0 {
+            break;
+        }
+    }
+    inner.retired.set(true);
+    inner.flush_caches();
+    inner.release_listed();
+    // SAFETY: by contract the caller is done with it.
+    unsafe { free_if_done(heap) };
+}
+
+/// Frees a retired heap that holds nothing.
+///
+/// # Safety
+/// The heap exists. If it is retired and empty, nobody uses it afterwards.
+unsafe fn free_if_done(heap: NonNull<Inner>) {
+    // SAFETY: by contract.
+    let inner = unsafe { heap.as_ref() };
+    let busy = inner.collecting.get() || inner.depth.get() != 0;
+    if !inner.retired.get() || inner.in_use() != 0 || busy {
+        return;
+    }
+    if std::ptr::eq(CURRENT.get(), heap.as_ptr()) {
+        CURRENT.set(std::ptr::null());
+    }
+    // SAFETY: made by `Box::leak` in `create`; no object leads to it any more (1).
+    drop(unsafe { Box::from_raw(heap.as_ptr()) });
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // SAFETY: all chunks are from `OsPages`; a heap is dropped only with no object left.
+        unsafe { self.arenas.get_mut().unmap_all(&OsPages) };
+    }
+}
+
+impl Inner {
+    /// A new heap, to be freed by `retire` and the drop of its last object.
+    pub(crate) fn create(isolated: bool) -> NonNull<Inner> {
+        let inner = Box::new(Inner {
+            caches: [const { [const { Cache::new() }; CLASS_TABLE] }; SHAPES],
+            birth: Cell::new(STEP | if isolated { ISOLATED } else { 0 }),
+            depth: Cell::new(0),
+            budget: Cell::new(0),
+            born: Cell::new(0),
+            freed: Cell::new(0),
+            has_pending: Cell::new(false),
+            collecting: Cell::new(false),
+            retired: Cell::new(false),
+            lists: [const { [const { PoolList::new() }; CLASS_TABLE] }; SHAPES],
+            arenas: RefCell::new(Arenas::new()),
+            pending: RefCell::new(Vec::new()),
+            fresh: RefCell::new(Vec::new()),
+            mid: RefCell::new(Vec::new()),
+            large: Large::new(),
+            middle_from: Cell::new(1),
+            schedule: Schedule::new(),
+            counters: Counters::new(),
+            scratch: Cell::new(None),
+        });
+        inner.refill_budget();
+        NonNull::from(Box::leak(inner))
+    }
+
+    /// The heap of an object.
+    ///
+    /// # Safety
+    /// The object is allocated, and stays so for as long as the result is used.
+    #[inline(always)]
+    pub(crate) unsafe fn of<'a>(obj: Obj) -> &'a Inner {
+        let heap = if obj.has(LARGE) {
+            // SAFETY: just tested.
+            unsafe { large::heap_of(obj) }
+        } else {
+            // SAFETY: just tested.
+            unsafe { PoolRef::of(obj) }.heap()
+        };
+        // SAFETY: a heap lives as long as its objects (4).
+        unsafe { heap.as_ref() }
+    }
+
+    /// The heap of an object that is not LARGE.
+    ///
+    /// # Safety
+    /// As for [`of`](Inner::of); the object lies in a pool.
+    #[inline(always)]
+    pub(crate) unsafe fn of_pooled<'a>(obj: Obj) -> &'a Inner {
+        // SAFETY: by contract.
+        let heap = unsafe { PoolRef::of(obj) }.heap();
+        // SAFETY: a heap lives as long as its objects (4).
+        unsafe { heap.as_ref() }
+    }
+
+    /// Whether an object met while tracing belongs to this heap. Those of others count as outside.
+    #[inline(always)]
+    pub(crate) fn owns(&self, obj: Obj) -> bool {
+        // A thread has one heap without ISOLATED, and all objects it can reach are its own.
+        if (obj.mark() | self.birth.get()) & ISOLATED == 0 {
+            return true;
+        }
+        // SAFETY: reached by a handle, so allocated.
+        std::ptr::eq(unsafe { Inner::of(obj) }, self)
+    }
+
+    /// Whether the heap has ended.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.get()
+    }
+
+    /// Mark word for an object born now.
+    #[inline(always)]
+    pub(crate) fn birth(&self) -> u32 {
+        self.birth.get()
+    }
+
+    /// The present epoch.
+    pub(crate) fn epoch(&self) -> u32 {
+        self.birth.get() / STEP
+    }
+
+    /// Starts the next epoch: whatever exists is no longer in the youngest generation.
+    pub(crate) fn next_epoch(&self) {
+        if self.epoch() == crate::header::STEPS {
+            // Once in 16 million collections: everything is old, and time starts anew.
+            self.flush_caches();
+            self.for_each(|obj| obj.set_mark(obj.mark() & (STEP - 1)));
+            self.birth.set(self.birth.get() & (STEP - 1));
+            self.middle_from.set(1);
+        }
+        self.birth.set(self.birth.get() + STEP);
+    }
+
+    /// Whether allocations start collections.
+    pub(crate) fn refill_budget(&self) {
+        self.budget.set(i64::from(self.schedule.budget()));
+    }
+
+    /// Memory for an object; its header is not yet written. May collect: USER CODE.
+    #[inline(always)]
+    pub(crate) fn allocate(&self, place: Place, value: Layout) -> (NonNull<Header>, u32) {
+        if let Place::Pool { class, shape } = place
+            && let Some(header) = self.pop(class, shape)
+        {
+            return (header, 0);
+        }
+        self.allocate_slow(place, value)
+    }
+
+    /// The lowest free block of the class's cache.
+    #[inline(always)]
+    fn pop(&self, class: usize, shape: usize) -> Option<NonNull<Header>> {
+        let cache = &self.caches[shape][class];
+        let bits = cache.bits.get();
+        if bits == 0 {
+            return None;
+        }
+        cache.bits.set(bits & (bits - 1));
+        let offset = bits.trailing_zeros() as usize * class * CLASS_STEP + shape * SHAPE_STEP;
+        // SAFETY: a set bit is a block of the word that begins at `first` (`take_word`).
+        Some(unsafe { cache.first.get().add(offset) }.cast())
+    }
+
+    /// The rest of [`allocate`](Self::allocate).
+    #[inline(never)]
+    fn allocate_slow(&self, place: Place, value: Layout) -> (NonNull<Header>, u32) {
+        if self.budget.get() <= 0 {
+            // USER CODE: drops of what is collected. Nothing is held across it.
+            self.budget_spent();
+        }
+        match place {
+            Place::Pool { class, shape } if !self.retired.get() => {
+                if self.caches[shape][class].bits.get() == 0 && !self.refill(class, shape) {
+                    std::alloc::handle_alloc_error(value);
+                }
+                match self.pop(class, shape) {
+                    Some(header) => (header, 0),
+                    None => std::alloc::handle_alloc_error(value),
+                }
+            }
+            _ => {
+                self.budget.set(self.budget.get() - 1);
+                let Some(header) = self.large.allocate(self, value) else {
+                    std::alloc::handle_alloc_error(value);
+                };
+                self.born.set(self.born.get() + 1);
+                (header, LARGE)
+            }
+        }
+    }
+
+    /// Takes a word of free blocks into an empty cache.
+    fn refill(&self, class: usize, shape: usize) -> bool {
+        let list = &self.lists[shape][class];
+        let Some(pool) = list.front().or_else(|| self.new_pool(class, shape)) else {
+            return false;
+        };
+        let Some((bits, first)) = pool.take_word() else { return false };
+        if pool.used() == pool.capacity() {
+            list.remove(pool);
+        }
+        let blocks = bits.count_ones();
+        self.born.set(self.born.get() + u64::from(blocks));
+        self.budget.set(self.budget.get() - i64::from(blocks));
+        let cache = &self.caches[shape][class];
+        cache.first.set(first);
+        cache.bits.set(bits);
+        true
+    }
+
+    /// Takes a pool from the arenas.
+    fn new_pool(&self, class: usize, shape: usize) -> Option<PoolRef> {
+        let mut arenas = self.arenas.borrow_mut();
+        let taken = match arenas.take_pool() {
+            Some(taken) => taken,
+            None => {
+                let chunk = MappedChunk::map(&OsPages, arenas.next_chunk())?;
+                if arenas.reserved_bytes() >= HUGE_FROM {
+                    chunk.advise_huge(&OsPages);
+                }
+                arenas.add_chunk(chunk);
+                arenas.take_pool()?
+            }
+        };
+        let class_ = SizeClass::from_index(class)?;
+        // SAFETY: just taken: ours alone, its slot zero.
+        let pool = unsafe { PoolRef::init(taken.base, self, class_, shape) };
+        self.lists[shape][class].push_back(pool);
+        Some(pool)
+    }
+
+    /// Gives a pool that holds nothing back to the arenas.
+    fn release(&self, pool: PoolRef) {
+        debug_assert!(pool.used() == 0 && !pool.is(IN_FRESH | IN_MID));
+        self.lists[pool.shape()][pool.class()].remove(pool);
+        // SAFETY: taken in `new_pool`; no block is used, no list has it (pool invariants 3 and 5).
+        unsafe { self.arenas.borrow_mut().put_pool(pool.base(), 0) };
+    }
+
+    /// Gives empty pools of all lists back.
+    fn release_listed(&self) {
+        for list in self.lists.iter().flatten() {
+            let mut empty = Vec::new();
+            list.for_each(|pool| {
+                if pool.used() == 0 && !pool.is(IN_FRESH | IN_MID) {
+                    empty.push(pool);
+                }
+            });
+            empty.into_iter().for_each(|pool| self.release(pool));
+        }
+    }
+
+    /// Gives free memory back to the system: all empty pools, all arenas but `keep` empty ones.
+    pub(crate) fn trim(&self, keep: usize) -> usize {
+        self.release_listed();
+        let mut arenas = self.arenas.borrow_mut();
+        let mut bytes = 0;
+        while let Some(arena) = arenas.detach_empty(keep, u64::MAX) {
+            // SAFETY: its chunk is from `OsPages`.
+            let given = unsafe { arena.purge(&OsPages) };
+            bytes += given;
+            if let Some(chunk) = arenas.reattach(arena, given != 0) {
+                // SAFETY: as above.
+                unsafe { chunk.unmap(&OsPages) };
+            }
+            if given == 0 {
+                break;
+            }
+        }
+        bytes
+    }
+
+    /// After a full collection: keeps a quarter of the arenas for growth, at least two.
+    pub(crate) fn trim_some(&self) {
+        self.release_listed();
+        let keep = (self.arenas.borrow().arenas() / 4).max(2);
+        if self.arenas.borrow().empty_arenas() > keep {
+            self.trim(keep);
+        }
+    }
+
+    /// Puts the blocks of all caches back, so that blocks in use are exactly objects.
+    pub(crate) fn flush_caches(&self) {
+        for (shape, caches) in self.caches.iter().enumerate() {
+            for (class, cache) in caches.iter().enumerate() {
+                let bits = cache.bits.replace(0);
+                if bits == 0 {
+                    continue;
+                }
+                // SAFETY: `first` is a block of a pool of this heap that stays taken: its word was
+                // counted as used.
+                let pool = unsafe { PoolRef::containing(cache.first.get()) };
+                pool.put_word(bits, cache.first.get());
+                self.born.set(self.born.get() - u64::from(bits.count_ones()));
+                if !pool.is(LISTED) {
+                    self.lists[shape][class].push_back(pool);
+                }
+            }
+        }
+    }
+
+    /// Blocks that are not free, those in caches among them.
+    fn in_use(&self) -> u64 {
+        self.born.get() - self.freed.get()
+    }
+
+    /// Gives an object's memory back; and a retired heap, if the object was its last.
+    ///
+    /// # Safety
+    /// The object is of this heap; its value is dropped or moved out, its side box freed; nothing
+    /// leads to it. The caller uses neither the object nor (unless others hold it) the heap
+    /// afterwards.
+    #[inline(always)]
+    pub(crate) unsafe fn free(heap: NonNull<Inner>, obj: Obj) {
+        // SAFETY: by contract; not used across the calls that may free the heap.
+        let inner = unsafe { heap.as_ref() };
+        inner.freed.set(inner.freed.get() + 1);
+        if obj.has(LARGE) {
+            // SAFETY: by contract.
+            return unsafe { Inner::free_large(heap, obj) };
+        }
+        // SAFETY: just tested.
+        let pool = unsafe { PoolRef::of(obj) };
+        let index = pool.index_of(obj);
+        if obj.word() & PURPLE != 0 && !obj.has(LEAF) {
+            pool.clear_candidate(index);
+        }
+        if pool.put_block(index) == 0 || !pool.is(LISTED) {
+            // SAFETY: by contract.
+            unsafe { Inner::pool_changed(heap, pool) };
+        }
+    }
+
+    /// # Safety
+    /// As for `free`; the object is LARGE.
+    #[cold]
+    unsafe fn free_large(heap: NonNull<Inner>, obj: Obj) {
+        // SAFETY: by contract.
+        let inner = unsafe { heap.as_ref() };
+        // SAFETY: by contract.
+        unsafe { inner.large.free(obj) };
+        // SAFETY: by contract the caller is done with the heap.
+        unsafe { free_if_done(heap) };
+    }
+
+    /// A pool that was full has a free block, or has no object left. One empty pool per class is
+    /// kept, if it is the only one with free blocks.
+    ///
+    /// # Safety
+    /// As for `free`; the pool is of this heap.
+    #[cold]
+    unsafe fn pool_changed(heap: NonNull<Inner>, pool: PoolRef) {
+        // SAFETY: by contract.
+        let inner = unsafe { heap.as_ref() };
+        let list = &inner.lists[pool.shape()][pool.class()];
+        if !pool.is(LISTED) {
+            list.push_back(pool);
+        }
+        if pool.used() != 0 || pool.is(IN_FRESH | IN_MID) {
+            return;
+        }
+        if inner.retired.get() || !list.is_only(pool) {
+            inner.release(pool);
+        }
+        // SAFETY: by contract the caller is done with the heap.
+        unsafe { free_if_done(heap) };
+    }
+
+    /// Releases what became empty while it was in the lists of candidates.
+    pub(crate) fn release_if_empty(&self, pool: PoolRef) {
+        let list = &self.lists[pool.shape()][pool.class()];
+        if pool.used() == 0 && !pool.is(IN_FRESH | IN_MID) && !list.is_only(pool) {
+            self.release(pool);
+        }
+    }
+
+    /// Notes an object as a candidate: the first decrement to non-zero.
+    ///
+    /// # Safety
+    /// The object is of this heap, and neither LEAF nor DEAD.
+    pub(crate) unsafe fn set_candidate(&self, obj: Obj) {
+        obj.set_word(obj.word() | PURPLE);
+        if obj.has(LARGE) {
+            // SAFETY: just tested.
+            unsafe { self.large.set_candidate(obj) };
+            return;
+        }
+        // SAFETY: just tested.
+        let pool = unsafe { PoolRef::of(obj) };
+        pool.set_fresh(pool.index_of(obj));
+        if !pool.is(IN_FRESH) {
+            pool.set_state(IN_FRESH, 0);
+            self.fresh.borrow_mut().push(pool);
+        }
+    }
+
+    /// Forgets an object as a candidate: it is known to be live, or about to be dropped.
+    ///
+    /// # Safety
+    /// The object is of this heap.
+    #[inline]
+    pub(crate) unsafe fn clear_candidate(&self, obj: Obj) {
+        if obj.word() & PURPLE == 0 || obj.has(LEAF) {
+            return;
+        }
+        obj.set_word(obj.word() & !PURPLE);
+        if obj.has(LARGE) {
+            // SAFETY: just tested.
+            unsafe { self.large.clear_candidate(obj) };
+            return;
+        }
+        // SAFETY: just tested.
+        let pool = unsafe { PoolRef::of(obj) };
+        pool.clear_candidate(pool.index_of(obj));
+    }
+
+    /// Objects in the heap, dead ones that are still held among them.
+    pub(crate) fn live(&self) -> u64 {
+        let cached = self.caches.iter().flatten().map(|cache| cache.bits.get().count_ones());
+        self.in_use() - u64::from(cached.sum::<u32>())
+    }
+
+    /// Calls `f` with every pool.
+    pub(crate) fn for_each_pool(&self, mut f: impl FnMut(PoolRef)) {
+        self.arenas.borrow().for_each_taken(|base| {
+            // SAFETY: taken by this heap, which alone takes pools from its arenas.
+            f(unsafe { PoolRef::containing(base) });
+        });
+    }
+
+    /// Calls `f` with every object whose memory is in use, dead and unborn ones too. The caches
+    /// must be flushed; `f` must not allocate from or free to this heap.
+    pub(crate) fn for_each(&self, mut f: impl FnMut(Obj)) {
+        self.for_each_pool(|pool| {
+            for at in 0..WORDS {
+                let mut bits = pool.used_word(at);
+                while bits != 0 {
+                    let index = at * 64 + bits.trailing_zeros() as usize;
+                    bits &= bits - 1;
+                    // SAFETY: used, and no cache holds blocks: an object is there.
+                    f(unsafe { pool.object(index) });
+                }
+            }
+        });
+        self.large.for_each(f);
+    }
+
+    /// Pages, for the statistics: mapped bytes, and bytes in pools that are taken.
+    pub(crate) fn pages(&self) -> (usize, usize) {
+        let arenas = self.arenas.borrow();
+        let (mapped, pools) = (arenas.arenas(), arenas.pools_in_use());
+        (mapped * alloc_core::ARENA_SIZE, pools * alloc_core::POOL_SIZE)
+    }
+
+    /// Verifies all arenas and lists, and `live`; part of `Heap::check`.
+    pub(crate) fn check_memory(&self) -> Result<(), &'static str> {
+        self.arenas.borrow().check()?;
+        self.large.check()?;
+        let (mut used, mut fault) = (self.large.len() as u64, None);
+        self.for_each_pool(|pool| {
+            used += pool.used() as u64;
+            fault = fault.or(pool.check().err());
+        });
+        if used != self.in_use() {
+            return Err("heap 1: the count of live objects is wrong");
+        }
+        for (list, flag) in [(&self.fresh, IN_FRESH), (&self.mid, IN_MID)] {
+            let list = list.borrow();
+            let mut flagged = 0;
+            self.for_each_pool(|pool| flagged += usize::from(pool.is(flag)));
+            if flagged != list.len() || list.iter().any(|pool| !pool.is(flag)) {
+                return Err("pool 5: a list of candidates and the state of pools differ");
+            }
+        }
+        fault.map_or(Ok(()), Err)
+    }
+}
