@@ -32,7 +32,6 @@ use crate::walk::{PoolView, Usage};
 use core::alloc::Layout;
 use core::cell::{RefCell, RefMut};
 use core::mem::MaybeUninit;
-use core::ptr::NonNull;
 
 /// The only owner in a private heap.
 const OWNER: u8 = 0;
@@ -106,7 +105,7 @@ impl<S: PageSource> Heap<S> {
             Some(class) => unsafe { self.give(class, &mut [block]) },
             None => {
                 // `alloc` rounded the same size without overflow.
-                let len = layout.size().next_multiple_of(PAGE_SIZE);
+                let len = layout.size().max(1).next_multiple_of(PAGE_SIZE);
                 // SAFETY: mapped by `alloc` with this length.
                 unsafe { self.source.unmap(block, len) }
             }
@@ -131,14 +130,25 @@ impl<S: PageSource> Heap<S> {
     /// Gives the bin of `class` a free pool.
     fn grow(&self, inner: &mut RefMut<'_, Inner>, class: SizeClass) -> bool {
         let pool = inner.arenas.take_pool().or_else(|| {
-            let chunk = MappedChunk::map(&self.source, inner.arenas.next_chunk())?;
-            inner.arenas.add_chunk(chunk);
+            match MappedChunk::map(&self.source, inner.arenas.next_chunk()) {
+                Some(chunk) => inner.arenas.add_chunk(chunk),
+                // The last resort: empty pools that other bins keep.
+                None => Self::drain_bins(inner),
+            }
             inner.arenas.take_pool()
         });
         let Some(pool) = pool else { return false };
         // SAFETY: just taken; owner 0 is that of all pools here.
         unsafe { inner.bins[class.index()].add_pool(pool, class, OWNER) };
         true
+    }
+
+    fn drain_bins(inner: &mut RefMut<'_, Inner>) {
+        for index in 0..CLASS_TABLE {
+            let emptied = inner.bins[index].drain_empty();
+            // SAFETY: all pools come from these arenas.
+            unsafe { emptied.put_back(&mut inner.arenas, 0) };
+        }
     }
 
     /// Gives blocks of `class` back. The order of `blocks` is not kept.
@@ -153,7 +163,7 @@ impl<S: PageSource> Heap<S> {
     pub unsafe fn give(&self, class: SizeClass, blocks: &mut [Block]) {
         let mut inner = self.inner.borrow_mut();
         // SAFETY: the caller's promise; owner 0 is that of all pools here.
-        let given = unsafe { inner.bins[class.index()].give(blocks, OWNER) };
+        let given = unsafe { inner.bins[class.index()].give(blocks, class, OWNER) };
         // SAFETY: all pools come from these arenas.
         unsafe { given.emptied.put_back(&mut inner.arenas, 0) };
         self.release(&mut inner, 1);
@@ -161,6 +171,7 @@ impl<S: PageSource> Heap<S> {
         match given.fault {
             None => {}
             Some(Fault::DoubleFree(block)) => panic!("double free of block {block:p}"),
+            Some(Fault::WrongClass(block, _)) => panic!("block {block:p} has another size class"),
             Some(Fault::NotABlock(block)) => panic!("{block:p} is not the address of a block"),
         }
     }
@@ -186,11 +197,7 @@ impl<S: PageSource> Heap<S> {
     /// Gives all free memory back that makes up 64 KiB or more; returns bytes.
     pub fn trim(&self) -> usize {
         let mut inner = self.inner.borrow_mut();
-        for index in 0..CLASS_TABLE {
-            let emptied = inner.bins[index].drain_empty();
-            // SAFETY: all pools come from these arenas.
-            unsafe { emptied.put_back(&mut inner.arenas, 0) };
-        }
+        Self::drain_bins(&mut inner);
         let mut bytes = self.release(&mut inner, 0);
         while let Some(pools) = inner.arenas.detach_pools(u64::MAX - 1) {
             // SAFETY: all chunks come from this source.
@@ -264,6 +271,7 @@ mod api {
 
     use super::*;
     use allocator_api2::alloc::{AllocError, Allocator};
+    use core::ptr::NonNull;
 
     // SAFETY: blocks stay valid until they are given back or the heap is dropped, which `&Heap`
     // outlives; a copied `&Heap` is the same heap.

@@ -24,6 +24,6 @@ pub use layout_math::{
     SLOT_SIZE, USABLE_POOLS, block_index, blocks_per_pool, reciprocal, round_up,
 };
 pub use page_source::{FailingPages, FixedPages, OsPages, PageSource};
-pub use pool::{Block, Fault};
+pub use pool::{Block, Fault, owner_of};
 pub use size_class::{CLASS_STEP, CLASS_TABLE, CLASSES, MAX_SMALL, SizeClass, class_index};
 pub use walk::{PoolView, Usage};

@@ -3,7 +3,7 @@
 //! ```text
 //! descriptor, 256 bytes: the pool's slot in its arena's metadata pool
 //!   0 next            8 prev            16 reciprocal (4)  20 size (2)   22 capacity (2)
-//!  24 free (2)       26 carved (2)      28 class (1)       29 owner (1)  30 state (1)  31 zero (1)
+//!  24 free (2)       26 carved (2)      28 class (1), owner (1)               30 state (1)  31 zero (1)
 //!  32 bits[28]: bit i of the whole is set if block i was carved and is free
 //!
 //! pool, 16 KiB
@@ -16,6 +16,9 @@
 //! For blocks of 64 bytes and more, all of it lies in one cache line. Free blocks are bits, not a list
 //! through the blocks: they are handed out in address order, a batch needs no memory of
 //! the blocks, and a double free is seen when it arrives here.
+//!
+//! Class and owner share a word, the tag, so that one comparison tells whether a block belongs where it
+//! was given.
 //!
 //! Invariants of a descriptor in use (`class` is not 0):
 //!
@@ -62,8 +65,7 @@ pub(crate) struct PoolDesc {
     capacity: Cell<u16>,
     free: Cell<u16>,
     carved: Cell<u16>,
-    class: Cell<u8>,
-    owner: Cell<u8>,
+    tag: Cell<Tag>,
     state: Cell<u8>,
     zero: Cell<bool>,
     bits: [Cell<u64>; WORDS],
@@ -71,7 +73,7 @@ pub(crate) struct PoolDesc {
 
 const _: () = assert!(offset_of!(PoolDesc, reciprocal) == 16);
 const _: () = assert!(offset_of!(PoolDesc, free) == 24);
-const _: () = assert!(offset_of!(PoolDesc, class) == 28);
+const _: () = assert!(offset_of!(PoolDesc, tag) == 28);
 const _: () = assert!(offset_of!(PoolDesc, bits) == 32);
 const _: () = assert!(size_of::<PoolDesc>() == SLOT_SIZE);
 
@@ -82,6 +84,39 @@ pub enum Fault {
     DoubleFree(Block),
     /// The address is not that of a block of its pool.
     NotABlock(Block),
+    /// The block has another size class than it was given back for: the layout is wrong.
+    WrongClass(Block, Option<SizeClass>),
+}
+
+/// Class and owner of a pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Tag(u16);
+
+impl Tag {
+    #[inline(always)]
+    pub(crate) const fn new(class: SizeClass, owner: u8) -> Tag {
+        Tag(class.index() as u16 | (owner as u16) << 8)
+    }
+
+    #[inline]
+    pub(crate) fn class(self) -> Option<SizeClass> {
+        SizeClass::from_index((self.0 & 0xFF) as usize)
+    }
+
+    #[inline(always)]
+    pub(crate) fn owner(self) -> u8 {
+        (self.0 >> 8) as u8
+    }
+}
+
+/// What [`PoolRef::give`] did.
+pub(crate) struct GivenRun {
+    /// Blocks taken back.
+    pub(crate) count: usize,
+    /// Whether the pool had no free block before.
+    pub(crate) was_full: bool,
+    /// A block that was free already.
+    pub(crate) double_free: Option<Block>,
 }
 
 /// A handle to the descriptor of a pool that was taken from its arena.
@@ -126,8 +161,7 @@ impl PoolRef {
         desc.size.set(class.size() as u16);
         desc.capacity.set(capacity);
         desc.free.set(capacity);
-        desc.class.set(class.index() as u8);
-        desc.owner.set(owner);
+        desc.tag.set(Tag::new(class, owner));
         desc.zero.set(zero);
         pool
     }
@@ -152,8 +186,8 @@ impl PoolRef {
     }
 
     #[inline(always)]
-    pub(crate) fn owner(self) -> u8 {
-        self.owner.get()
+    pub(crate) fn tag(self) -> Tag {
+        self.tag.get()
     }
 
     #[inline]
@@ -166,7 +200,7 @@ impl PoolRef {
     }
 
     pub(crate) fn class(self) -> Option<SizeClass> {
-        SizeClass::from_index(self.class.get() as usize)
+        self.tag.get().class()
     }
 
     #[inline]
@@ -181,7 +215,7 @@ impl PoolRef {
 
     /// Forgets the class: the pool is on its way back to its arena.
     pub(crate) fn retire(self) {
-        self.class.set(0);
+        self.tag.set(Tag(0));
     }
 
     /// Takes blocks for the end of `out` and returns how many: as many as it has and `out` holds.
@@ -234,24 +268,37 @@ impl PoolRef {
         want
     }
 
-    /// Takes back a block that is out. Returns the number of free blocks, this one among them.
+    /// Takes back the first blocks of `blocks`, as far as they lie in this pool.
+    ///
+    /// # Safety
+    ///
+    /// Those blocks are out of this pool, and the caller's.
     #[inline(always)]
-    pub(crate) fn give(self, block: Block) -> Result<u16, Fault> {
+    pub(crate) unsafe fn give(self, blocks: &[Block]) -> GivenRun {
         let desc: &PoolDesc = &self;
-        let offset = block.addr().get() & (POOL_SIZE - 1);
-        let index = block_index(offset, desc.reciprocal.get());
-        let Some(word) = desc.bits.get(index / 64) else {
-            return Err(Fault::NotABlock(block));
-        };
-        let bit = 1u64 << (index % 64);
-        let bits = word.get();
-        if bits & bit != 0 {
-            return Err(Fault::DoubleFree(block));
+        let base = self.base().addr().get();
+        let reciprocal = desc.reciprocal.get();
+        let mut run = GivenRun { count: 0, was_full: desc.free.get() == 0, double_free: None };
+        for block in blocks {
+            let offset = block.addr().get().wrapping_sub(base);
+            if offset >= POOL_SIZE {
+                break;
+            }
+            let index = block_index(offset, reciprocal);
+            // SAFETY: a block of this pool has an index below its capacity.
+            let word = unsafe { desc.bits.get_unchecked(index / 64) };
+            let bit = 1u64 << (index % 64);
+            let bits = word.get();
+            if bits & bit != 0 {
+                run.double_free = Some(*block);
+                break;
+            }
+            word.set(bits | bit);
+            run.count += 1;
         }
-        word.set(bits | bit);
-        let free = desc.free.get().wrapping_add(1);
-        desc.free.set(free);
-        Ok(free)
+        // At most as many as were out: the sum is at most the capacity.
+        desc.free.set(desc.free.get().wrapping_add(run.count as u16));
+        run
     }
 
     /// Calls `f` with every block that is out.
@@ -299,4 +346,16 @@ impl PoolRef {
         }
         Ok(())
     }
+}
+
+/// The owner that was named when the pool of `block` was added to a bin. Reads the descriptor.
+///
+/// # Safety
+///
+/// `block` is out of a pool of some bin.
+#[inline]
+pub unsafe fn owner_of(block: Block) -> u8 {
+    // SAFETY: the caller's promise; while a block is out its pool's tag does not change (1).
+    let pool = unsafe { PoolRef::of_block(block) };
+    pool.tag().owner()
 }

@@ -31,7 +31,7 @@ impl PoolView {
 
     /// Owner that was named when the pool was added to a bin.
     pub fn owner(&self) -> u8 {
-        self.pool.owner()
+        self.pool.tag().owner()
     }
 
     /// Blocks that are out: in a program's hands or in a cache.

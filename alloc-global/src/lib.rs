@@ -1,78 +1,58 @@
-//! `PoolAlloc`: scaffold of the face, every request to the fallback.
-use std::alloc::{GlobalAlloc, Layout, System};
+//! `PoolAlloc`, a global allocator modelled on Python's: arenas, pools and blocks in size classes, with a
+//! cache per thread.
+//!
+//! No unsafe here; the modules say what they use it for.
 
-/// The allocator.
-#[derive(Debug)]
-pub struct PoolAlloc<F: GlobalAlloc = System> {
-    fallback: F,
-}
+mod cache;
+mod fatal;
+mod fork;
+mod lock;
+mod pool_alloc;
+mod shared;
+mod stats;
+mod thread;
 
-impl PoolAlloc<System> {
-    /// With the system allocator as fallback.
-    pub const fn new() -> Self {
-        PoolAlloc { fallback: System }
-    }
-}
+pub use pool_alloc::PoolAlloc;
+pub use stats::{Stats, stats};
 
-impl Default for PoolAlloc<System> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+use core::fmt;
 
-impl<F: GlobalAlloc> PoolAlloc<F> {
-    /// With another fallback.
-    pub const fn with_fallback(fallback: F) -> Self {
-        PoolAlloc { fallback }
-    }
-}
-
-// SAFETY: forwards to an allocator that keeps the contract.
-unsafe impl<F: GlobalAlloc> GlobalAlloc for PoolAlloc<F> {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's contract is the fallback's.
-        unsafe { self.fallback.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller's contract is the fallback's.
-        unsafe { self.fallback.dealloc(ptr, layout) }
-    }
-}
-
-/// Counters.
-#[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Allocations.
-    pub allocs: u64,
-    /// Deallocations.
-    pub deallocs: u64,
-    /// Reallocations.
-    pub reallocs: u64,
-    /// Live blocks.
-    pub live_blocks: u64,
-    /// Live bytes.
-    pub live_bytes: u64,
-    /// Peak.
-    pub peak_live_bytes: u64,
-    /// Arenas.
-    pub arenas: u64,
-    /// Mapped bytes.
-    pub mapped_bytes: u64,
-    /// Free bytes.
-    pub free_bytes: u64,
-    /// Fallback blocks.
-    pub fallback_live_blocks: u64,
-    /// Fallback bytes.
-    pub fallback_live_bytes: u64,
-}
-
-/// Counters now.
-pub fn stats() -> Stats {
-    Stats::default()
-}
-
-/// Hands memory back.
+/// Gives free memory back to the system now, and returns how many bytes.
+///
+/// Empties the calling thread's cache, then gives back all empty arenas and, in arenas still in
+/// use, free pools by runs of 64 KiB. Costs a system call for each of them.
 pub fn trim() -> usize {
-    0
+    thread::flush();
+    shared::trim()
+}
+
+/// Gives the blocks that the calling thread's cache holds back to the shared heaps.
+///
+/// For a thread that will rest for long: other threads can then use what it freed.
+pub fn thread_flush() {
+    thread::flush();
+}
+
+/// An invariant that does not hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Violation(&'static str);
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Violation {}
+
+/// Verifies every numbered invariant of the shared heaps, pools and arenas.
+///
+/// All other threads wait at their next slow path meanwhile; it costs a step per pool and block word. For
+/// tests, and for a program that suspects that something wrote where it should not.
+///
+/// # Errors
+///
+/// The first breach found.
+pub fn check() -> Result<(), Violation> {
+    shared::check().map(drop).map_err(Violation)
 }

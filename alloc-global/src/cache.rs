@@ -1,0 +1,309 @@
+//! A thread's cache: an array of free blocks per size class, in front of the shared heaps.
+//!
+//! ```text
+//! Cache
+//!     0  bins[65]: { len (4), cap (4), allocs (8) } per class, index 0 unused
+//!  1040  slots[65][64]: the blocks of class c are slots[c][0..len], last in first out
+//!        cold part: links, counters that the slow path keeps
+//!
+//!          0            len         cap       64
+//! slots[c] [b][b][b][b][b]............|........     alloc: take slots[c][len - 1]
+//!           oldest      newest                      free:  put slots[c][len]
+//! ```
+//!
+//! An array of addresses, unlike a list through the blocks, touches no block: blocks that are cold
+//! when freed stay so, and batches move without following links (Bonwick's magazines, 2001).
+//! Full, the older half goes back to the heaps; empty, half an array is taken.
+//!
+//! Invariants:
+//!
+//! 1. `len <= cap <= 64` for every class; `len = cap = 0` for index 0 and in the statics
+//!    `NOT_ATTACHED` and `DETACHED`: there every operation takes the slow path.
+//! 2. `slots[c][..len]` are blocks of class c out of the shared heaps, each in one cache once.
+//! 3. Only the thread that the cache is attached to writes to it; `len` and the counters are read
+//!    by others, which is why they are atomic.
+//! 4. Bit c - 1 of `used` is set if `cap` of class c is not 0.
+//!
+//! It does not know how threads find their cache: that is `thread`.
+
+use crate::shared;
+use alloc_core::{Block, CLASS_TABLE, SizeClass};
+use core::cell::{Cell, UnsafeCell};
+use core::mem::{MaybeUninit, offset_of};
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+/// Slots per class.
+const SLOTS: usize = 64;
+
+/// Bytes of blocks that one class may hold; large classes have fewer slots in use.
+const CLASS_BYTES: usize = 8 << 10;
+
+/// A new array starts with room for this many blocks and doubles with every miss.
+const FIRST_CAP: u32 = 8;
+
+/// The greatest capacity of a class's array.
+const fn max_cap(class: SizeClass) -> u32 {
+    let fit = CLASS_BYTES / class.size();
+    if fit > SLOTS { SLOTS as u32 } else { fit as u32 }
+}
+
+/// Head of the array of one class.
+#[repr(C)]
+struct CacheBin {
+    len: AtomicU32,
+    cap: Cell<u32>,
+    /// Blocks handed out by this array since the process began.
+    allocs: AtomicU64,
+}
+
+impl CacheBin {
+    const fn new() -> CacheBin {
+        CacheBin { len: AtomicU32::new(0), cap: Cell::new(0), allocs: AtomicU64::new(0) }
+    }
+}
+
+type Slot = UnsafeCell<MaybeUninit<Block>>;
+
+/// See the head of this file.
+#[repr(C, align(64))]
+pub(crate) struct Cache {
+    bins: [CacheBin; CLASS_TABLE],
+    slots: [[Slot; SLOTS]; CLASS_TABLE],
+    /// All caches ever made; set once, before the cache can be found.
+    pub(crate) next_all: AtomicPtr<Cache>,
+    /// Caches that wait for a thread; guarded by the lock on their list.
+    pub(crate) next_idle: Cell<Option<&'static Cache>>,
+    /// The heap that this cache takes blocks from.
+    pub(crate) heap: Cell<u8>,
+    /// Which classes have an array (4).
+    used: Cell<u64>,
+    /// Counters of the slow path, written by the owner only.
+    pub(crate) counters: Counters,
+}
+
+/// What is counted beside `allocs`; all written by the cache's owner only.
+pub(crate) struct Counters {
+    /// Calls of `realloc`.
+    pub(crate) reallocs: AtomicU64,
+    /// Blocks that `realloc` allocated to move into: they are in `allocs` of a class too.
+    pub(crate) moves: AtomicU64,
+    /// Blocks that `realloc` moved into the fallback: they are in `fallback_allocs` too.
+    pub(crate) fallback_allocs: AtomicU64,
+    pub(crate) fallback_frees: AtomicU64,
+    /// Bytes of layouts, wrapping; live bytes are the difference over all threads.
+    pub(crate) fallback_bytes_in: AtomicU64,
+    pub(crate) fallback_bytes_out: AtomicU64,
+}
+
+impl Counters {
+    const fn new() -> Self {
+        Counters {
+            reallocs: AtomicU64::new(0),
+            moves: AtomicU64::new(0),
+            fallback_allocs: AtomicU64::new(0),
+            fallback_frees: AtomicU64::new(0),
+            fallback_bytes_in: AtomicU64::new(0),
+            fallback_bytes_out: AtomicU64::new(0),
+        }
+    }
+}
+
+/// Adds to a counter that only this thread writes.
+#[inline(always)]
+pub(crate) fn bump(counter: &AtomicU64, by: u64) {
+    // Relaxed, and no read-modify-write: one writer; readers want a recent value, no order.
+    counter.store(counter.load(Relaxed).wrapping_add(by), Relaxed);
+}
+
+const _: () = assert!(offset_of!(Cache, slots) == 1040);
+const _: () = assert!(size_of::<CacheBin>() == 16);
+
+// SAFETY: by invariant 3 all that is not atomic is touched by one thread at a time: the owner, or who
+// holds the lock on the list of idle caches.
+unsafe impl Sync for Cache {}
+
+impl Cache {
+    pub(crate) const fn new() -> Cache {
+        Cache {
+            bins: [const { CacheBin::new() }; CLASS_TABLE],
+            slots: [const { [const { UnsafeCell::new(MaybeUninit::uninit()) }; SLOTS] };
+                CLASS_TABLE],
+            next_all: AtomicPtr::new(null_mut()),
+            next_idle: Cell::new(None),
+            heap: Cell::new(0),
+            used: Cell::new(0),
+            counters: Counters::new(),
+        }
+    }
+
+    /// Takes the newest block of a class, if there is one. The fast path of `alloc`.
+    ///
+    /// # Safety
+    ///
+    /// `index` is at most 64; the cache is that of the calling thread.
+    #[inline(always)]
+    pub(crate) unsafe fn pop(&self, index: usize) -> Option<Block> {
+        // SAFETY: `index` is at most 64.
+        let bin = unsafe { self.bins.get_unchecked(index) };
+        // Relaxed, here and below: `len` and `allocs` have one writer (3).
+        let len = bin.len.load(Relaxed).checked_sub(1)?;
+        bin.len.store(len, Relaxed);
+        bump(&bin.allocs, 1);
+        // SAFETY: `index` is at most 64.
+        let slots = unsafe { self.slots.get_unchecked(index) };
+        // SAFETY: `len` was below the old length, at most 64 (1).
+        let slot = unsafe { slots.get_unchecked(len as usize) };
+        // SAFETY: the owner's access (3).
+        let slot = unsafe { slot.get().read() };
+        // SAFETY: below the length: a block (2).
+        Some(unsafe { slot.assume_init() })
+    }
+
+    /// Puts a block into the array of its class, if there is room. The fast path of `dealloc`.
+    ///
+    /// # Safety
+    ///
+    /// `index` is at most 64; the cache is that of the calling thread; the block is of that class
+    /// and the caller's.
+    #[inline(always)]
+    pub(crate) unsafe fn push(&self, index: usize, block: Block) -> bool {
+        // SAFETY: `index` is at most 64.
+        let bin = unsafe { self.bins.get_unchecked(index) };
+        // Relaxed, here and below: `len` has one writer (3).
+        let len = bin.len.load(Relaxed);
+        if len >= bin.cap.get() {
+            return false;
+        }
+        // SAFETY: `index` is at most 64.
+        let slots = unsafe { self.slots.get_unchecked(index) };
+        // SAFETY: `len` is below `cap`, at most 64 (1).
+        let slot = unsafe { slots.get_unchecked(len as usize) };
+        // SAFETY: the owner's access (3).
+        unsafe { slot.get().write(MaybeUninit::new(block)) };
+        bin.len.store(len + 1, Relaxed);
+        true
+    }
+
+    fn bin(&self, class: SizeClass) -> &CacheBin {
+        // SAFETY: a class is at most 64.
+        unsafe { self.bins.get_unchecked(class.index()) }
+    }
+
+    /// The first `count` slots of a class.
+    ///
+    /// # Safety
+    ///
+    /// The cache is that of the calling thread, and no other reference to these slots is alive.
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "slots are in UnsafeCells; the caller promises that it is alone"
+    )]
+    unsafe fn slots(&self, class: SizeClass, count: u32) -> &mut [MaybeUninit<Block>] {
+        // SAFETY: a class is at most 64.
+        let slots = unsafe { self.slots.get_unchecked(class.index()) };
+        let first: *mut MaybeUninit<Block> = slots.as_ptr().cast_mut().cast();
+        let count = (count as usize).min(SLOTS);
+        // SAFETY: inside the array; `UnsafeCell` lets it be written; the caller is alone.
+        unsafe { core::slice::from_raw_parts_mut(first, count) }
+    }
+
+    /// Doubles the capacity of a class, up to its greatest. Returns the new one.
+    fn grow(&self, class: SizeClass) -> u32 {
+        let bin = self.bin(class);
+        let cap = (bin.cap.get() * 2).max(FIRST_CAP).min(max_cap(class));
+        bin.cap.set(cap);
+        self.used.set(self.used.get() | 1 << (class.index() - 1));
+        cap
+    }
+
+    /// Takes blocks from the heap and hands one out; null where there are none.
+    ///
+    /// # Safety
+    ///
+    /// The cache is that of the calling thread.
+    pub(crate) unsafe fn refill(&self, class: SizeClass) -> *mut u8 {
+        let want = self.grow(class) / 2;
+        // SAFETY: the caller's promise; the array is empty, or its blocks are kept out of it below.
+        if let Some(block) = unsafe { self.pop(class.index()) } {
+            return block.as_ptr();
+        }
+        // SAFETY: the caller's promise.
+        let slots = unsafe { self.slots(class, want) };
+        let got = shared::take(self.heap.get(), class, slots);
+        if got < want as usize {
+            slots.copy_within(want as usize - got.., 0);
+        }
+        // Relaxed: one writer (3).
+        self.bin(class).len.store(got as u32, Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { self.pop(class.index()) }.map_or(null_mut(), NonNull::as_ptr)
+    }
+
+    /// Makes room in the array of a class, by growing it or giving its older half back, and puts
+    /// the block in.
+    ///
+    /// # Safety
+    ///
+    /// As for [`push`](Cache::push).
+    pub(crate) unsafe fn spill(&self, class: SizeClass, block: Block) {
+        let cap = self.bin(class).cap.get();
+        if cap < max_cap(class) {
+            self.grow(class);
+        } else {
+            // SAFETY: the caller's promise.
+            unsafe { self.give_oldest(class, cap / 2) };
+        }
+        // SAFETY: the caller's promise; there is room now.
+        unsafe { self.push(class.index(), block) };
+    }
+
+    /// Gives the `count` oldest blocks of a class back to the heaps; `count` is at most `len`.
+    ///
+    /// # Safety
+    ///
+    /// The cache is that of the calling thread.
+    unsafe fn give_oldest(&self, class: SizeClass, count: u32) {
+        let bin = self.bin(class);
+        let len = bin.len.load(Relaxed);
+        // SAFETY: the caller's promise.
+        let slots = unsafe { self.slots(class, len) };
+        let Some((oldest, _)) = slots.split_at_mut_checked(count as usize) else { return };
+        // SAFETY: slots below `len` are initialised (2), and both types have one layout.
+        let oldest = unsafe { &mut *(core::ptr::from_mut(oldest) as *mut [Block]) };
+        // SAFETY: blocks of this class (2), which this thread owns and forgets below.
+        unsafe { shared::give(class, oldest) };
+        slots.copy_within(count as usize.., 0);
+        bin.len.store(len - count, Relaxed);
+    }
+
+    /// Gives everything back. The arrays stay, with their first capacity.
+    ///
+    /// # Safety
+    ///
+    /// The cache is that of the calling thread.
+    pub(crate) unsafe fn flush(&self, forget_caps: bool) {
+        let mut used = self.used.get();
+        while used != 0 {
+            let index = used.trailing_zeros() as usize + 1;
+            used &= used - 1;
+            let Some(class) = SizeClass::from_index(index) else { continue };
+            let bin = self.bin(class);
+            // SAFETY: the caller's promise.
+            unsafe { self.give_oldest(class, bin.len.load(Relaxed)) };
+            if forget_caps {
+                bin.cap.set(0);
+            }
+        }
+        if forget_caps {
+            self.used.set(0);
+        }
+    }
+
+    /// Blocks of a class that lie in this cache, and blocks it handed out since the process began.
+    pub(crate) fn counts(&self, class: SizeClass) -> (u64, u64) {
+        let bin = self.bin(class);
+        // Relaxed: exact for the owner and when its thread rests, else recent.
+        (bin.len.load(Relaxed) as u64, bin.allocs.load(Relaxed))
+    }
+}

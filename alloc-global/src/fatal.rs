@@ -1,0 +1,96 @@
+//! The end of the process when a caller breaks the contract of `GlobalAlloc`: one line, then abort.
+//!
+//! ```text
+//! poolalloc: double free: block 0x7f0012345678 size 48
+//! ```
+//!
+//! The line is put together in a buffer on the stack and written with one `write`: nothing here
+//! allocates, formats through `core::fmt` or panics. The wording is stable: tests and users match it.
+
+/// A line of bounded length under construction. What does not fit is cut.
+pub(crate) struct Line {
+    bytes: [u8; 256],
+    len: usize,
+}
+
+impl Line {
+    /// A line that starts with `poolalloc: `.
+    pub(crate) fn new() -> Line {
+        Line { bytes: [0; 256], len: 0 }.text("poolalloc: ")
+    }
+
+    pub(crate) fn text(self, text: &str) -> Line {
+        self.raw(text.as_bytes())
+    }
+
+    pub(crate) fn raw(mut self, text: &[u8]) -> Line {
+        let rest = self.bytes.get_mut(self.len..).unwrap_or_default();
+        for (to, from) in rest.iter_mut().zip(text) {
+            *to = *from;
+            self.len += 1;
+        }
+        self
+    }
+
+    pub(crate) fn number(self, number: usize) -> Line {
+        self.digits(number, 10)
+    }
+
+    pub(crate) fn address(self, address: usize) -> Line {
+        self.text("0x").digits(address, 16)
+    }
+
+    fn digits(self, mut number: usize, base: usize) -> Line {
+        let mut digits = [0u8; 20];
+        let mut used = 0;
+        for slot in digits.iter_mut().rev() {
+            let digit = (number % base) as u8;
+            *slot = if digit < 10 { b'0' + digit } else { b'a' + digit - 10 };
+            number /= base;
+            used += 1;
+            if number == 0 {
+                break;
+            }
+        }
+        let start = digits.len() - used;
+        self.raw(digits.get(start..).unwrap_or_default())
+    }
+
+    /// Writes the line, and a line feed, to standard error.
+    pub(crate) fn write(self) {
+        let line = self.raw(b"\n");
+        // SAFETY: `len` bytes of the buffer; `write` only reads them.
+        unsafe { libc::write(libc::STDERR_FILENO, line.bytes.as_ptr().cast(), line.len) };
+    }
+
+    /// Writes the line and aborts the process.
+    pub(crate) fn abort(self) -> ! {
+        self.write();
+        // SAFETY: always callable.
+        unsafe { libc::abort() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(line: &Line) -> &str {
+        std::str::from_utf8(&line.bytes[..line.len]).unwrap()
+    }
+
+    #[test]
+    fn numbers_are_written_in_full() {
+        let line = Line::new().number(0).text(" ").number(usize::MAX).text(" ").address(0xdead0);
+        assert_eq!(text(&line), "poolalloc: 0 18446744073709551615 0xdead0");
+    }
+
+    #[test]
+    fn a_long_line_is_cut() {
+        let mut line = Line::new();
+        for _ in 0..100 {
+            line = line.text("0123456789");
+        }
+        assert_eq!(line.len, 256);
+    }
+}

@@ -1,0 +1,35 @@
+//! `fork` in a process with threads: the child finds every heap whole.
+//!
+//! Before a fork the forking thread takes all locks in one order; parent and child free them. glibc does
+//! not run the handlers of concurrent forks one after the other, so there is no counter and no state here: two
+//! forks simply take the same locks in the same order.
+//!
+//! The child has one thread. Caches of the parent's other threads stay as they are, attached to nobody: what
+//! they held is lost to the child, at most what a cache may hold for each thread.
+
+use crate::{lock, shared, thread};
+use core::sync::atomic::{AtomicBool, Ordering};
+
+/// Registers the handlers, once; called when the first thread gets its cache.
+pub(crate) fn register() {
+    static REGISTERED: AtomicBool = AtomicBool::new(false);
+    // Relaxed: only decides who registers.
+    if REGISTERED.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    // SAFETY: the handlers fit their signatures and are never unloaded before the process ends.
+    unsafe { libc::pthread_atfork(Some(prepare), Some(after), Some(after)) };
+}
+
+unsafe extern "C" fn prepare() {
+    thread::lock_idle();
+    shared::lock_all();
+    // Handlers of others that run now may allocate; this thread must not wait for itself.
+    lock::set_holds_all(true);
+}
+
+unsafe extern "C" fn after() {
+    lock::set_holds_all(false);
+    shared::unlock_all();
+    thread::unlock_idle();
+}

@@ -1,0 +1,210 @@
+//! A lock that neither allocates nor poisons, for critical sections of about a microsecond.
+//!
+//! Three states, as in Drepper's "Futexes Are Tricky" (2011): 0 free, 1 held, 2 held and someone may
+//! wait. A thread spins shortly, then sleeps in the kernel, so that a holder that lost its
+//! processor is not starved by those who wait for it.
+//!
+//! One lock at a time: no code waits for a lock while it holds another. The one exception is `fork`, which takes
+//! all of them in one order (see there); the thread that does may then "take" any lock again.
+
+use core::cell::{Cell, UnsafeCell};
+use core::ops::{Deref, DerefMut};
+use core::sync::atomic::{AtomicU32, Ordering};
+use crossbeam_utils::Backoff;
+
+const FREE: u32 = 0;
+const HELD: u32 = 1;
+const WAITED_FOR: u32 = 2;
+
+thread_local! {
+    /// Whether this thread holds every lock, because it is forking.
+    static HOLDS_ALL: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A value behind a lock.
+#[derive(Debug)]
+pub(crate) struct Lock<T> {
+    state: AtomicU32,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: the value is reached by the holder only, one thread at a time.
+unsafe impl<T: Send> Sync for Lock<T> {}
+
+/// The lock is held for as long as this lives.
+pub(crate) struct Guard<'a, T> {
+    lock: &'a Lock<T>,
+    /// Whether dropping frees the lock: not while this thread holds them all.
+    frees: bool,
+}
+
+impl<T> Lock<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Lock { state: AtomicU32::new(FREE), value: UnsafeCell::new(value) }
+    }
+
+    /// Waits until the lock is free and takes it.
+    #[inline]
+    pub(crate) fn lock(&self) -> Guard<'_, T> {
+        // Acquire: pairs with the Release in `unlock` of the holder before.
+        let taken = self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed);
+        let frees = taken.is_ok() || self.lock_contended();
+        Guard { lock: self, frees }
+    }
+
+    /// Returns whether the lock must be freed again.
+    #[cold]
+    #[inline(never)]
+    fn lock_contended(&self) -> bool {
+        if HOLDS_ALL.get() {
+            return false;
+        }
+        let backoff = Backoff::new();
+        while !backoff.is_completed() {
+            // Relaxed: only a hint; the exchange below synchronises.
+            if self.state.load(Ordering::Relaxed) == FREE
+                // Acquire: pairs with the Release in `unlock` of the holder before.
+                && self
+                    .state
+                    .compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed)
+                    .is_ok()
+            {
+                return true;
+            }
+            backoff.snooze();
+        }
+        // From here on `unlock` must wake us: the state says so. Acquire: as above.
+        while self.state.swap(WAITED_FOR, Ordering::Acquire) != FREE {
+            futex::wait(&self.state, WAITED_FOR);
+        }
+        true
+    }
+
+    #[inline]
+    fn unlock(&self) {
+        // Release: pairs with the Acquire of the next holder.
+        if self.state.swap(FREE, Ordering::Release) == WAITED_FOR {
+            futex::wake_one(&self.state);
+        }
+    }
+
+    /// Takes the lock without a guard, on behalf of a fork.
+    pub(crate) fn lock_for_fork(&self) {
+        core::mem::forget(self.lock());
+    }
+
+    /// Frees the lock that `lock_for_fork` took, in the parent or the child.
+    pub(crate) fn unlock_after_fork(&self) {
+        self.unlock();
+    }
+}
+
+/// Says whether this thread holds every lock from here on.
+pub(crate) fn set_holds_all(holds: bool) {
+    HOLDS_ALL.set(holds);
+}
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: the lock is held by this thread.
+        unsafe { &*self.lock.value.get() }
+    }
+}
+
+impl<T> DerefMut for Guard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: the lock is held by this thread, and the guard is borrowed exclusively.
+        unsafe { &mut *self.lock.value.get() }
+    }
+}
+
+impl<T> Drop for Guard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.frees {
+            self.lock.unlock();
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod futex {
+    //! Sleeping until a word changes. `errno` is left as it was.
+
+    use core::sync::atomic::AtomicU32;
+
+    fn futex(word: &AtomicU32, operation: i32, value: u32) {
+        // SAFETY: always callable; valid for the life of the thread.
+        let errno = unsafe { libc::__errno_location() };
+        // SAFETY: valid, see above.
+        let before = unsafe { errno.read() };
+        let no_timeout = core::ptr::null::<libc::timespec>();
+        let operation = operation | libc::FUTEX_PRIVATE_FLAG;
+        // SAFETY: the word is alive for the call; the kernel only reads it.
+        unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), operation, value, no_timeout) };
+        // SAFETY: valid, see above.
+        unsafe { errno.write(before) };
+    }
+
+    /// Sleeps while `word` holds `value`; may return early.
+    pub(super) fn wait(word: &AtomicU32, value: u32) {
+        futex(word, libc::FUTEX_WAIT, value);
+    }
+
+    pub(super) fn wake_one(word: &AtomicU32) {
+        futex(word, libc::FUTEX_WAKE, 1);
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod futex {
+    //! Where there is no futex: give the processor away.
+
+    use core::sync::atomic::AtomicU32;
+
+    pub(super) fn wait(_word: &AtomicU32, _value: u32) {
+        // SAFETY: always callable.
+        unsafe { libc::sched_yield() };
+    }
+
+    pub(super) fn wake_one(_word: &AtomicU32) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn increments_under_the_lock_are_not_lost() {
+        static COUNT: Lock<u64> = Lock::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    for round in 0..20_000 {
+                        let mut count = COUNT.lock();
+                        let before = *count;
+                        if round % 1000 == 0 {
+                            std::thread::yield_now();
+                        }
+                        *count = before + 1;
+                    }
+                });
+            }
+        });
+        assert_eq!(*COUNT.lock(), 320_000);
+    }
+
+    #[test]
+    fn a_thread_that_holds_all_does_not_wait_for_itself() {
+        let lock = Lock::new(1);
+        lock.lock_for_fork();
+        set_holds_all(true);
+        *lock.lock() += 1;
+        set_holds_all(false);
+        lock.unlock_after_fork();
+        assert_eq!(*lock.lock(), 2);
+    }
+}

@@ -1,0 +1,183 @@
+//! `PoolAlloc`: the face of `GlobalAlloc`.
+//!
+//! The fast paths are inlined into `__rust_alloc` and, with fat LTO, into their callers, where the size
+//! class of a constant layout folds away. Everything else is cold and out of line, so that the
+//! part that is inlined stays small: what grew it made every call site slower.
+
+use crate::cache::Counters;
+use crate::thread;
+use alloc_core::{CLASSES, class_index};
+use core::alloc::{GlobalAlloc, Layout};
+use core::ptr::{NonNull, null_mut};
+use std::alloc::System;
+
+/// A global allocator: requests up to 512 bytes come from size-classed pools, larger ones
+/// from the fallback `F`.
+///
+/// ```
+/// use alloc_global::PoolAlloc;
+///
+/// #[global_allocator]
+/// static ALLOC: PoolAlloc = PoolAlloc::new();
+///
+/// let numbers: Vec<Box<u64>> = (0..1000).map(Box::new).collect();
+/// assert!(alloc_global::stats().live_blocks >= 1000);
+/// # drop(numbers);
+/// ```
+///
+/// All values of this type share one set of pools and thread caches; they differ in their fallback
+/// only. It never panics: what cannot be served is null, as the trait has it. A breach of the
+/// trait's contract that is noticed (a double free, a wrong layout) ends the process with one line
+/// on standard error that starts with `poolalloc: `.
+#[derive(Debug, Default)]
+pub struct PoolAlloc<F: GlobalAlloc = System> {
+    fallback: F,
+}
+
+impl PoolAlloc<System> {
+    /// With the system allocator as fallback.
+    pub const fn new() -> Self {
+        PoolAlloc { fallback: System }
+    }
+}
+
+impl<F: GlobalAlloc> PoolAlloc<F> {
+    /// With another allocator as fallback.
+    ///
+    /// ```
+    /// use alloc_global::PoolAlloc;
+    /// use std::alloc::System;
+    /// static ALLOC: PoolAlloc<System> = PoolAlloc::with_fallback(System);
+    /// ```
+    pub const fn with_fallback(fallback: F) -> Self {
+        PoolAlloc { fallback }
+    }
+
+    /// Whether requests of this layout are served by pools.
+    #[inline(always)]
+    fn class(layout: Layout) -> Option<usize> {
+        let index = class_index(layout.size(), layout.align());
+        if index <= CLASSES { Some(index) } else { None }
+    }
+
+    #[cold]
+    #[inline(never)]
+    unsafe fn alloc_large(&self, layout: Layout, zeroed: bool) -> *mut u8 {
+        let block = if zeroed {
+            // SAFETY: the caller's contract is the fallback's.
+            unsafe { self.fallback.alloc_zeroed(layout) }
+        } else {
+            // SAFETY: the caller's contract is the fallback's.
+            unsafe { self.fallback.alloc(layout) }
+        };
+        if !block.is_null() {
+            count_in(layout.size());
+        }
+        block
+    }
+
+    #[cold]
+    #[inline(never)]
+    unsafe fn dealloc_large(&self, block: *mut u8, layout: Layout) {
+        count_out(layout.size());
+        // SAFETY: the caller's contract is the fallback's; it came from there with this layout.
+        unsafe { self.fallback.dealloc(block, layout) };
+    }
+
+    /// `realloc` where the block may have to move.
+    #[cold]
+    #[inline(never)]
+    unsafe fn realloc_slow(&self, block: *mut u8, layout: Layout, new: Layout) -> *mut u8 {
+        if Self::class(layout).is_none() && Self::class(new).is_none() {
+            // SAFETY: the caller's contract is the fallback's.
+            let moved = unsafe { self.fallback.realloc(block, layout, new.size()) };
+            if !moved.is_null() {
+                thread::count(|c: &Counters| &c.fallback_bytes_in, new.size() as u64);
+                thread::count(|c: &Counters| &c.fallback_bytes_out, layout.size() as u64);
+            }
+            return moved;
+        }
+        // SAFETY: the caller promises that the new size is not 0 and fits a layout.
+        let moved = unsafe { self.alloc(new) };
+        if moved.is_null() {
+            return null_mut();
+        }
+        thread::count(|c: &Counters| &c.moves, 1);
+        let kept = layout.size().min(new.size());
+        // SAFETY: both blocks are at least as large, and distinct.
+        unsafe { block.copy_to_nonoverlapping(moved, kept) };
+        // SAFETY: the caller gives the block up.
+        unsafe { self.dealloc(block, layout) };
+        moved
+    }
+}
+
+fn count_in(bytes: usize) {
+    thread::count(|c: &Counters| &c.fallback_allocs, 1);
+    thread::count(|c: &Counters| &c.fallback_bytes_in, bytes as u64);
+}
+
+fn count_out(bytes: usize) {
+    thread::count(|c: &Counters| &c.fallback_frees, 1);
+    thread::count(|c: &Counters| &c.fallback_bytes_out, bytes as u64);
+}
+
+// SAFETY: blocks of pools are distinct, stay valid until freed, and keep size and alignment by the
+// construction of size classes; other requests are the fallback's, with unchanged layouts. Nothing
+// here unwinds.
+unsafe impl<F: GlobalAlloc> GlobalAlloc for PoolAlloc<F> {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let Some(index) = Self::class(layout) else {
+            // SAFETY: the caller's contract.
+            return unsafe { self.alloc_large(layout, false) };
+        };
+        // SAFETY: `index` is at most 64; the cache is this thread's.
+        match unsafe { thread::cache().pop(index) } {
+            Some(block) => block.as_ptr(),
+            None => thread::alloc_slow(index),
+        }
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        let Some(index) = Self::class(layout) else {
+            // SAFETY: the caller's contract.
+            return unsafe { self.dealloc_large(block, layout) };
+        };
+        // SAFETY: the caller's contract: it came from `alloc`, which was not null.
+        let block = unsafe { NonNull::new_unchecked(block) };
+        // SAFETY: `index` is at most 64; the cache is this thread's; the layout is that of `alloc`.
+        if !unsafe { thread::cache().push(index, block) } {
+            // SAFETY: as above.
+            unsafe { thread::dealloc_slow(index, block) };
+        }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if Self::class(layout).is_none() {
+            // SAFETY: the caller's contract.
+            return unsafe { self.alloc_large(layout, true) };
+        }
+        // SAFETY: the caller's contract.
+        let block = unsafe { self.alloc(layout) };
+        if !block.is_null() {
+            // SAFETY: at least `size` bytes that are the caller's.
+            unsafe { block.write_bytes(0, layout.size()) };
+        }
+        block
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        // SAFETY: the caller promises that the new size, rounded up to the alignment, fits isize.
+        let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
+        thread::count(|c: &Counters| &c.reallocs, 1);
+        match (Self::class(layout), Self::class(new)) {
+            (Some(old), Some(new)) if old == new => block,
+            // SAFETY: the caller's contract.
+            _ => unsafe { self.realloc_slow(block, layout, new) },
+        }
+    }
+}

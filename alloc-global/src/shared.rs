@@ -1,0 +1,269 @@
+//! The heaps that all threads share: bins by heap and class, each with a lock, over one set of arenas.
+//!
+//! ```text
+//! thread caches     [ ][ ][ ][ ][ ][ ]          half an array at a time
+//!                     \  |  /  \  |  /
+//! heaps             heap 0 ... heap 3           a lock per heap and class
+//!                          \  /
+//! arenas                one lock                a pool at a time
+//!                           |
+//! page source           no lock held            a chunk at a time
+//! ```
+//!
+//! No pool belongs to a thread. A block goes back to the heap whose number its pool's descriptor
+//! carries, whoever frees it; so nothing is adopted when a thread ends, and there are no
+//! lists of remote frees.
+//!
+//! Invariants (beside those of alloc-core):
+//!
+//! 1. All pools of bin `[heap][class]` carry that class and the owner `heap`.
+//! 2. All pools come from `ARENAS`, all chunks from `OsPages`.
+//! 3. No lock is held during a system call, and never two at once (fork excepted).
+
+use crate::fatal::Line;
+use crate::lock::Lock;
+use alloc_core::{
+    Arenas, Bin, Block, CLASS_TABLE, Emptied, Fault, MappedChunk, OsPages, SizeClass, Usage,
+    owner_of,
+};
+use core::mem::MaybeUninit;
+use crossbeam_utils::CachePadded;
+
+/// Number of heaps. Threads are spread over them; docs/scaling.md says how many cores that carries.
+pub(crate) const HEAPS: usize = 4;
+
+type Bins = [CachePadded<Lock<Bin>>; CLASS_TABLE];
+
+static BINS: [Bins; HEAPS] =
+    [const { [const { CachePadded::new(Lock::new(Bin::new())) }; CLASS_TABLE] }; HEAPS];
+
+static ARENAS: CachePadded<Lock<Arenas>> = CachePadded::new(Lock::new(Arenas::new()));
+
+fn bin(heap: u8, class: SizeClass) -> Option<&'static Lock<Bin>> {
+    Some(BINS.get(heap as usize)?.get(class.index())?)
+}
+
+/// Takes blocks for the end of `out`, lowest address last. Returns how many: at least one unless the
+/// system has no more memory.
+pub(crate) fn take(heap: u8, class: SizeClass, out: &mut [MaybeUninit<Block>]) -> usize {
+    let Some(bin) = bin(heap, class) else { return 0 };
+    let taken = bin.lock().take(out);
+    if taken > 0 { taken } else { take_grown(heap, class, bin, out) }
+}
+
+#[cold]
+fn take_grown(
+    heap: u8,
+    class: SizeClass,
+    bin: &Lock<Bin>,
+    out: &mut [MaybeUninit<Block>],
+) -> usize {
+    loop {
+        let pool = ARENAS.lock().take_pool();
+        if let Some(pool) = pool {
+            let mut bin = bin.lock();
+            // SAFETY: just taken, so ours; class and owner are those of this bin (1).
+            unsafe { bin.add_pool(pool, class, heap) };
+            return bin.take(out);
+        }
+        if !map_chunk() {
+            return take_last(class, out);
+        }
+    }
+}
+
+/// Maps a chunk with no lock held (3) and adds it.
+fn map_chunk() -> bool {
+    let arenas = ARENAS.lock().next_chunk();
+    match MappedChunk::map(&OsPages, arenas) {
+        Some(chunk) => {
+            ARENAS.lock().add_chunk(chunk);
+            true
+        }
+        None => false,
+    }
+}
+
+/// The system has no more: empty pools that bins keep, then blocks of any other heap.
+#[cold]
+fn take_last(class: SizeClass, out: &mut [MaybeUninit<Block>]) -> usize {
+    drain_bins();
+    for heap in 0..HEAPS as u8 {
+        let Some(bin) = bin(heap, class) else { continue };
+        let pool = ARENAS.lock().take_pool();
+        let mut bin = bin.lock();
+        if let Some(pool) = pool {
+            // SAFETY: just taken, so ours; class and owner are those of this bin (1).
+            unsafe { bin.add_pool(pool, class, heap) };
+        }
+        let taken = bin.take(out);
+        if taken > 0 {
+            return taken;
+        }
+    }
+    0
+}
+
+/// Gives blocks of `class` back, each to the heap it came from. The order of `blocks` is not kept.
+///
+/// # Safety
+///
+/// Each came from `take` for this class, and is the caller's.
+pub(crate) unsafe fn give(class: SizeClass, mut blocks: &mut [Block]) {
+    while let Some(&first) = blocks.first() {
+        // SAFETY: the caller's promise: it is out of a pool.
+        let owner = unsafe { owner_of(first) };
+        let Some(bin) = bin(owner, class) else {
+            return fault(Fault::NotABlock(first), class);
+        };
+        // SAFETY: the caller's promise; class and owner are those of this bin (1).
+        let given = unsafe { bin.lock().give(blocks, class, owner) };
+        put_back(given.emptied);
+        if let Some(found) = given.fault {
+            return fault(found, class);
+        }
+        let (others, _) = blocks.split_at_mut_checked(given.others).unwrap_or_default();
+        blocks = others;
+    }
+}
+
+fn put_back(emptied: Emptied) {
+    if !emptied.is_empty() {
+        // SAFETY: all pools come from these arenas (2).
+        unsafe { emptied.put_back(&mut ARENAS.lock(), 0) };
+        release(1);
+    }
+}
+
+/// Gives empty arenas back to the system, all but `keep`. Returns bytes.
+pub(crate) fn release(keep: usize) -> usize {
+    let mut bytes = 0;
+    loop {
+        let arena = ARENAS.lock().detach_empty(keep, u64::MAX);
+        let Some(arena) = arena else { return bytes };
+        // SAFETY: all chunks come from this source (2).
+        let purged = unsafe { arena.purge(&OsPages) };
+        bytes += purged;
+        let chunk = ARENAS.lock().reattach(arena, purged > 0);
+        if let Some(chunk) = chunk {
+            // SAFETY: all chunks come from this source (2).
+            unsafe { chunk.unmap(&OsPages) };
+        }
+        if purged == 0 {
+            return bytes;
+        }
+    }
+}
+
+/// Puts all empty pools that bins keep back into their arenas.
+fn drain_bins() {
+    for bin in BINS.iter().flatten() {
+        let emptied = bin.lock().drain_empty();
+        if !emptied.is_empty() {
+            // SAFETY: all pools come from these arenas (2).
+            unsafe { emptied.put_back(&mut ARENAS.lock(), 0) };
+        }
+    }
+}
+
+/// Gives everything back that is free and makes up 64 KiB or more. Returns bytes.
+pub(crate) fn trim() -> usize {
+    drain_bins();
+    let mut bytes = release(0);
+    loop {
+        let pools = ARENAS.lock().detach_pools(u64::MAX - 1);
+        let Some(pools) = pools else { return bytes };
+        // SAFETY: all chunks come from this source (2).
+        let purged = unsafe { pools.purge(&OsPages) };
+        bytes += purged;
+        ARENAS.lock().reattach_pools(pools, purged > 0);
+    }
+}
+
+/// Ends the process: `GlobalAlloc`'s contract was broken.
+#[cold]
+fn fault(fault: Fault, class: SizeClass) {
+    let line = Line::new();
+    let line = match fault {
+        Fault::DoubleFree(block) => line.text("double free: block ").address(block.addr().get()),
+        Fault::NotABlock(block) => {
+            line.text("free of what is no block: ").address(block.addr().get())
+        }
+        Fault::WrongClass(block, actual) => line
+            .text("free with another layout: block ")
+            .address(block.addr().get())
+            .text(" of size ")
+            .number(actual.map_or(0, SizeClass::size)),
+    };
+    line.text(" size ").number(class.size()).abort()
+}
+
+/// Blocks out of the pools of `class`, over all heaps: in programs' hands and in caches.
+pub(crate) fn blocks_out(class: SizeClass) -> usize {
+    (0..HEAPS as u8).filter_map(|heap| bin(heap, class)).map(|bin| bin.lock().out()).sum()
+}
+
+/// Arenas in use and bytes of address space reserved for them and more.
+pub(crate) fn arenas() -> (usize, usize) {
+    let arenas = ARENAS.lock();
+    (arenas.arenas(), arenas.reserved_bytes())
+}
+
+/// Takes every lock in one order, so that a child of `fork` finds what they guard whole.
+pub(crate) fn lock_all() {
+    BINS.iter().flatten().for_each(|bin| bin.lock_for_fork());
+    ARENAS.lock_for_fork();
+}
+
+/// Frees what `lock_all` took.
+pub(crate) fn unlock_all() {
+    ARENAS.unlock_after_fork();
+    BINS.iter().flatten().for_each(|bin| bin.unlock_after_fork());
+}
+
+/// Verifies every invariant of bins, pools and arenas while nobody can change them.
+pub(crate) fn check() -> Result<Usage, &'static str> {
+    lock_all();
+    crate::lock::set_holds_all(true);
+    let result = check_locked();
+    crate::lock::set_holds_all(false);
+    unlock_all();
+    result
+}
+
+fn check_locked() -> Result<Usage, &'static str> {
+    let arenas = ARENAS.lock();
+    arenas.check()?;
+    let mut out = [[0usize; CLASS_TABLE]; HEAPS];
+    let mut breach = None;
+    let mut record = |owner: u8, class: SizeClass, blocks: usize| {
+        *out.get_mut(owner as usize)?.get_mut(class.index())? += blocks;
+        Some(())
+    };
+    // SAFETY: all pools in bins, and this thread holds all locks.
+    unsafe {
+        arenas.for_each_pool(|pool| {
+            if let Err(text) = pool.check() {
+                breach = Some(text);
+            }
+            if record(pool.owner(), pool.class(), pool.out()).is_none() {
+                breach = Some("shared 1: a pool of no heap");
+            }
+        })
+    };
+    for (heap, (bins, out)) in BINS.iter().zip(&out).enumerate() {
+        for class in SizeClass::all() {
+            let bin = bins.get(class.index()).ok_or("shared: no such class")?.lock();
+            bin.check(class, heap as u8)?;
+            if out.get(class.index()) != Some(&bin.out()) {
+                breach = Some("bin 2: the number of blocks out is wrong");
+            }
+        }
+    }
+    // SAFETY: as above.
+    let usage = unsafe { arenas.usage() };
+    if usage.live + usage.free + usage.metadata + usage.rounding != usage.mapped {
+        breach = Some("usage: the parts do not sum to the mapped bytes");
+    }
+    breach.map_or(Ok(usage), Err)
+}

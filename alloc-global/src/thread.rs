@@ -1,0 +1,289 @@
+//! Which cache a thread uses: found, made, and left at the thread's end.
+//!
+//! ```text
+//! thread-local pointer:   NOT_ATTACHED --first slow path--> its cache --exit--> DETACHED
+//! ```
+//!
+//! `NOT_ATTACHED` and `DETACHED` are caches without room, so the fast path needs no test for them: every
+//! operation on them is slow, and the slow path looks closer.
+//!
+//! A cache is never unmapped. When its thread ends it is emptied and waits, warm, for another
+//! thread. The end is seen by a pthread key's destructor, which runs after the destructors
+//! of Rust's thread-locals, and puts itself off for two more rounds so that it comes after the keys of others.
+//! What still allocates after that is served by the shared heaps, one block at a time, and counted.
+//!
+//! Works before `main` and after it: everything here is in constant-initialised statics.
+
+use crate::cache::{Cache, bump};
+use crate::fork;
+use crate::lock::Lock;
+use crate::shared::{self, HEAPS};
+use alloc_core::{Block, CLASS_TABLE, OsPages, PAGE_SIZE, PageSource, SizeClass};
+use core::cell::Cell;
+use core::mem::MaybeUninit;
+use core::num::NonZeroUsize;
+use core::ptr::{self, NonNull, null_mut};
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use once_cell::race::OnceNonZeroUsize;
+
+/// What a thread starts with.
+static NOT_ATTACHED: Cache = Cache::new();
+/// What a thread has after its cache was given up.
+static DETACHED: Cache = Cache::new();
+
+thread_local! {
+    /// Needs no destructor and no lazy initialisation: a plain thread-local word.
+    static CACHE: Cell<&'static Cache> = const { Cell::new(&NOT_ATTACHED) };
+    /// How often the key's destructor ran in this thread.
+    static EXIT_ROUNDS: Cell<u8> = const { Cell::new(0) };
+}
+
+/// Rounds in which the key's destructor only asks for another one; POSIX promises four rounds.
+const PUT_OFF: u8 = 2;
+
+/// Caches mapped at once.
+const SLAB: usize = 8;
+
+/// Bytes from one cache to the next: whole pages, so that an idle one shares none.
+const CACHE_STRIDE: usize = size_of::<Cache>().next_multiple_of(PAGE_SIZE);
+
+/// Caches that wait for a thread, and how many were made.
+struct Idle {
+    head: Option<&'static Cache>,
+    made: usize,
+}
+
+// SAFETY: a list of caches that belong to no thread; whoever owns the list owns them.
+unsafe impl Send for Idle {}
+
+static IDLE: Lock<Idle> = Lock::new(Idle { head: None, made: 0 });
+
+/// All caches ever made, linked by `next_all`.
+static ALL: AtomicPtr<Cache> = AtomicPtr::new(null_mut());
+
+/// The pthread key, plus one.
+static KEY: OnceNonZeroUsize = OnceNonZeroUsize::new();
+
+/// Blocks handed out to threads without a cache, by class.
+static ORPHAN_ALLOCS: [AtomicU64; CLASS_TABLE] = [const { AtomicU64::new(0) }; CLASS_TABLE];
+
+/// This thread's cache, or one of the two statics without room.
+#[inline(always)]
+pub(crate) fn cache() -> &'static Cache {
+    CACHE.get()
+}
+
+/// Whether it is one of the two without room, which belong to no thread.
+#[inline(always)]
+fn is_static(cache: &'static Cache) -> bool {
+    ptr::eq(cache, &raw const NOT_ATTACHED) || ptr::eq(cache, &raw const DETACHED)
+}
+
+/// This thread's cache, made or found if it has none yet; `None` after the thread gave it up and where
+/// there is no memory for one.
+fn attached() -> Option<&'static Cache> {
+    let cache = CACHE.get();
+    if ptr::eq(cache, &raw const NOT_ATTACHED) {
+        return attach();
+    }
+    if ptr::eq(cache, &raw const DETACHED) { None } else { Some(cache) }
+}
+
+/// Serves a request that the fast path could not. `index` is at most 64; 0 (a size of 0) is
+/// served as class 1.
+#[cold]
+#[inline(never)]
+pub(crate) fn alloc_slow(index: usize) -> *mut u8 {
+    let Some(class) = SizeClass::from_index(index.max(1)) else { return null_mut() };
+    match attached() {
+        // SAFETY: the cache is this thread's.
+        Some(cache) => unsafe { cache.refill(class) },
+        None => alloc_orphan(class),
+    }
+}
+
+/// Takes back a block that the fast path could not.
+///
+/// # Safety
+///
+/// `index` is at most 64 and that of the block's class; the block is the caller's.
+#[cold]
+#[inline(never)]
+pub(crate) unsafe fn dealloc_slow(index: usize, block: Block) {
+    let Some(class) = SizeClass::from_index(index.max(1)) else { return };
+    match attached() {
+        // SAFETY: the cache is this thread's; the caller's promise.
+        Some(cache) => unsafe { cache.spill(class, block) },
+        // SAFETY: the caller's promise.
+        None => unsafe { shared::give(class, &mut [block]) },
+    }
+}
+
+/// A block for a thread without a cache.
+fn alloc_orphan(class: SizeClass) -> *mut u8 {
+    let mut block = [MaybeUninit::uninit()];
+    if shared::take(0, class, &mut block) == 0 {
+        return null_mut();
+    }
+    if let Some(count) = ORPHAN_ALLOCS.get(class.index()) {
+        // Relaxed: a count, no order.
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+    let [block] = block;
+    // SAFETY: `take` wrote the one element.
+    unsafe { block.assume_init() }.as_ptr()
+}
+
+/// Gives this thread a cache.
+#[cold]
+fn attach() -> Option<&'static Cache> {
+    let key = exit_key();
+    let cache = idle_cache()?;
+    CACHE.set(cache);
+    if let Some(key) = key {
+        // SAFETY: a key of ours; the value is only handed to `at_exit`. Where this fails the cache stays
+        // with the thread that ended: a leak, bounded by what a cache holds.
+        unsafe { libc::pthread_setspecific(key, ptr::from_ref(cache).cast()) };
+    }
+    Some(cache)
+}
+
+fn idle_cache() -> Option<&'static Cache> {
+    loop {
+        let mut idle = IDLE.lock();
+        if let Some(cache) = idle.head {
+            idle.head = cache.next_idle.take();
+            return Some(cache);
+        }
+        drop(idle);
+        make_caches()?;
+    }
+}
+
+/// Maps some caches, with no lock held.
+#[cold]
+fn make_caches() -> Option<()> {
+    let start = OsPages.map(SLAB * CACHE_STRIDE, PAGE_SIZE)?;
+    for number in 0..SLAB {
+        // SAFETY: inside the mapping.
+        let cache = unsafe { start.add(number * CACHE_STRIDE) }.cast::<Cache>();
+        // SAFETY: zeroed, aligned to a page, never unmapped; zero bytes are an empty cache.
+        let cache: &'static Cache = unsafe { cache.as_ref() };
+        let mut idle = IDLE.lock();
+        cache.heap.set((idle.made % HEAPS) as u8);
+        idle.made += 1;
+        // Acquire: `next_all` of the head was set before the head was stored.
+        let mut head = ALL.load(Ordering::Acquire);
+        loop {
+            cache.next_all.store(head, Ordering::Relaxed);
+            let new = ptr::from_ref(cache).cast_mut();
+            // Release: pairs with the Acquire of who walks from here. Acquire: as above.
+            match ALL.compare_exchange(head, new, Ordering::Release, Ordering::Acquire) {
+                Ok(_) => break,
+                Err(now) => head = now,
+            }
+        }
+        cache.next_idle.set(idle.head);
+        idle.head = Some(cache);
+    }
+    Some(())
+}
+
+/// The key whose destructor sees threads end, made together with the handlers of fork. Two threads that
+/// race for it may make two keys; one of them is used by all.
+fn exit_key() -> Option<libc::pthread_key_t> {
+    let key = KEY.get_or_try_init(|| {
+        let mut key = 0;
+        // SAFETY: writes the key; the destructor fits its signature.
+        let made = unsafe { libc::pthread_key_create(&raw mut key, Some(at_exit)) } == 0;
+        fork::register();
+        if made { NonZeroUsize::new(key as usize + 1).ok_or(()) } else { Err(()) }
+    });
+    // The cast keeps the value: it was a key.
+    key.ok().map(|key| (key.get() - 1) as libc::pthread_key_t)
+}
+
+/// Runs in a thread that ends, after the destructors of its Rust thread-locals.
+unsafe extern "C" fn at_exit(value: *mut libc::c_void) {
+    let round = EXIT_ROUNDS.get();
+    EXIT_ROUNDS.set(round + 1);
+    if round < PUT_OFF {
+        if let Some(key) = KEY.get() {
+            // The cast keeps the value: it was a key.
+            let key = (key.get() - 1) as libc::pthread_key_t;
+            // SAFETY: a key of ours; the value is that which it had.
+            unsafe { libc::pthread_setspecific(key, value) };
+        }
+        return;
+    }
+    detach();
+}
+
+/// Empties this thread's cache and leaves it to others; from now on the thread has none.
+fn detach() {
+    let cache = CACHE.replace(&DETACHED);
+    if is_static(cache) {
+        return;
+    }
+    // SAFETY: it was this thread's until the line above, and nobody else's until it is idle.
+    unsafe { cache.flush(true) };
+    let mut idle = IDLE.lock();
+    cache.next_idle.set(idle.head);
+    idle.head = Some(cache);
+}
+
+/// Gives back what this thread's cache holds.
+pub(crate) fn flush() {
+    if let Some(cache) = attached() {
+        // SAFETY: the cache is this thread's.
+        unsafe { cache.flush(false) };
+    }
+}
+
+/// Calls `f` with every cache ever made.
+pub(crate) fn for_each_cache(mut f: impl FnMut(&'static Cache)) {
+    // Acquire: pairs with the Release in `make_caches`.
+    let mut at = NonNull::new(ALL.load(Ordering::Acquire));
+    while let Some(cache) = at {
+        // SAFETY: caches are never unmapped.
+        let cache: &'static Cache = unsafe { cache.as_ref() };
+        f(cache);
+        // Relaxed: set before the cache could be found.
+        at = NonNull::new(cache.next_all.load(Ordering::Relaxed));
+    }
+}
+
+/// Blocks of a class that were handed out to threads without a cache.
+pub(crate) fn orphan_allocs(class: SizeClass) -> u64 {
+    // Relaxed: a count, no order.
+    ORPHAN_ALLOCS.get(class.index()).map_or(0, |count| count.load(Ordering::Relaxed))
+}
+
+/// The counters of this thread; those of a shared static where it has no cache.
+#[inline]
+pub(crate) fn count(f: impl FnOnce(&crate::cache::Counters) -> &AtomicU64, by: u64) {
+    let cache = CACHE.get();
+    if is_static(cache) {
+        match attached() {
+            Some(cache) => bump(f(&cache.counters), by),
+            // Relaxed: a count, no order. Here many threads may write.
+            None => drop(f(&DETACHED.counters).fetch_add(by, Ordering::Relaxed)),
+        }
+    } else {
+        bump(f(&cache.counters), by);
+    }
+}
+
+/// Calls `f` with the counters of every thread that ever was.
+pub(crate) fn for_each_counters(mut f: impl FnMut(&crate::cache::Counters)) {
+    f(&DETACHED.counters);
+    for_each_cache(|cache| f(&cache.counters));
+}
+
+pub(crate) fn lock_idle() {
+    IDLE.lock_for_fork();
+}
+
+pub(crate) fn unlock_idle() {
+    IDLE.unlock_after_fork();
+}
