@@ -13,7 +13,7 @@ use std::ptr::NonNull;
 
 use crate::Heap;
 use crate::header::{DEAD, FINALIZER, LEAF, Obj, PURPLE, VtableOf, is_quiet};
-use crate::heap::{self, Inner};
+use crate::heap::{self, Inner, Room};
 use crate::pools::Place;
 use crate::release::{self, bury};
 use crate::trace::{Trace, Tracer};
@@ -76,32 +76,42 @@ impl<T: Trace + 'static> Gc<T> {
     ///
     /// May collect first ([`Mode::Automatic`](crate::Mode)). Where memory ends it calls
     /// [`handle_alloc_error`](std::alloc::handle_alloc_error), as `Rc::new` does.
-    #[inline]
+    #[inline(always)]
     pub fn new(value: T) -> Gc<T> {
         // SAFETY: the thread's heap lives at least as long as its objects, and this makes one.
         Gc::new_inner(value, unsafe { heap::current().as_ref() })
     }
 
     /// Moves `value` into a new object on `heap`.
-    #[inline]
+    #[inline(always)]
     pub fn new_in(value: T, heap: &Heap) -> Gc<T> {
         Gc::new_inner(value, heap.inner())
     }
 
     #[inline(always)]
     fn new_inner(value: T, heap: &Inner) -> Gc<T> {
+        // No call here unwinds while `value` is in its way to the object: so it needs no address,
+        // and is built in registers or in place. A panic in a collection waits until it has arrived.
         let place = const { Place::of(size_of::<T>(), align_of::<T>(), false) };
-        let (header, mark) = heap.allocate(place, Layout::new::<T>());
+        let (room, slow) = match heap.pop(place) {
+            Some(header) => (Room { header, mark: 0 }, false),
+            None => (heap::allocate_slow(heap, place, Layout::new::<T>()), true),
+        };
         // SAFETY: memory for an object, ours alone.
-        let obj = unsafe { Obj::at(header) };
+        let obj = unsafe { Obj::at(room.header) };
         let flags = type_flags::<T>();
+        let mark = heap.birth() | room.mark | flags;
         // SAFETY: the header is ours to write.
-        unsafe { obj.init(heap.birth() | mark | flags, first_word(flags), VtableOf::<T>::SIZED) };
+        unsafe { obj.init(mark, first_word(flags), VtableOf::<T>::SIZED) };
         let at = obj.value().cast::<T>();
         // SAFETY: room and alignment for a `T` by `place`.
         unsafe { at.write(value) };
         // SAFETY: the count of 1 is this handle's.
-        unsafe { Gc::from_value(at) }
+        let gc = unsafe { Gc::from_value(at) };
+        if slow {
+            heap.resume_deferred();
+        }
+        gc
     }
 
     /// Makes an object that holds a [`Weak`] to itself, or hands one to its parts.
@@ -148,13 +158,15 @@ struct Unborn(Obj);
 impl Unborn {
     fn new<T: Trace + 'static>(heap: &Inner) -> Unborn {
         let place = const { Place::of(size_of::<T>(), align_of::<T>(), false) };
-        let (header, mark) = heap.allocate(place, Layout::new::<T>());
+        let room = heap.allocate(place, Layout::new::<T>());
         // SAFETY: memory for an object, ours alone.
-        let obj = unsafe { Obj::at(header) };
-        let mark = heap.birth() | mark | type_flags::<T>() | DEAD;
+        let obj = unsafe { Obj::at(room.header) };
+        let mark = heap.birth() | room.mark | type_flags::<T>() | DEAD;
         // SAFETY: the header is ours to write.
         unsafe { obj.init(mark, 0, VtableOf::<T>::SIZED) };
-        Unborn(obj)
+        let unborn = Unborn(obj);
+        heap.resume_deferred();
+        unborn
     }
 
     /// Gives it its value, which must be of the type it was made for.

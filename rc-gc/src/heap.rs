@@ -32,29 +32,55 @@ use crate::large::{self, Large};
 use crate::pools::{
     Cache, IN_FRESH, IN_MID, LISTED, Place, PoolList, PoolRef, SHAPE_STEP, SHAPES, WORDS,
 };
-use crate::release::guarded;
+use crate::release::{Panic, guarded, resume};
 use crate::stats::Counters;
 
 /// Chunks are backed by huge pages from this size of the heap on.
 const HUGE_FROM: usize = 8 << 20;
 
+/// Memory for an object whose header is not yet written.
+#[repr(C)]
+pub(crate) struct Room {
+    pub(crate) header: NonNull<Header>,
+    /// LARGE or nothing.
+    pub(crate) mark: u32,
+}
+
+/// [`Inner::allocate`] where `pop` has nothing. Never unwinds, and the compiler knows it by the ABI:
+/// see `Gc::new_inner`. Where memory ends it does not return.
+#[cold]
+#[inline(never)]
+#[expect(improper_ctypes_definitions, reason = "the ABI is for `nounwind`, not for C")]
+pub(crate) extern "C" fn allocate_slow(heap: &Inner, place: Place, value: Layout) -> Room {
+    match heap.refill_or_large(place, value) {
+        Some(room) => room,
+        None => std::alloc::handle_alloc_error(value),
+    }
+}
+
 /// The state of a heap. All of it is behind `Cell`s: user code may come back in at any marked point.
+/// What allocating and dropping touch comes first.
+#[repr(C)]
 pub(crate) struct Inner {
-    caches: [[Cache; CLASS_TABLE]; SHAPES],
-    /// Mark word of an object born now: the epoch, and ISOLATED.
-    birth: Cell<u32>,
     /// Drops under way, one inside the other.
     pub(crate) depth: Cell<u32>,
+    /// Mark word of an object born now: the epoch, and ISOLATED.
+    birth: Cell<u32>,
+    /// `pending` is not empty.
+    pub(crate) has_pending: Cell<bool>,
+    pub(crate) freed: Cell<u64>,
+    born: Cell<u64>,
     /// Allocations until a collection is due; counted when a word is taken.
     budget: Cell<i64>,
-    born: Cell<u64>,
-    pub(crate) freed: Cell<u64>,
-    pub(crate) has_pending: Cell<bool>,
+    caches: [[Cache; CLASS_TABLE]; SHAPES],
     pub(crate) collecting: Cell<bool>,
     retired: Cell<bool>,
     lists: [[PoolList; CLASS_TABLE]; SHAPES],
     arenas: RefCell<Arenas>,
+    /// Objects whose drop was put off.
     pub(crate) pending: RefCell<Vec<Obj>>,
+    /// The panic of a collection that an allocation started.
+    deferred: Cell<Option<Panic>>,
     /// Pools with fresh candidates, and pools with candidates of generation 1.
     pub(crate) fresh: RefCell<Vec<PoolRef>>,
     pub(crate) mid: RefCell<Vec<PoolRef>>,
@@ -176,6 +202,7 @@ impl Inner {
             born: Cell::new(0),
             freed: Cell::new(0),
             has_pending: Cell::new(false),
+            deferred: Cell::new(None),
             collecting: Cell::new(false),
             retired: Cell::new(false),
             lists: [const { [const { PoolList::new() }; CLASS_TABLE] }; SHAPES],
@@ -206,18 +233,6 @@ impl Inner {
             // SAFETY: just tested.
             unsafe { PoolRef::of(obj) }.heap()
         };
-        // SAFETY: a heap lives as long as its objects (4).
-        unsafe { heap.as_ref() }
-    }
-
-    /// The heap of an object that is not LARGE.
-    ///
-    /// # Safety
-    /// As for [`of`](Inner::of); the object lies in a pool.
-    #[inline(always)]
-    pub(crate) unsafe fn of_pooled<'a>(obj: Obj) -> &'a Inner {
-        // SAFETY: by contract.
-        let heap = unsafe { PoolRef::of(obj) }.heap();
         // SAFETY: a heap lives as long as its objects (4).
         unsafe { heap.as_ref() }
     }
@@ -266,20 +281,10 @@ impl Inner {
         self.budget.set(i64::from(self.schedule.budget()));
     }
 
-    /// Memory for an object; its header is not yet written. May collect: USER CODE.
+    /// The lowest free block of the class's cache, for an object whose header is not yet written.
     #[inline(always)]
-    pub(crate) fn allocate(&self, place: Place, value: Layout) -> (NonNull<Header>, u32) {
-        if let Place::Pool { class, shape } = place
-            && let Some(header) = self.pop(class, shape)
-        {
-            return (header, 0);
-        }
-        self.allocate_slow(place, value)
-    }
-
-    /// The lowest free block of the class's cache.
-    #[inline(always)]
-    fn pop(&self, class: usize, shape: usize) -> Option<NonNull<Header>> {
+    pub(crate) fn pop(&self, place: Place) -> Option<NonNull<Header>> {
+        let Place::Pool { class, shape } = place else { return None };
         let cache = &self.caches[shape][class];
         let bits = cache.bits.get();
         if bits == 0 {
@@ -291,41 +296,52 @@ impl Inner {
         Some(unsafe { cache.first.get().add(offset) }.cast())
     }
 
-    /// The rest of [`allocate`](Self::allocate).
-    #[inline(never)]
-    fn allocate_slow(&self, place: Place, value: Layout) -> (NonNull<Header>, u32) {
+    /// Memory for an object. May collect: USER CODE, whose panic waits for `resume_deferred`.
+    pub(crate) fn allocate(&self, place: Place, value: Layout) -> Room {
+        match self.pop(place) {
+            Some(header) => Room { header, mark: 0 },
+            None => allocate_slow(self, place, value),
+        }
+    }
+
+    /// Memory where `pop` has nothing.
+    fn refill_or_large(&self, place: Place, value: Layout) -> Option<Room> {
         if self.budget.get() <= 0 {
+            let mut panic = None;
             // USER CODE: drops of what is collected. Nothing is held across it.
-            self.budget_spent();
+            guarded(&mut panic, || self.budget_spent());
+            if panic.is_some() {
+                self.deferred.set(panic);
+            }
         }
         match place {
             Place::Pool { class, shape } if !self.retired.get() => {
-                if self.caches[shape][class].bits.get() == 0 && !self.refill(class, shape) {
-                    std::alloc::handle_alloc_error(value);
+                if self.caches[shape][class].bits.get() == 0 {
+                    self.refill(class, shape)?;
                 }
-                match self.pop(class, shape) {
-                    Some(header) => (header, 0),
-                    None => std::alloc::handle_alloc_error(value),
-                }
+                Some(Room { header: self.pop(place)?, mark: 0 })
             }
             _ => {
                 self.budget.set(self.budget.get() - 1);
-                let Some(header) = self.large.allocate(self, value) else {
-                    std::alloc::handle_alloc_error(value);
-                };
+                let header = self.large.allocate(self, value)?;
                 self.born.set(self.born.get() + 1);
-                (header, LARGE)
+                Some(Room { header, mark: LARGE })
             }
         }
     }
 
+    /// Lets the panic of a collection go on that an allocation started.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn resume_deferred(&self) {
+        resume(self.deferred.take());
+    }
+
     /// Takes a word of free blocks into an empty cache.
-    fn refill(&self, class: usize, shape: usize) -> bool {
+    fn refill(&self, class: usize, shape: usize) -> Option<()> {
         let list = &self.lists[shape][class];
-        let Some(pool) = list.front().or_else(|| self.new_pool(class, shape)) else {
-            return false;
-        };
-        let Some((bits, first)) = pool.take_word() else { return false };
+        let pool = list.front().or_else(|| self.new_pool(class, shape))?;
+        let (bits, first) = pool.take_word()?;
         if pool.used() == pool.capacity() {
             list.remove(pool);
         }
@@ -335,7 +351,7 @@ impl Inner {
         let cache = &self.caches[shape][class];
         cache.first.set(first);
         cache.bits.set(bits);
-        true
+        Some(())
     }
 
     /// Takes a pool from the arenas.
@@ -442,9 +458,6 @@ impl Inner {
     /// afterwards.
     #[inline(always)]
     pub(crate) unsafe fn free(heap: NonNull<Inner>, obj: Obj) {
-        // SAFETY: by contract; not used across the calls that may free the heap.
-        let inner = unsafe { heap.as_ref() };
-        inner.freed.set(inner.freed.get() + 1);
         if obj.has(LARGE) {
             // SAFETY: by contract.
             return unsafe { Inner::free_large(heap, obj) };
@@ -455,6 +468,19 @@ impl Inner {
         if obj.word() & PURPLE != 0 && !obj.has(LEAF) {
             pool.clear_candidate(index);
         }
+        // SAFETY: by contract.
+        unsafe { Inner::free_block(heap, pool, index) };
+    }
+
+    /// `free` for an object in block `index` of a pool, which is no candidate.
+    ///
+    /// # Safety
+    /// As for `free`.
+    #[inline(always)]
+    pub(crate) unsafe fn free_block(heap: NonNull<Inner>, pool: PoolRef, index: usize) {
+        // SAFETY: by contract; not used across the call that may free the heap.
+        let inner = unsafe { heap.as_ref() };
+        inner.freed.set(inner.freed.get() + 1);
         if pool.put_block(index) == 0 || !pool.is(LISTED) {
             // SAFETY: by contract.
             unsafe { Inner::pool_changed(heap, pool) };
@@ -467,6 +493,7 @@ impl Inner {
     unsafe fn free_large(heap: NonNull<Inner>, obj: Obj) {
         // SAFETY: by contract.
         let inner = unsafe { heap.as_ref() };
+        inner.freed.set(inner.freed.get() + 1);
         // SAFETY: by contract.
         unsafe { inner.large.free(obj) };
         // SAFETY: by contract the caller is done with the heap.

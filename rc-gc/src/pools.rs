@@ -36,8 +36,8 @@ use std::ops::Deref;
 use std::ptr::NonNull;
 
 use alloc_core::{
-    CLASS_STEP, MAX_SMALL, POOL_SIZE, SLOT_SIZE, SizeClass, blocks_per_pool, class_index,
-    reciprocal, slot_of,
+    ARENA_SIZE, CLASS_STEP, MAX_SMALL, POOL_SIZE, POOLS_PER_ARENA, SLOT_SIZE, SizeClass,
+    blocks_per_pool, class_index, reciprocal, slot_of,
 };
 
 use crate::header::{Header, Obj};
@@ -154,13 +154,20 @@ impl PoolRef {
         pool
     }
 
-    /// The pool that `address` lies in.
+    /// The pool that `address` lies in. Two shifts, two masks and two subtractions; no memory.
     ///
     /// # Safety
     /// `address` is in a pool that is taken by a heap, with provenance for its arena.
     #[inline(always)]
     pub(crate) unsafe fn containing(address: NonNull<u8>) -> Self {
-        PoolRef(slot_of(address).cast())
+        let at = address.addr().get();
+        // What `alloc_core::slot_of` computes, as an offset, which needs no test for zero.
+        let slot = (at / POOL_SIZE) % POOLS_PER_ARENA * SLOT_SIZE;
+        let back = at % ARENA_SIZE - slot;
+        // SAFETY: the slot lies in the first pool of the same arena, below any other.
+        let slot = unsafe { address.byte_sub(back) };
+        debug_assert!(slot == slot_of(address));
+        PoolRef(slot.cast())
     }
 
     /// The pool of an object.
@@ -177,7 +184,7 @@ impl PoolRef {
     #[inline]
     pub(crate) fn base(self) -> NonNull<u8> {
         let at = self.0.cast::<u8>().map_addr(|slot| {
-            let arena = slot.get() & !(alloc_core::ARENA_SIZE - 1);
+            let arena = slot.get() & !(ARENA_SIZE - 1);
             let index = (slot.get() - arena) / SLOT_SIZE;
             NonZeroUsize::new(arena + index * POOL_SIZE).unwrap_or(NonZeroUsize::MIN)
         });

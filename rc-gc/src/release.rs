@@ -19,8 +19,9 @@ use std::mem::needs_drop;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::NonNull;
 
-use crate::header::{COUNT, DEAD, FINALIZER, IMMORTAL, LARGE, Obj, SIDE, VISITED};
+use crate::header::{COUNT, DEAD, FINALIZER, IMMORTAL, LARGE, LEAF, Obj, SIDE, VISITED};
 use crate::heap::Inner;
+use crate::pools::PoolRef;
 
 /// Drops one inside the other before objects are put off.
 const MAX_DEPTH: u32 = 64;
@@ -62,7 +63,7 @@ pub(crate) unsafe fn drop_slow<T: ?Sized>(value: NonNull<T>, word: u32) {
             unsafe { release_odd(obj) };
         } else {
             // SAFETY: count 0, and no flag that asks for more.
-            unsafe { release_plain(obj, value) };
+            unsafe { release_plain(obj, value, word) };
         }
     } else if word & IMMORTAL != 0 {
         obj.pin();
@@ -74,49 +75,79 @@ pub(crate) unsafe fn drop_slow<T: ?Sized>(value: NonNull<T>, word: u32) {
     }
 }
 
-/// Ends the drop of a value, also if it panicked.
-struct Finish<'a> {
+/// One level of drops. Ended by `leave`; by its own drop only if user code panicked.
+struct Level<'a> {
     heap: &'a Inner,
     obj: Obj,
+    /// Levels outside this one. Kept here so that `leave` stores it without a load: counting up and
+    /// down in memory would make each drop wait for the one before.
+    outer: u32,
 }
 
-impl Drop for Finish<'_> {
+impl<'a> Level<'a> {
+    /// `None`: too deep, put it off.
     #[inline(always)]
-    fn drop(&mut self) {
-        let depth = self.heap.depth.get() - 1;
-        self.heap.depth.set(depth);
-        let panic = if depth == 0 && self.heap.has_pending.get() { drain(self.heap) } else { None };
-        // SAFETY: `release_plain` made this for an object whose value it dropped; last use of both.
-        unsafe { Inner::free(NonNull::from(self.heap), self.obj) };
-        if panic.is_some() {
-            resume(panic);
+    fn enter(heap: &'a Inner, obj: Obj) -> Option<Self> {
+        let outer = heap.depth.get();
+        if outer >= MAX_DEPTH {
+            return None;
         }
+        heap.depth.set(outer + 1);
+        Some(Level { heap, obj, outer })
+    }
+
+    /// The first panic of what was put off, if this was the outermost level.
+    #[inline(always)]
+    fn leave(self) -> Option<Panic> {
+        let (heap, outer) = (self.heap, self.outer);
+        std::mem::forget(self);
+        heap.depth.set(outer);
+        if heap.has_pending.get() && outer == 0 { drain(heap) } else { None }
+    }
+}
+
+impl Drop for Level<'_> {
+    /// User code panicked: the object is freed, and what was put off is dropped, all the same.
+    #[cold]
+    fn drop(&mut self) {
+        let Level { heap, obj, outer } = *self;
+        let later = Level { heap, obj, outer }.leave();
+        // SAFETY: the value is dropped, as far as it could be; nothing leads to it.
+        unsafe { Inner::free(NonNull::from(heap), obj) };
+        // A panic is under way already.
+        std::mem::forget(later);
     }
 }
 
 /// Drops and frees an object without `Weak`s, finalizer or other peculiarity.
 ///
 /// # Safety
-/// Count 0, value whole; in a pool; `value` is its value.
+/// Count 0, value whole; in a pool; `value` is its value and `word` its count word: PURPLE or 0.
 #[inline(always)]
-unsafe fn release_plain<T: ?Sized>(obj: Obj, value: NonNull<T>) {
-    // SAFETY: allocated until freed below.
-    let heap = unsafe { Inner::of_pooled(obj) };
-    if !needs_drop::<T>() {
-        // SAFETY: nothing to drop; nothing leads to it.
-        return unsafe { Inner::free(NonNull::from(heap), obj) };
-    }
+unsafe fn release_plain<T: ?Sized>(obj: Obj, value: NonNull<T>, word: u32) {
+    // SAFETY: in a pool.
+    let pool = unsafe { PoolRef::of(obj) };
+    let index = pool.index_of(obj);
     // From here on the value is coming apart: no collection may find the object.
-    // SAFETY: of this heap.
-    unsafe { heap.clear_candidate(obj) };
-    if heap.depth.get() >= MAX_DEPTH {
-        return defer(heap, obj);
+    if word != 0 && !obj.has(LEAF) {
+        pool.clear_candidate(index);
+        obj.set_word(0);
     }
-    heap.depth.set(heap.depth.get() + 1);
-    let finish = Finish { heap, obj };
-    // SAFETY: count 0: no handle sees the value again. USER CODE; `finish` leaves all in order.
-    unsafe { value.drop_in_place() };
-    drop(finish);
+    if needs_drop::<T>() {
+        // SAFETY: a heap lives as long as its objects.
+        let heap = unsafe { pool.heap().as_ref() };
+        let Some(level) = Level::enter(heap, obj) else { return defer(heap, obj) };
+        // SAFETY: count 0: no handle sees the value again. USER CODE; `level` leaves all in order.
+        unsafe { value.drop_in_place() };
+        let later = level.leave();
+        if later.is_some() {
+            // SAFETY: as below.
+            unsafe { Inner::free_block(pool.heap(), pool, index) };
+            return resume(later);
+        }
+    }
+    // SAFETY: dropped; nothing leads to it. The last use of pool and heap.
+    unsafe { Inner::free_block(pool.heap(), pool, index) };
 }
 
 /// Puts an object off until the outermost drop.
@@ -131,7 +162,7 @@ fn defer(heap: &Inner, obj: Obj) {
 fn drain(heap: &Inner) -> Option<Panic> {
     let mut first = None;
     // A depth of at least 1 says that somebody drains already.
-    heap.depth.set(heap.depth.get() + 1);
+    heap.depth.set(1);
     loop {
         let Some(obj) = heap.pending.borrow_mut().pop() else { break };
         guarded(&mut first, || {
@@ -140,28 +171,28 @@ fn drain(heap: &Inner) -> Option<Panic> {
                 unsafe { release_odd(obj) };
             } else {
                 // SAFETY: as above, without a flag that asks for more.
-                unsafe { release_untyped(obj) };
+                unsafe { release_untyped(heap, obj) };
             }
         });
     }
     heap.pending.borrow_mut().shrink_to(1024);
     heap.has_pending.set(false);
-    heap.depth.set(heap.depth.get() - 1);
+    heap.depth.set(0);
     first
 }
 
-/// `release_plain` where the type is known to the vtable only.
+/// `release_plain` where the type is known to the vtable only, for an object that was put off.
 ///
 /// # Safety
-/// Count 0, value whole; in a pool.
-unsafe fn release_untyped(obj: Obj) {
-    // SAFETY: allocated until freed by `finish`.
-    let heap = unsafe { Inner::of(obj) };
-    heap.depth.set(heap.depth.get() + 1);
-    let finish = Finish { heap, obj };
+/// Count 0, value whole; in a pool of `heap`; no candidate. The depth is 1.
+unsafe fn release_untyped(heap: &Inner, obj: Obj) {
+    let Some(level) = Level::enter(heap, obj) else { return defer(heap, obj) };
     // SAFETY: as in `release_plain`. USER CODE.
     unsafe { drop_value(obj) };
-    drop(finish);
+    // Not the outermost level: that is the one that drains.
+    level.leave();
+    // SAFETY: dropped; nothing leads to it.
+    unsafe { Inner::free(NonNull::from(heap), obj) };
 }
 
 /// Drops the value.
@@ -193,10 +224,7 @@ pub(crate) unsafe fn release_odd(obj: Obj) {
     let heap = unsafe { Inner::of(obj) };
     // SAFETY: of this heap.
     unsafe { heap.clear_candidate(obj) };
-    if heap.depth.get() >= MAX_DEPTH {
-        return defer(heap, obj);
-    }
-    heap.depth.set(heap.depth.get() + 1);
+    let Some(level) = Level::enter(heap, obj) else { return defer(heap, obj) };
     let mut panic = None;
     // SAFETY: by contract.
     let dead = !obj.has(FINALIZER) || !unsafe { finalize_alone(heap, obj, &mut panic) };
@@ -206,11 +234,12 @@ pub(crate) unsafe fn release_odd(obj: Obj) {
         // SAFETY: DEAD, so nothing looks at it again. USER CODE.
         guarded(&mut panic, || unsafe { drop_value(obj) });
     }
-    let depth = heap.depth.get() - 1;
-    heap.depth.set(depth);
-    if depth == 0 && heap.has_pending.get() {
-        let later = drain(heap);
-        panic = panic.or(later);
+    let later = level.leave();
+    if panic.is_none() {
+        panic = later;
+    } else {
+        // The payload of a later panic is user code too.
+        std::mem::forget(later);
     }
     if dead {
         // SAFETY: the value is dropped, no handle exists.
