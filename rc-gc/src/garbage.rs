@@ -14,9 +14,12 @@
 //!
 //! It does not decide what is garbage.
 
-use crate::collector::{ODD, Scratch};
-use crate::header::{COUNT, DEAD, FINALIZER, IMMORTAL, Obj, PURPLE, SIDE, VISITED};
+use crate::collector::{GROUP, ODD, Scratch, prefetch_at};
+use std::ptr::NonNull;
+
+use crate::header::{COUNT, DEAD, FINALIZER, IMMORTAL, LARGE, Obj, PURPLE, SIDE, VISITED};
 use crate::heap::Inner;
+use crate::pools::PoolRef;
 use crate::release::{Panic, bury, drop_value, finalize_value, guarded, run_callbacks};
 use crate::stats::GenerationStats;
 
@@ -35,7 +38,8 @@ impl Inner {
         }
         let garbage = &s.visited[..];
         let mut flags = s.flags;
-        for obj in garbage {
+        for (at, obj) in garbage.iter().enumerate() {
+            prefetch_at(garbage, at + GROUP);
             let mark = obj.mark();
             flags |= mark;
             obj.set_mark(mark | DEAD);
@@ -47,9 +51,7 @@ impl Inner {
         }
         drop_all(garbage, panic);
         let freed_by_drops = self.freed.get() - freed_before;
-        for &obj in garbage {
-            self.end(obj);
-        }
+        self.end(garbage);
         run.collected = garbage.len() as u64;
         garbage.len() + freed_by_drops as usize
     }
@@ -70,18 +72,62 @@ impl Inner {
         self.recheck(s, panic)
     }
 
-    /// Step 6.
+    /// Step 6. Objects that lie together are freed together, a word of a pool's bitmap at a time.
+    fn end(&self, garbage: &[Obj]) {
+        let mut batch = Batch::new();
+        for (at, &obj) in garbage.iter().enumerate() {
+            prefetch_at(garbage, at + GROUP);
+            let mark = obj.mark() & !VISITED;
+            obj.set_mark(mark);
+            let word = obj.decrement();
+            if word & (COUNT | IMMORTAL) != 0 {
+                // Somebody has a dead handle. It is no candidate; the last handle frees it.
+                // SAFETY: of this heap.
+                unsafe { self.clear_candidate(obj) };
+            } else if mark & (SIDE | LARGE) != 0 {
+                // SAFETY: dropped in step 5, and no handle is left.
+                unsafe { bury(obj) };
+            } else {
+                // SAFETY: as above, in a pool of this heap.
+                unsafe { batch.add(self, obj) };
+            }
+        }
+        batch.flush(self);
+    }
+}
+
+/// Blocks of one word of one pool that are to be freed.
+struct Batch {
+    pool: Option<PoolRef>,
+    at: usize,
+    bits: u64,
+}
+
+impl Batch {
+    fn new() -> Self {
+        Batch { pool: None, at: 0, bits: 0 }
+    }
+
+    /// Adds an object; frees what was added before if it lies elsewhere.
+    ///
+    /// # Safety
+    /// As for `Inner::free`, from the next `flush` on; the object lies in a pool.
     #[inline(always)]
-    fn end(&self, obj: Obj) {
-        obj.clear(VISITED);
-        let word = obj.decrement();
-        if word & (COUNT | IMMORTAL) == 0 {
-            // SAFETY: dropped in step 5, and no handle is left.
-            unsafe { bury(obj) };
-        } else {
-            // Somebody has a dead handle. It is no candidate; the last handle frees it.
-            // SAFETY: of this heap.
-            unsafe { self.clear_candidate(obj) };
+    unsafe fn add(&mut self, heap: &Inner, obj: Obj) {
+        // SAFETY: by contract.
+        let pool = unsafe { PoolRef::of(obj) };
+        let index = pool.index_of(obj);
+        if self.pool != Some(pool) || self.at != index / 64 {
+            self.flush(heap);
+            (self.pool, self.at, self.bits) = (Some(pool), index / 64, 0);
+        }
+        self.bits |= 1 << (index % 64);
+    }
+
+    fn flush(&mut self, heap: &Inner) {
+        if let Some(pool) = self.pool.take() {
+            // SAFETY: `add`; a collection is under way, so the heap stays.
+            unsafe { Inner::free_blocks(NonNull::from(heap), pool, self.at, self.bits) };
         }
     }
 }
@@ -93,6 +139,7 @@ fn drop_all(garbage: &[Obj], panic: &mut Option<Panic>) {
         guarded(panic, || {
             while let Some(&obj) = garbage.get(next) {
                 next += 1;
+                prefetch_at(garbage, next + GROUP);
                 // SAFETY: whole until now, and DEAD, so nothing looks at it again. USER CODE.
                 unsafe { drop_value(obj) };
             }

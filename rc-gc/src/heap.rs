@@ -487,6 +487,20 @@ impl Inner {
         }
     }
 
+    /// `free` for all objects of word `at` of a pool whose bit is set; they may be candidates.
+    ///
+    /// # Safety
+    /// As for `free`.
+    pub(crate) unsafe fn free_blocks(heap: NonNull<Inner>, pool: PoolRef, at: usize, bits: u64) {
+        // SAFETY: by contract; not used across the call that may free the heap.
+        let inner = unsafe { heap.as_ref() };
+        inner.freed.set(inner.freed.get() + u64::from(bits.count_ones()));
+        if pool.put_blocks(at, bits) == 0 || !pool.is(LISTED) {
+            // SAFETY: by contract.
+            unsafe { Inner::pool_changed(heap, pool) };
+        }
+    }
+
     /// # Safety
     /// As for `free`; the object is LARGE.
     #[cold]

@@ -286,6 +286,19 @@ impl PoolRef {
         used
     }
 
+    /// Frees the blocks of word `at` whose bit is set, and forgets them as candidates; the number of
+    /// blocks that are left in use.
+    #[inline]
+    pub(crate) fn put_blocks(self, at: usize, bits: u64) -> u16 {
+        debug_assert!(self.free[at].get() & bits == 0, "a block of word {at} is free already");
+        self.free[at].set(self.free[at].get() | bits);
+        self.fresh[at].set(self.fresh[at].get() & !bits);
+        self.stale[at].set(self.stale[at].get() & !bits);
+        let used = self.used.get() - bits.count_ones() as u16;
+        self.used.set(used);
+        used
+    }
+
     /// Notes block `index` as a fresh candidate.
     #[inline(always)]
     pub(crate) fn set_fresh(self, index: usize) {

@@ -159,6 +159,7 @@ impl Tracer {
     /// Adds the edge to `target`.
     #[inline]
     pub(crate) fn edge(&mut self, target: Obj) {
+        target.prefetch();
         self.edges.push(target);
     }
 
