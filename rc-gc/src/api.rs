@@ -236,7 +236,7 @@ pub fn count_garbage_slowly() -> usize {
 impl Inner {
     fn safepoint(&self) -> usize {
         if self.schedule.waiting.get() && self.schedule.enabled.get() {
-            self.collect(self.schedule.due(self.live()))
+            self.collect_due()
         } else {
             0
         }

@@ -124,10 +124,31 @@ impl Inner {
         }
         match self.schedule.mode.get() {
             crate::Mode::Automatic => {
-                self.collect(self.schedule.due(self.live()));
+                self.collect_due();
             }
             crate::Mode::AtSafepoint => self.schedule.waiting.set(true),
             crate::Mode::Manual => {}
+        }
+    }
+
+    /// The collection that is due, or the passing over of its generation.
+    pub(crate) fn collect_due(&self) -> usize {
+        let generation = self.schedule.due(self.live());
+        if self.collecting.get() || !self.schedule.pass_over(generation) {
+            return self.collect(generation);
+        }
+        self.schedule.waiting.set(false);
+        self.gather(generation, &mut Vec::new());
+        self.schedule.passed(generation);
+        self.end_epoch(generation);
+        0
+    }
+
+    /// What exists is one collection older.
+    fn end_epoch(&self, generation: Generation) {
+        self.next_epoch();
+        if generation >= Generation::Middle {
+            self.middle_from.set(self.epoch());
         }
     }
 
@@ -160,10 +181,7 @@ impl Inner {
             }
         }
 
-        self.next_epoch();
-        if generation >= Generation::Middle {
-            self.middle_from.set(self.epoch());
-        }
+        self.end_epoch(generation);
         if generation == Generation::Old {
             self.trim_some();
         }
