@@ -107,16 +107,23 @@ impl<'a> Level<'a> {
 }
 
 impl Drop for Level<'_> {
-    /// User code panicked: the object is freed, and what was put off is dropped, all the same.
-    #[cold]
+    /// User code panicked.
+    #[inline(always)]
     fn drop(&mut self) {
-        let Level { heap, obj, outer } = *self;
-        let later = Level { heap, obj, outer }.leave();
-        // SAFETY: the value is dropped, as far as it could be; nothing leads to it.
-        unsafe { Inner::free(NonNull::from(heap), obj) };
-        // A panic is under way already.
-        std::mem::forget(later);
+        // By value, so that the level need not be in memory for this alone.
+        abandon(self.heap, self.obj, self.outer);
     }
+}
+
+/// After a panic in a value's drop: the object is freed, and what was put off is dropped, all the same.
+#[cold]
+#[inline(never)]
+fn abandon(heap: &Inner, obj: Obj, outer: u32) {
+    let later = Level { heap, obj, outer }.leave();
+    // SAFETY: the value is dropped, as far as it could be; nothing leads to it.
+    unsafe { Inner::free(NonNull::from(heap), obj) };
+    // A panic is under way already.
+    std::mem::forget(later);
 }
 
 /// Drops and frees an object without `Weak`s, finalizer or other peculiarity.
@@ -129,9 +136,8 @@ unsafe fn release_plain<T: ?Sized>(obj: Obj, value: NonNull<T>, word: u32) {
     let pool = unsafe { PoolRef::of(obj) };
     let index = pool.index_of(obj);
     // From here on the value is coming apart: no collection may find the object.
-    if word != 0 && !obj.has(LEAF) {
-        pool.clear_candidate(index);
-        obj.set_word(0);
+    if word != 0 {
+        forget(pool, index, obj);
     }
     if needs_drop::<T>() {
         // SAFETY: a heap lives as long as its objects.
@@ -148,6 +154,15 @@ unsafe fn release_plain<T: ?Sized>(obj: Obj, value: NonNull<T>, word: u32) {
     }
     // SAFETY: dropped; nothing leads to it. The last use of pool and heap.
     unsafe { Inner::free_block(pool.heap(), pool, index) };
+}
+
+/// Sees to it that an object with PURPLE is no candidate.
+#[inline(never)]
+fn forget(pool: PoolRef, index: usize, obj: Obj) {
+    if !obj.has(LEAF) {
+        pool.clear_candidate(index);
+        obj.set_word(0);
+    }
 }
 
 /// Puts an object off until the outermost drop.
