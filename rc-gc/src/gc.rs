@@ -90,46 +90,28 @@ impl<T: Trace + 'static> Gc<T> {
 
     #[inline(always)]
     fn new_inner(value: T, heap: &Inner) -> Gc<T> {
-        let value = ManuallyDrop::new(value);
+        // No call here unwinds while `value` is in its way to the object: so it needs no address,
+        // and is built in registers or in place. A panic in a collection waits until it has arrived.
         let place = const { Place::of(size_of::<T>(), align_of::<T>(), false) };
-        // Both arms move the value out by a copy of their own: so the one that is taken all the
-        // time builds it in registers or in place, whatever address the other one needs.
-        // SAFETY: the one and only move out of `value`.
-        let take = || unsafe { std::ptr::read(&raw const *value) };
-        match heap.pop(place) {
-            // SAFETY: room for an object of that size and alignment, ours alone.
-            Some(header) => unsafe { Gc::emplace(take(), heap, Room { header, mark: 0 }) },
-            None => Gc::new_slow(take(), heap),
-        }
-    }
-
-    /// `new_inner` where the cache of the class is empty. May collect: USER CODE.
-    #[cold]
-    #[inline(never)]
-    fn new_slow(value: T, heap: &Inner) -> Gc<T> {
-        let place = const { Place::of(size_of::<T>(), align_of::<T>(), false) };
-        let room = heap.allocate(place, Layout::new::<T>());
-        // SAFETY: room for an object of that size and alignment, ours alone.
-        unsafe { Gc::emplace(value, heap, room) }
-    }
-
-    /// Writes header and value.
-    ///
-    /// # Safety
-    /// `room` is for an object with a `T`, of this heap, and the caller's.
-    #[inline(always)]
-    unsafe fn emplace(value: T, heap: &Inner, room: Room) -> Gc<T> {
-        // SAFETY: by contract.
+        let (room, slow) = match heap.pop(place) {
+            Some(header) => (Room { header, mark: 0 }, false),
+            None => (heap::allocate_slow(heap, place, Layout::new::<T>()), true),
+        };
+        // SAFETY: memory for an object, ours alone.
         let obj = unsafe { Obj::at(room.header) };
         let flags = type_flags::<T>();
         let mark = heap.birth() | room.mark | flags;
-        // SAFETY: by contract the header is ours to write.
+        // SAFETY: the header is ours to write.
         unsafe { obj.init(mark, first_word(flags), VtableOf::<T>::SIZED) };
         let at = obj.value().cast::<T>();
-        // SAFETY: by contract there is room and alignment for a `T`.
+        // SAFETY: room and alignment for a `T` by `place`.
         unsafe { at.write(value) };
         // SAFETY: the count of 1 is this handle's.
-        unsafe { Gc::from_value(at) }
+        let gc = unsafe { Gc::from_value(at) };
+        if slow {
+            heap.resume_deferred();
+        }
+        gc
     }
 
     /// Makes an object that holds a [`Weak`] to itself, or hands one to its parts.
@@ -182,7 +164,9 @@ impl Unborn {
         let mark = heap.birth() | room.mark | type_flags::<T>() | DEAD;
         // SAFETY: the header is ours to write.
         unsafe { obj.init(mark, 0, VtableOf::<T>::SIZED) };
-        Unborn(obj)
+        let unborn = Unborn(obj);
+        heap.resume_deferred();
+        unborn
     }
 
     /// Gives it its value, which must be of the type it was made for.

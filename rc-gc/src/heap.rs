@@ -32,17 +32,30 @@ use crate::large::{self, Large};
 use crate::pools::{
     Cache, IN_FRESH, IN_MID, LISTED, Place, PoolList, PoolRef, SHAPE_STEP, SHAPES, WORDS,
 };
-use crate::release::guarded;
+use crate::release::{Panic, guarded, resume};
 use crate::stats::Counters;
 
 /// Chunks are backed by huge pages from this size of the heap on.
 const HUGE_FROM: usize = 8 << 20;
 
 /// Memory for an object whose header is not yet written.
+#[repr(C)]
 pub(crate) struct Room {
     pub(crate) header: NonNull<Header>,
     /// LARGE or nothing.
     pub(crate) mark: u32,
+}
+
+/// [`Inner::allocate`] where `pop` has nothing. Never unwinds, and the compiler knows it by the ABI:
+/// see `Gc::new_inner`. Where memory ends it does not return.
+#[cold]
+#[inline(never)]
+#[expect(improper_ctypes_definitions, reason = "the ABI is for `nounwind`, not for C")]
+pub(crate) extern "C" fn allocate_slow(heap: &Inner, place: Place, value: Layout) -> Room {
+    match heap.refill_or_large(place, value) {
+        Some(room) => room,
+        None => std::alloc::handle_alloc_error(value),
+    }
 }
 
 /// The state of a heap. All of it is behind `Cell`s: user code may come back in at any marked point.
@@ -66,6 +79,8 @@ pub(crate) struct Inner {
     arenas: RefCell<Arenas>,
     /// Objects whose drop was put off.
     pub(crate) pending: RefCell<Vec<Obj>>,
+    /// The panic of a collection that an allocation started.
+    deferred: Cell<Option<Panic>>,
     /// Pools with fresh candidates, and pools with candidates of generation 1.
     pub(crate) fresh: RefCell<Vec<PoolRef>>,
     pub(crate) mid: RefCell<Vec<PoolRef>>,
@@ -187,6 +202,7 @@ impl Inner {
             born: Cell::new(0),
             freed: Cell::new(0),
             has_pending: Cell::new(false),
+            deferred: Cell::new(None),
             collecting: Cell::new(false),
             retired: Cell::new(false),
             lists: [const { [const { PoolList::new() }; CLASS_TABLE] }; SHAPES],
@@ -280,22 +296,24 @@ impl Inner {
         Some(unsafe { cache.first.get().add(offset) }.cast())
     }
 
-    /// Memory for an object. May collect: USER CODE. Where memory ends it does not return.
+    /// Memory for an object. May collect: USER CODE, whose panic waits for `resume_deferred`.
     pub(crate) fn allocate(&self, place: Place, value: Layout) -> Room {
-        if let Some(header) = self.pop(place) {
-            return Room { header, mark: 0 };
-        }
-        if self.budget.get() <= 0 {
-            // USER CODE: drops of what is collected. Nothing is held across it.
-            self.budget_spent();
-        }
-        match self.refill_or_large(place, value) {
-            Some(room) => room,
-            None => std::alloc::handle_alloc_error(value),
+        match self.pop(place) {
+            Some(header) => Room { header, mark: 0 },
+            None => allocate_slow(self, place, value),
         }
     }
 
+    /// Memory where `pop` has nothing.
     fn refill_or_large(&self, place: Place, value: Layout) -> Option<Room> {
+        if self.budget.get() <= 0 {
+            let mut panic = None;
+            // USER CODE: drops of what is collected. Nothing is held across it.
+            guarded(&mut panic, || self.budget_spent());
+            if panic.is_some() {
+                self.deferred.set(panic);
+            }
+        }
         match place {
             Place::Pool { class, shape } if !self.retired.get() => {
                 if self.caches[shape][class].bits.get() == 0 {
@@ -310,6 +328,13 @@ impl Inner {
                 Some(Room { header, mark: LARGE })
             }
         }
+    }
+
+    /// Lets the panic of a collection go on that an allocation started.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn resume_deferred(&self) {
+        resume(self.deferred.take());
     }
 
     /// Takes a word of free blocks into an empty cache.
