@@ -190,13 +190,21 @@ impl Drop for Unborn {
 }
 
 impl<T: ?Sized> Gc<T> {
-    /// The handle that is counted already.
+    /// The handle that is counted already; for [`coerce!`](crate::coerce).
     ///
     /// # Safety
     /// `value` is the value of an object, one of whose counts becomes this handle's.
+    #[doc(hidden)]
     #[inline(always)]
-    pub(crate) unsafe fn from_value(value: NonNull<T>) -> Self {
+    pub unsafe fn from_value(value: NonNull<T>) -> Self {
         Gc { value, owns: PhantomData }
+    }
+
+    /// The pointer of a handle that is forgotten; for [`coerce!`](crate::coerce).
+    #[doc(hidden)]
+    #[inline(always)]
+    pub fn into_value(this: Self) -> NonNull<T> {
+        ManuallyDrop::new(this).value
     }
 
     /// The object.

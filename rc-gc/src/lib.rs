@@ -4,6 +4,7 @@ extern crate self as rc_gc;
 
 mod api;
 mod collector;
+mod dst;
 mod garbage;
 mod gc;
 mod generations;
@@ -14,6 +15,7 @@ mod pools;
 mod release;
 mod stats;
 mod trace;
+mod traits;
 mod weak;
 
 pub use api::{

@@ -104,6 +104,21 @@ impl<T: ?Sized> Weak<T> {
         self.value.as_ptr()
     }
 
+    /// The pointer of a `Weak` that is forgotten; for [`coerce!`](crate::coerce).
+    #[doc(hidden)]
+    pub fn into_value(this: Self) -> NonNull<T> {
+        std::mem::ManuallyDrop::new(this).value
+    }
+
+    /// The `Weak` that is counted already; for [`coerce!`](crate::coerce).
+    ///
+    /// # Safety
+    /// `value` is that of a `Weak` that was forgotten.
+    #[doc(hidden)]
+    pub unsafe fn from_value(value: NonNull<T>) -> Self {
+        Weak { value }
+    }
+
     /// Turns it into a pointer, without dropping it.
     pub fn into_raw(self) -> *const T {
         std::mem::ManuallyDrop::new(self).value.as_ptr()
