@@ -39,6 +39,7 @@ use crate::pools::{IN_FRESH, IN_MID, PoolRef, WORDS};
 use crate::release::{Panic, guarded, resume};
 use crate::stats::GenerationStats;
 use crate::trace::Tracer;
+use crate::verify::Verify;
 
 /// The collector's working memory, kept between collections.
 pub(crate) struct Scratch {
@@ -49,18 +50,20 @@ pub(crate) struct Scratch {
     /// Objects with more handles than `unexplained` can count.
     crowded: Vec<Obj>,
     tracer: Tracer,
+    verify: Verify,
     /// Flags seen on any visited object.
     pub(crate) flags: u32,
 }
 
 impl Scratch {
-    const fn new() -> Self {
+    fn new() -> Self {
         Scratch {
             candidates: Vec::new(),
             visited: Vec::new(),
             stack: Vec::new(),
             crowded: Vec::new(),
             tracer: Tracer::new(),
+            verify: Verify::new(),
             flags: 0,
         }
     }
@@ -237,6 +240,9 @@ impl Inner {
 
     /// Passes 1 and 2. Afterwards what is live in the set has LIVE.
     fn detect(&self, s: &mut Scratch, floor: u32) {
+        #[cfg(feature = "verify")]
+        let _tracing = crate::verify::tracing::Guard::new();
+        s.verify = Verify::new();
         let unexplained = self.visit_closure(s, floor, true);
         if unexplained != 0 || !s.crowded.is_empty() {
             rescue(s);
@@ -271,14 +277,20 @@ impl Inner {
             }
             let end = (next + GROUP).min(s.visited.len());
             tracer.clear();
+            let mut seen = 0;
             for at in next..end {
                 // SAFETY: alive: a candidate or reached from one, and not DEAD. USER CODE.
                 unsafe { s.visited[at].trace(&mut tracer) };
+                if cfg!(feature = "verify") {
+                    s.verify.first(s.visited[at], &tracer.handles()[seen..]);
+                    seen = tracer.handles().len();
+                }
             }
             next = end;
             for &target in tracer.edges() {
                 let mark = target.mark();
                 if mark & VISITED != 0 {
+                    Verify::edge(target, mark / STEP);
                     target.set_mark(mark.wrapping_sub(STEP));
                     unexplained = unexplained.wrapping_sub(1);
                 } else if discover
@@ -363,6 +375,9 @@ impl Inner {
         // Every member is visited before the first is traced, so that none is discovered.
         let mut first = None;
         guarded(&mut first, || {
+            #[cfg(feature = "verify")]
+            let _tracing = crate::verify::tracing::Guard::new();
+            s.verify = Verify::new();
             for &obj in &garbage {
                 visit(s, obj, 0);
             }
@@ -392,6 +407,7 @@ fn rescue(s: &mut Scratch) {
             s.tracer.clear();
             // SAFETY: in the set, so alive. USER CODE.
             unsafe { obj.trace(&mut s.tracer) };
+            s.verify.second(obj, s.tracer.handles());
             for &target in s.tracer.edges() {
                 let mark = target.mark();
                 if mark & (VISITED | LIVE) == VISITED {

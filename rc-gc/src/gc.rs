@@ -67,7 +67,7 @@ fn dead_handle() -> ! {
 unsafe impl<T: ?Sized> Trace for Gc<T> {
     #[inline(always)]
     fn trace(&self, tracer: &mut Tracer) {
-        tracer.edge(self.obj());
+        tracer.edge(self.obj(), (&raw const *self).cast());
     }
 }
 
@@ -212,6 +212,13 @@ impl<T: ?Sized> Gc<T> {
     pub(crate) fn obj(&self) -> Obj {
         // SAFETY: the pointer of a handle that exists.
         unsafe { Obj::of(self.value) }
+    }
+
+    /// With `verify`: panics while tracing.
+    #[inline(always)]
+    fn touched(&self) {
+        #[cfg(feature = "verify")]
+        crate::verify::tracing::touched(self.obj().vtable().name);
     }
 
     /// The heap of the object.
@@ -466,6 +473,7 @@ impl<T: ?Sized> Clone for Gc<T> {
     /// Another handle to the same object. Never fails: a count of 2^30 stays there for good.
     #[inline(always)]
     fn clone(&self) -> Self {
+        self.touched();
         self.obj().increment();
         Gc { value: self.value, owns: PhantomData }
     }
@@ -474,6 +482,7 @@ impl<T: ?Sized> Clone for Gc<T> {
 impl<T: ?Sized> Drop for Gc<T> {
     #[inline(always)]
     fn drop(&mut self) {
+        self.touched();
         let word = self.obj().decrement();
         if !is_quiet(word) {
             // SAFETY: this handle's count is given up; it is not used again.
@@ -491,6 +500,7 @@ impl<T: ?Sized> Deref for Gc<T> {
     /// If the handle is dead; see [`Gc::try_get`].
     #[inline(always)]
     fn deref(&self) -> &T {
+        self.touched();
         if self.obj().has(DEAD) {
             dead_handle();
         }

@@ -16,6 +16,7 @@ mod release;
 mod stats;
 mod trace;
 mod traits;
+mod verify;
 mod weak;
 
 pub use api::{

@@ -148,17 +148,27 @@ pub trait Finalize: Trace {
 /// There is nothing to call on it: pass it on to the parts of the value.
 pub struct Tracer {
     edges: Vec<Obj>,
+    /// Where the handles are that the edges were reported for.
+    #[cfg(feature = "verify")]
+    handles: Vec<usize>,
 }
 
 impl Tracer {
     /// An empty buffer.
     pub(crate) const fn new() -> Self {
-        Tracer { edges: Vec::new() }
+        Tracer {
+            edges: Vec::new(),
+            #[cfg(feature = "verify")]
+            handles: Vec::new(),
+        }
     }
 
-    /// Adds the edge to `target`.
-    #[inline]
-    pub(crate) fn edge(&mut self, target: Obj) {
+    /// Adds the edge to `target`, for the handle at `handle`.
+    #[inline(always)]
+    pub(crate) fn edge(&mut self, target: Obj, handle: *const ()) {
+        #[cfg(feature = "verify")]
+        self.handles.push(handle.addr());
+        let _ = handle;
         target.prefetch();
         self.edges.push(target);
     }
@@ -169,10 +179,21 @@ impl Tracer {
         &self.edges
     }
 
+    /// Where the handles are; nothing without `verify`.
+    #[inline]
+    pub(crate) fn handles(&self) -> &[usize] {
+        #[cfg(feature = "verify")]
+        return &self.handles;
+        #[cfg(not(feature = "verify"))]
+        &[]
+    }
+
     /// Forgets the edges, keeps the memory.
     #[inline]
     pub(crate) fn clear(&mut self) {
         self.edges.clear();
+        #[cfg(feature = "verify")]
+        self.handles.clear();
     }
 }
 
