@@ -416,11 +416,15 @@ impl Inner {
         bytes
     }
 
-    /// After a full collection: keeps a quarter of the arenas for growth, at least two.
+    /// After a full collection: keeps a quarter of the arenas in use for growth, at least two.
     pub(crate) fn trim_some(&self) {
         self.release_listed();
-        let keep = (self.arenas.borrow().arenas() / 4).max(2);
-        if self.arenas.borrow().empty_arenas() > keep {
+        let (arenas, empty) = {
+            let arenas = self.arenas.borrow();
+            (arenas.arenas(), arenas.empty_arenas())
+        };
+        let keep = ((arenas - empty) / 4).max(2);
+        if empty > keep {
             self.trim(keep);
         }
     }
