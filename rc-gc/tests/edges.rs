@@ -556,6 +556,7 @@ mod verify {
     fn found(kind: u8) -> String {
         let a = Gc::new(Wrong(RefCell::default(), kind));
         *a.0.borrow_mut() = Some(a.clone());
+        drop(a.clone());
         let text = collect_caught().unwrap_err();
         a.0.borrow_mut().take();
         text
