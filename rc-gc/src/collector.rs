@@ -36,7 +36,7 @@ use crate::header::{
 };
 use crate::heap::Inner;
 use crate::pools::{IN_FRESH, IN_MID, PoolRef, WORDS};
-use crate::release::{Panic, guarded, resume};
+use crate::release::{Panic, discard, guarded, resume};
 use crate::stats::GenerationStats;
 use crate::trace::Tracer;
 use crate::verify::Verify;
@@ -389,7 +389,11 @@ impl Inner {
             garbage.iter().partition(|obj| first.is_some() || obj.has(LIVE));
         self.spare(&live);
         s.visited = dead;
-        *panic = panic.take().or(first);
+        match (panic.is_some(), first) {
+            (true, Some(later)) => discard(later),
+            (false, first) => *panic = first,
+            (true, None) => {}
+        }
         live.len()
     }
 }

@@ -32,7 +32,7 @@ use crate::large::{self, Large};
 use crate::pools::{
     Cache, IN_FRESH, IN_MID, LISTED, Place, PoolList, PoolRef, SHAPE_STEP, SHAPES, WORDS,
 };
-use crate::release::{Panic, guarded, resume};
+use crate::release::{Panic, discard, guarded, resume};
 use crate::stats::Counters;
 
 /// Chunks are backed by huge pages from this size of the heap on.
@@ -154,7 +154,9 @@ pub(crate) unsafe fn retire(heap: NonNull<Inner>) {
         let (mut freed, mut panic) = (0, None);
         // USER CODE. Drops may leave new garbage, finalizers may resurrect: a few rounds only.
         guarded(&mut panic, || freed = inner.collect(Generation::Old));
-        std::mem::forget(panic);
+        if let Some(panic) = panic {
+            discard(panic);
+        }
         if freed == 0 {
             break;
         }

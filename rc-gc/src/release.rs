@@ -34,16 +34,23 @@ pub(crate) fn guarded(first: &mut Option<Panic>, user: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(user)) {
         match first {
             None => *first = Some(panic),
-            // The payload of a later panic is user code too: its drop must not panic here.
-            Some(_) => std::mem::forget(panic),
+            Some(_) => discard(panic),
         }
+    }
+}
+
+/// Drops the payload of a panic that goes no further. Its drop is user code too.
+pub(crate) fn discard(panic: Panic) {
+    // USER CODE. What a payload's drop throws is leaked: there is nobody left to tell.
+    if let Err(worse) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+        std::mem::forget(worse);
     }
 }
 
 /// Lets the first panic go on, except into a panic that is already under way.
 pub(crate) fn resume(first: Option<Panic>) {
     match first {
-        Some(panic) if std::thread::panicking() => std::mem::forget(panic),
+        Some(panic) if std::thread::panicking() => discard(panic),
         Some(panic) => resume_unwind(panic),
         None => {}
     }
@@ -123,7 +130,9 @@ fn abandon(heap: &Inner, obj: Obj, outer: u32) {
     // SAFETY: the value is dropped, as far as it could be; nothing leads to it.
     unsafe { Inner::free(NonNull::from(heap), obj) };
     // A panic is under way already.
-    std::mem::forget(later);
+    if let Some(later) = later {
+        discard(later);
+    }
 }
 
 /// Drops and frees an object without `Weak`s, finalizer or other peculiarity.
@@ -252,9 +261,8 @@ pub(crate) unsafe fn release_odd(obj: Obj) {
     let later = level.leave();
     if panic.is_none() {
         panic = later;
-    } else {
-        // The payload of a later panic is user code too.
-        std::mem::forget(later);
+    } else if let Some(later) = later {
+        discard(later);
     }
     if dead {
         // SAFETY: the value is dropped, no handle exists.

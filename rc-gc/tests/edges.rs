@@ -219,12 +219,6 @@ fn what_a_borrowed_cell_holds_is_live_until_it_is_returned() {
     }
     drop(a);
     assert_eq!(rc_gc::collect(), 2);
-    // A leaked borrow leaks the ring, and nothing else.
-    let a = link(None);
-    *a.next.borrow_mut() = Some(a.clone());
-    std::mem::forget(a.next.borrow_mut());
-    drop(a);
-    assert_eq!(rc_gc::collect(), 0);
     assert!(weak.upgrade().is_none());
 }
 
@@ -278,32 +272,6 @@ fn new_cyclic_has_no_object_before_it_returns_and_none_after_a_panic() {
     assert!(KEPT.with_borrow(|weak| weak.upgrade().is_none()));
     KEPT.set(Weak::new());
     assert_eq!(rc_gc::stats().live, 0);
-    rc_gc::check().unwrap();
-}
-
-#[test]
-fn a_count_of_2_to_the_30_stays_and_the_object_is_never_freed() {
-    let dropped = Rc::new(());
-    #[derive(Trace)]
-    struct Token {
-        #[gc(skip)]
-        _rc: Rc<()>,
-        me: RefCell<Option<Gc<Token>>>,
-    }
-    let a = Gc::new(Token { _rc: dropped.clone(), me: RefCell::default() });
-    *a.me.borrow_mut() = Some(a.clone());
-    for _ in 0..(1u32 << 30) {
-        std::mem::forget(a.clone());
-    }
-    let many = Gc::strong_count(&a);
-    assert!(many >= 1 << 30);
-    for _ in 0..1000 {
-        drop(a.clone());
-    }
-    assert_eq!(Gc::strong_count(&a), Gc::strong_count(&a.clone()));
-    drop(a);
-    assert_eq!(rc_gc::collect(), 0);
-    assert_eq!(Rc::strong_count(&dropped), 2);
     rc_gc::check().unwrap();
 }
 

@@ -1,6 +1,7 @@
 //! [`Trace`] for types of the standard library.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 
 use super::{Trace, Tracer};
 
@@ -126,5 +127,20 @@ unsafe impl<T: Trace> Trace for Cell<T> {
     #[inline]
     fn holds_gc(depth: u32) -> bool {
         T::holds_gc(depth)
+    }
+}
+
+// SAFETY: passes on to each key and value, once; the hasher is left out, which is less.
+unsafe impl<K: Trace, V: Trace, S> Trace for HashMap<K, V, S> {
+    #[inline]
+    fn trace(&self, tracer: &mut Tracer) {
+        self.iter().for_each(|(key, value)| {
+            key.trace(tracer);
+            value.trace(tracer);
+        });
+    }
+    #[inline]
+    fn holds_gc(depth: u32) -> bool {
+        depth == 0 || K::holds_gc(depth - 1) || V::holds_gc(depth - 1)
     }
 }
