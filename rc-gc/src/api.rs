@@ -6,9 +6,10 @@ use std::ptr::NonNull;
 
 use crate::generations::{Generation, Mode, Thresholds};
 use crate::header::{DEAD, LEAF, LIVE, Obj, PURPLE, VISITED};
-use crate::heap::{self, Inner};
+use crate::heap::Inner;
 use crate::pools::PoolRef;
 use crate::stats::Stats;
+use crate::thread;
 
 /// A heap apart from the thread's own, with its own collector, thresholds and statistics.
 ///
@@ -119,7 +120,7 @@ impl Default for Heap {
 impl Drop for Heap {
     fn drop(&mut self) {
         // SAFETY: this was its only owner, and is not used again.
-        unsafe { heap::retire(self.inner) };
+        unsafe { thread::retire(self.inner) };
     }
 }
 
@@ -133,7 +134,7 @@ impl fmt::Debug for Heap {
 fn current<R>(f: impl FnOnce(&Inner) -> R) -> R {
     // SAFETY: the thread's heap; it frees itself only with its last object after the thread's exit
     // code ran, and none of the functions below lets go of an object that its caller has.
-    f(unsafe { heap::current().as_ref() })
+    f(unsafe { thread::current().as_ref() })
 }
 
 /// Collects all generations of the thread's heap; the number of objects freed, those that only
@@ -155,7 +156,7 @@ pub fn collect() -> usize {
 /// # Panics
 /// As [`collect`].
 pub fn collect_generation(generation: Generation) -> usize {
-    match heap::existing() {
+    match thread::existing() {
         // SAFETY: the thread's heap.
         Some(heap) => unsafe { heap.as_ref() }.collect(generation),
         None => 0,
@@ -170,7 +171,7 @@ pub fn collect_generation(generation: Generation) -> usize {
 #[inline]
 pub fn safepoint() -> usize {
     // SAFETY: the thread's heap.
-    heap::existing().map_or(0, |heap| unsafe { heap.as_ref() }.safepoint())
+    thread::existing().map_or(0, |heap| unsafe { heap.as_ref() }.safepoint())
 }
 
 /// Lets allocations on the thread's heap start collections again.

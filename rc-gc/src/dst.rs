@@ -19,8 +19,8 @@ use std::ptr::NonNull;
 
 use crate::gc::{Gc, LEAF_DEPTH, first_word};
 use crate::header::{FINALIZER, LEAF, Obj, Vtable};
-use crate::heap;
 use crate::pools::{Place, SHAPE_STEP};
+use crate::thread;
 use crate::trace::{Trace, Tracer};
 
 const _: () = assert!(size_of::<*mut dyn std::any::Any>() == SHAPE_STEP);
@@ -95,7 +95,7 @@ unsafe fn make<T: ?Sized + Trace>(
     widen: impl FnOnce(*mut u8) -> *mut T,
 ) -> Gc<T> {
     // SAFETY: the thread's heap lives at least as long as its objects, and this makes one.
-    let heap = unsafe { heap::current().as_ref() };
+    let heap = unsafe { thread::current().as_ref() };
     let room = heap.allocate(Place::of(layout.size(), layout.align(), true), layout);
     // SAFETY: memory for an object, ours alone.
     let obj = unsafe { Obj::at(room.header) };

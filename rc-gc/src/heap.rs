@@ -6,9 +6,8 @@
 //!  drop to zero ─► bit in PoolDesc           drop to non-zero ─► fresh bit, list of fresh pools
 //! ```
 //!
-//! Every thread has a heap, made with its first object (`current`); [`Heap`](crate::Heap) makes more.
 //! An object finds its heap through its pool's descriptor, never through the thread, so it can be
-//! dropped when thread-locals are gone.
+//! dropped when thread-locals are gone. Which heaps there are, and how they end, is `thread`'s.
 //!
 //! Invariants (checked by [`Inner::check`], with those of `header`, `pools` and `large`):
 //!
@@ -19,6 +18,8 @@
 //!
 //! It does not decide what is garbage.
 
+mod walk;
+
 use std::alloc::Layout;
 use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;
@@ -26,14 +27,13 @@ use std::ptr::NonNull;
 use alloc_core::{Arenas, CLASS_STEP, CLASS_TABLE, MappedChunk, OsPages, SizeClass};
 
 use crate::collector::Scratch;
-use crate::generations::{Generation, Schedule};
+use crate::generations::Schedule;
 use crate::header::{Header, ISOLATED, LARGE, LEAF, Obj, PURPLE, STEP};
 use crate::large::{self, Large};
-use crate::pools::{
-    Cache, IN_FRESH, IN_MID, LISTED, Place, PoolList, PoolRef, SHAPE_STEP, SHAPES, WORDS,
-};
-use crate::release::{Panic, discard, guarded, resume};
+use crate::pools::{Cache, IN_FRESH, IN_MID, LISTED, Place, PoolList, PoolRef, SHAPE_STEP, SHAPES};
+use crate::release::{Panic, guarded, resume};
 use crate::stats::Counters;
+use crate::thread::free_if_done;
 
 /// Chunks are backed by huge pages from this size of the heap on.
 const HUGE_FROM: usize = 8 << 20;
@@ -90,100 +90,6 @@ pub(crate) struct Inner {
     pub(crate) schedule: Schedule,
     pub(crate) counters: Counters,
     pub(crate) scratch: Cell<Option<Box<Scratch>>>,
-}
-
-thread_local! {
-    /// The thread's heap; null before its first object.
-    static CURRENT: Cell<*const Inner> = const { Cell::new(std::ptr::null()) };
-    /// Retires the thread's heap.
-    static EXIT: Exit = const { Exit };
-}
-
-/// See [`EXIT`].
-struct Exit;
-
-impl Drop for Exit {
-    fn drop(&mut self) {
-        if let Some(heap) = existing() {
-            // SAFETY: the thread's heap, which nothing but its last object frees.
-            unsafe { retire(heap) };
-        }
-    }
-}
-
-/// The thread's heap, made if there is none.
-#[inline(always)]
-pub(crate) fn current() -> NonNull<Inner> {
-    match existing() {
-        Some(heap) => heap,
-        None => first(),
-    }
-}
-
-/// The thread's heap, if there is one.
-#[inline(always)]
-pub(crate) fn existing() -> Option<NonNull<Inner>> {
-    NonNull::new(CURRENT.get().cast_mut())
-}
-
-/// Makes the thread's heap. After the thread's exit code ran, one that is retired from the start:
-/// its objects are all large, and it goes with the last of them.
-#[cold]
-fn first() -> NonNull<Inner> {
-    let heap = Inner::create(false);
-    if EXIT.try_with(|_| ()).is_err() {
-        // SAFETY: just made.
-        let inner = unsafe { heap.as_ref() };
-        inner.retired.set(true);
-        inner.birth.set(inner.birth.get() | ISOLATED);
-    }
-    CURRENT.set(heap.as_ptr());
-    heap
-}
-
-/// Ends a heap: collects what can be collected; what is still held stays until it is dropped, and
-/// the heap with it. A panic of user code in this last collection goes no further: at the end of a
-/// thread it could only abort the process.
-///
-/// # Safety
-/// The heap exists, and is not retired yet; the caller does not use it afterwards.
-pub(crate) unsafe fn retire(heap: NonNull<Inner>) {
-    // SAFETY: by contract.
-    let inner = unsafe { heap.as_ref() };
-    for _ in 0..3 {
-        let (mut freed, mut panic) = (0, None);
-        // USER CODE. Drops may leave new garbage, finalizers may resurrect: a few rounds only.
-        guarded(&mut panic, || freed = inner.collect(Generation::Old));
-        if let Some(panic) = panic {
-            discard(panic);
-        }
-        if freed == 0 {
-            break;
-        }
-    }
-    inner.retired.set(true);
-    inner.flush_caches();
-    inner.release_listed();
-    // SAFETY: by contract the caller is done with it.
-    unsafe { free_if_done(heap) };
-}
-
-/// Frees a retired heap that holds nothing.
-///
-/// # Safety
-/// The heap exists. If it is retired and empty, nobody uses it afterwards.
-unsafe fn free_if_done(heap: NonNull<Inner>) {
-    // SAFETY: by contract.
-    let inner = unsafe { heap.as_ref() };
-    let busy = inner.collecting.get() || inner.depth.get() != 0;
-    if !inner.retired.get() || inner.in_use() != 0 || busy {
-        return;
-    }
-    if std::ptr::eq(CURRENT.get(), heap.as_ptr()) {
-        CURRENT.set(std::ptr::null());
-    }
-    // SAFETY: made by `Box::leak` in `create`; no object leads to it any more (1).
-    drop(unsafe { Box::from_raw(heap.as_ptr()) });
 }
 
 impl Drop for Inner {
@@ -248,6 +154,16 @@ impl Inner {
         }
         // SAFETY: reached by a handle, so allocated.
         std::ptr::eq(unsafe { Inner::of(obj) }, self)
+    }
+
+    /// Puts new objects under ISOLATED, where the heap is not the only one its thread can reach.
+    pub(crate) fn isolate(&self) {
+        self.birth.set(self.birth.get() | ISOLATED);
+    }
+
+    /// Ends the heap: new objects are large ones from now on.
+    pub(crate) fn set_retired(&self) {
+        self.retired.set(true);
     }
 
     /// Whether the heap has ended.
@@ -385,52 +301,6 @@ impl Inner {
         unsafe { self.arenas.borrow_mut().put_pool(pool.base(), 0) };
     }
 
-    /// Gives empty pools of all lists back.
-    fn release_listed(&self) {
-        for list in self.lists.iter().flatten() {
-            let mut empty = Vec::new();
-            list.for_each(|pool| {
-                if pool.used() == 0 && !pool.is(IN_FRESH | IN_MID) {
-                    empty.push(pool);
-                }
-            });
-            empty.into_iter().for_each(|pool| self.release(pool));
-        }
-    }
-
-    /// Gives free memory back to the system: all empty pools, all arenas but `keep` empty ones.
-    pub(crate) fn trim(&self, keep: usize) -> usize {
-        self.release_listed();
-        let mut arenas = self.arenas.borrow_mut();
-        let mut bytes = 0;
-        while let Some(arena) = arenas.detach_empty(keep, u64::MAX) {
-            // SAFETY: its chunk is from `OsPages`.
-            let given = unsafe { arena.purge(&OsPages) };
-            bytes += given;
-            if let Some(chunk) = arenas.reattach(arena, given != 0) {
-                // SAFETY: as above.
-                unsafe { chunk.unmap(&OsPages) };
-            }
-            if given == 0 {
-                break;
-            }
-        }
-        bytes
-    }
-
-    /// After a full collection: keeps a quarter of the arenas in use for growth, at least two.
-    pub(crate) fn trim_some(&self) {
-        self.release_listed();
-        let (arenas, empty) = {
-            let arenas = self.arenas.borrow();
-            (arenas.arenas(), arenas.empty_arenas())
-        };
-        let keep = ((arenas - empty) / 4).max(2);
-        if empty > keep {
-            self.trim(keep);
-        }
-    }
-
     /// Puts the blocks of all caches back, so that blocks in use are exactly objects.
     pub(crate) fn flush_caches(&self) {
         for (shape, caches) in self.caches.iter().enumerate() {
@@ -452,7 +322,7 @@ impl Inner {
     }
 
     /// Blocks that are not free, those in caches among them.
-    fn in_use(&self) -> u64 {
+    pub(crate) fn in_use(&self) -> u64 {
         self.born.get() - self.freed.get()
     }
 
@@ -596,59 +466,42 @@ impl Inner {
         let cached = self.caches.iter().flatten().map(|cache| cache.bits.get().count_ones());
         self.in_use() - u64::from(cached.sum::<u32>())
     }
+}
 
-    /// Calls `f` with every pool.
-    pub(crate) fn for_each_pool(&self, mut f: impl FnMut(PoolRef)) {
-        self.arenas.borrow().for_each_taken(|base| {
-            // SAFETY: taken by this heap, which alone takes pools from its arenas.
-            f(unsafe { PoolRef::containing(base) });
-        });
-    }
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
 
-    /// Calls `f` with every object whose memory is in use, dead and unborn ones too. The caches
-    /// must be flushed; `f` must not allocate from or free to this heap.
-    pub(crate) fn for_each(&self, mut f: impl FnMut(Obj)) {
-        self.for_each_pool(|pool| {
-            for at in 0..WORDS {
-                let mut bits = pool.used_word(at);
-                while bits != 0 {
-                    let index = at * 64 + bits.trailing_zeros() as usize;
-                    bits &= bits - 1;
-                    // SAFETY: used, and no cache holds blocks: an object is there.
-                    f(unsafe { pool.object(index) });
-                }
-            }
-        });
-        self.large.for_each(f);
-    }
+    use crate::header::STEPS;
+    use crate::{Gc, Generation, Heap};
 
-    /// Pages, for the statistics: mapped bytes, and bytes in pools that are taken.
-    pub(crate) fn pages(&self) -> (usize, usize) {
-        let arenas = self.arenas.borrow();
-        let (mapped, pools) = (arenas.arenas(), arenas.pools_in_use());
-        (mapped * alloc_core::ARENA_SIZE, pools * alloc_core::POOL_SIZE)
-    }
-
-    /// Verifies all arenas and lists, and `live`; part of `Heap::check`.
-    pub(crate) fn check_memory(&self) -> Result<(), &'static str> {
-        self.arenas.borrow().check()?;
-        self.large.check()?;
-        let (mut used, mut fault) = (self.large.len() as u64, None);
-        self.for_each_pool(|pool| {
-            used += pool.used() as u64;
-            fault = fault.or(pool.check().err());
-        });
-        if used != self.in_use() {
-            return Err("heap 1: the count of live objects is wrong");
-        }
-        for (list, flag) in [(&self.fresh, IN_FRESH), (&self.mid, IN_MID)] {
-            let list = list.borrow();
-            let mut flagged = 0;
-            self.for_each_pool(|pool| flagged += usize::from(pool.is(flag)));
-            if flagged != list.len() || list.iter().any(|pool| !pool.is(flag)) {
-                return Err("pool 5: a list of candidates and the state of pools differ");
-            }
-        }
-        fault.map_or(Ok(()), Err)
+    #[test]
+    fn when_epochs_run_out_everything_is_old_and_time_starts_anew() {
+        type Ring = RefCell<Option<Gc<Knot>>>;
+        #[derive(rc_gc::Trace)]
+        struct Knot(Ring);
+        let heap = Heap::new();
+        let inner = heap.inner();
+        inner
+            .birth
+            .set(inner.birth.get() % crate::header::STEP + (STEPS - 1) * crate::header::STEP);
+        inner.middle_from.set(STEPS - 1);
+        let knot = || {
+            let knot = Gc::new_in(Knot(RefCell::default()), &heap);
+            *knot.0.borrow_mut() = Some(knot.clone());
+            knot
+        };
+        let kept = knot();
+        let _young_garbage = knot();
+        heap.collect_generation(Generation::Young);
+        assert_eq!((inner.epoch(), Gc::generation(&kept)), (STEPS, Generation::Middle));
+        let young = knot();
+        drop(_young_garbage);
+        heap.collect_generation(Generation::Young);
+        assert_eq!((inner.epoch(), Gc::generation(&kept)), (1, Generation::Old));
+        assert_eq!(Gc::generation(&young), Generation::Old);
+        drop((kept, young));
+        assert_eq!(heap.collect(), 3);
+        heap.check().unwrap();
     }
 }

@@ -266,8 +266,10 @@ mod large;
 mod pools;
 mod release;
 mod stats;
+mod thread;
 mod trace;
 mod traits;
+mod unique;
 mod verify;
 mod weak;
 

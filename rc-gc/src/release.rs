@@ -282,10 +282,10 @@ unsafe fn finalize_alone(heap: &Inner, obj: Obj, panic: &mut Option<Panic>) -> b
     guarded(panic, || unsafe { finalize_value(obj) });
     let word = obj.decrement();
     let held = word & (COUNT | IMMORTAL) != 0;
-    if held {
+    if held && !obj.has(LEAF) {
         // SAFETY: of this heap, alive. It may be held by a cycle only, so it is a candidate.
         unsafe { heap.set_candidate(obj) };
-    } else {
+    } else if !held {
         // SAFETY: of this heap.
         unsafe { heap.clear_candidate(obj) };
     }
