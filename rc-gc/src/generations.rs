@@ -185,7 +185,7 @@ impl Schedule {
         }
         if let Some(patience) = self.patience.get(generation.index()) {
             let (length, _) = patience.get();
-            let length = match freed * 16 < visited {
+            let length = match freed * 6 < visited {
                 true => (length * 2 + 1).min(MOST_PASSED),
                 false => 0,
             };
@@ -272,7 +272,7 @@ mod tests {
             seen.push(passed());
         }
         assert_eq!(seen, [1, 3, 7, 15, 15, 15]);
-        schedule.done(Generation::Young, 1000, 100, 0);
+        schedule.done(Generation::Young, 1000, 200, 0);
         assert_eq!(passed(), 0);
         assert!(!schedule.pass_over(Generation::Old));
     }
