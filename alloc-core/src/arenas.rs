@@ -52,6 +52,7 @@ pub struct Arenas {
     roomy: List<ChunkRef>,
     solid: List<ChunkRef>,
     arenas: usize,
+    peak: usize,
     in_use: usize,
     chunk_arenas: usize,
 }
@@ -68,6 +69,7 @@ impl Arenas {
             roomy: List::new(),
             solid: List::new(),
             arenas: 0,
+            peak: 0,
             in_use: 0,
             chunk_arenas: 0,
         }
@@ -76,6 +78,11 @@ impl Arenas {
     /// Arenas in use; each is 1 MiB of mapped memory.
     pub fn arenas(&self) -> usize {
         self.arenas
+    }
+
+    /// The most arenas that were in use at once.
+    pub fn peak_arenas(&self) -> usize {
+        self.peak
     }
 
     /// Pools taken and not put back.
@@ -132,7 +139,7 @@ impl Arenas {
         // SAFETY: a taken pool lies in an arena in use.
         let arena = unsafe { ArenaRef::from_base(arena_base(base)) };
         let bit = 1u64 << pool_index(base);
-        arena.since.set(now);
+        arena.since.set(arena.since.get().max(now));
         self.in_use -= 1;
         self.rebucket(arena, |arena| arena.free.set(arena.free.get() | bit));
     }
@@ -187,7 +194,7 @@ impl Arenas {
             usable &= usable - 1;
             for arena in self.buckets[bucket].iter() {
                 let runs = full_runs(arena.free.get() & !arena.zero.get());
-                if runs != 0 && arena.since.get() <= before {
+                if runs != 0 && arena.since.get() <= before && arena.since.get() != u64::MAX {
                     self.rebucket(arena, |arena| {
                         arena.free.set(arena.free.get() & !runs);
                         arena.purging.set(arena.purging.get() | runs);
@@ -197,6 +204,27 @@ impl Arenas {
             }
         }
         None
+    }
+
+    /// Whether there is memory that a later `detach_empty` with `keep` 1 or `detach_pools` would give.
+    /// Costs a step per arena in the worst case.
+    pub fn is_purgeable(&self) -> bool {
+        if self.buckets[USABLE_POOLS].iter().nth(1).is_some() {
+            return true;
+        }
+        let mut usable = self.occupied & ALL_POOLS;
+        while usable != 0 {
+            let bucket = usable.trailing_zeros() as usize;
+            usable &= usable - 1;
+            let purgeable = |arena: ArenaRef| {
+                arena.since.get() != u64::MAX
+                    && full_runs(arena.free.get() & !arena.zero.get()) != 0
+            };
+            if self.buckets[bucket].iter().any(purgeable) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Ends what `detach_pools` began.
@@ -271,6 +299,7 @@ impl Arenas {
         // SAFETY: it was idle until now: zero memory (chunk invariant 3) that nobody uses.
         let arena = unsafe { ArenaRef::init(chunk.arena_base(index), chunk) };
         self.arenas += 1;
+        self.peak = self.peak.max(self.arenas);
         self.list(arena);
         Some(arena)
     }

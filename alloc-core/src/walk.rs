@@ -66,6 +66,8 @@ pub struct Usage {
     pub live: usize,
     /// Bytes of free blocks and free pools.
     pub free: usize,
+    /// Bytes of free pools; they are part of `free`.
+    pub free_pools: usize,
     /// Bytes of metadata pools.
     pub metadata: usize,
     /// Bytes at the ends of pools where no whole block fits.
@@ -115,7 +117,8 @@ impl Arenas {
                 usage.rounding += POOL_SIZE - pool.capacity() * size;
             })
         };
-        usage.free += usage.mapped - usage.metadata - usage.pools * POOL_SIZE;
+        usage.free_pools = usage.mapped - usage.metadata - usage.pools * POOL_SIZE;
+        usage.free += usage.free_pools;
         usage
     }
 }

@@ -18,7 +18,7 @@
 //! Invariants:
 //!
 //! 1. `len <= cap <= 64` for every class; `len = cap = 0` for index 0 and in the statics
-//!    `NOT_ATTACHED` and `DETACHED`: there every operation takes the slow path.
+//!    `NOT_ATTACHED`, `GATED` and `DETACHED`: there every operation takes the slow path.
 //! 2. `slots[c][..len]` are blocks of class c out of the shared heaps, each in one cache once.
 //! 3. Only the thread that the cache is attached to writes to it; `len` and the counters are read
 //!    by others, which is why they are atomic.
@@ -26,7 +26,8 @@
 //!
 //! It does not know how threads find their cache: that is `thread`.
 
-use crate::shared;
+use crate::large_cache::LargeCache;
+use crate::{shared, stats, thread};
 use alloc_core::{Block, CLASS_TABLE, SizeClass};
 use core::cell::{Cell, UnsafeCell};
 use core::mem::{MaybeUninit, offset_of};
@@ -37,7 +38,10 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 const SLOTS: usize = 64;
 
 /// Bytes of blocks that one class may hold; large classes have fewer slots in use.
-const CLASS_BYTES: usize = 8 << 10;
+const CLASS_BYTES: usize = 16 << 10;
+
+/// Slow paths between two looks at the clock.
+const TICKS: u32 = 64;
 
 /// A new array starts with room for this many blocks and doubles with every miss.
 const FIRST_CAP: u32 = 8;
@@ -78,6 +82,18 @@ pub(crate) struct Cache {
     pub(crate) heap: Cell<u8>,
     /// Which classes have an array (4).
     used: Cell<u64>,
+    /// Slow paths taken, and the time at which allocations were last gated; see `thread`.
+    pub(crate) ticks: Cell<u32>,
+    pub(crate) gate: Cell<u32>,
+    pub(crate) gated_at: Cell<u64>,
+    /// When the large blocks were last swept, by whoever had its turn.
+    swept_at: AtomicU64,
+    /// Bytes of blocks taken from the heaps less bytes given back, not yet published.
+    unpublished: Cell<isize>,
+    /// The thread and the process that the cache is attached to; see `thread`.
+    pub(crate) owner: AtomicU64,
+    /// Blocks above 512 bytes.
+    pub(crate) large: LargeCache,
     /// Counters of the slow path, written by the owner only.
     pub(crate) counters: Counters,
 }
@@ -107,13 +123,25 @@ impl Counters {
             fallback_bytes_out: AtomicU64::new(0),
         }
     }
+
+    /// Bytes of the fallback's blocks that this thread allocated and did not free; what it freed for
+    /// others makes up for none.
+    #[inline]
+    pub(crate) fn fallback_live(&self) -> usize {
+        let (inside, out) =
+            (self.fallback_bytes_in.load(Relaxed), self.fallback_bytes_out.load(Relaxed));
+        let live = inside.wrapping_sub(out).cast_signed();
+        if live > 0 { live.unsigned_abs() as usize } else { 0 }
+    }
 }
 
-/// Adds to a counter that only this thread writes.
+/// Adds to a counter that only this thread writes. Returns the sum.
 #[inline(always)]
-pub(crate) fn bump(counter: &AtomicU64, by: u64) {
+pub(crate) fn bump(counter: &AtomicU64, by: u64) -> u64 {
     // Relaxed, and no read-modify-write: one writer; readers want a recent value, no order.
-    counter.store(counter.load(Relaxed).wrapping_add(by), Relaxed);
+    let sum = counter.load(Relaxed).wrapping_add(by);
+    counter.store(sum, Relaxed);
+    sum
 }
 
 const _: () = assert!(offset_of!(Cache, slots) == 1040);
@@ -133,7 +161,45 @@ impl Cache {
             next_idle: Cell::new(None),
             heap: Cell::new(0),
             used: Cell::new(0),
+            ticks: Cell::new(0),
+            gate: Cell::new(0),
+            gated_at: Cell::new(0),
+            swept_at: AtomicU64::new(0),
+            unpublished: Cell::new(0),
+            owner: AtomicU64::new(0),
+            large: LargeCache::new(),
             counters: Counters::new(),
+        }
+    }
+
+    /// Counts a slow path; every 64th looks whether memory is due to go back.
+    #[inline]
+    pub(crate) fn tick(&'static self) {
+        let ticks = self.ticks.get().wrapping_add(1);
+        self.ticks.set(ticks);
+        if ticks.is_multiple_of(TICKS) {
+            thread::tick(self);
+        }
+    }
+
+    /// When the large blocks were last swept.
+    pub(crate) fn swept_at(&self) -> u64 {
+        // Relaxed, here and below: a time, no order.
+        self.swept_at.load(Relaxed)
+    }
+
+    pub(crate) fn set_swept_at(&self, now: u64) {
+        self.swept_at.store(now, Relaxed);
+    }
+
+    /// Adds to the bytes in use, for the peak.
+    pub(crate) fn note_bytes(&self, bytes: isize) {
+        let sum = self.unpublished.get().wrapping_add(bytes);
+        if sum.unsigned_abs() < stats::PUBLISH {
+            self.unpublished.set(sum);
+        } else {
+            self.unpublished.set(0);
+            stats::publish(sum);
         }
     }
 
@@ -222,18 +288,20 @@ impl Cache {
     /// # Safety
     ///
     /// The cache is that of the calling thread.
-    pub(crate) unsafe fn refill(&self, class: SizeClass) -> *mut u8 {
-        let want = self.grow(class) / 2;
-        // SAFETY: the caller's promise; the array is empty, or its blocks are kept out of it below.
+    pub(crate) unsafe fn refill(&'static self, class: SizeClass) -> *mut u8 {
+        // SAFETY: the caller's promise. Not empty: allocations were gated, or the size was 0.
         if let Some(block) = unsafe { self.pop(class.index()) } {
             return block.as_ptr();
         }
+        self.tick();
+        let want = self.grow(class) / 2;
         // SAFETY: the caller's promise.
         let slots = unsafe { self.slots(class, want) };
         let got = shared::take(self.heap.get(), class, slots);
         if got < want as usize {
             slots.copy_within(want as usize - got.., 0);
         }
+        self.note_bytes((got * class.size()).cast_signed());
         // Relaxed: one writer (3).
         self.bin(class).len.store(got as u32, Relaxed);
         // SAFETY: the caller's promise.
@@ -246,11 +314,12 @@ impl Cache {
     /// # Safety
     ///
     /// As for [`push`](Cache::push).
-    pub(crate) unsafe fn spill(&self, class: SizeClass, block: Block) {
+    pub(crate) unsafe fn spill(&'static self, class: SizeClass, block: Block) {
         let cap = self.bin(class).cap.get();
         if cap < max_cap(class) {
             self.grow(class);
         } else {
+            self.tick();
             // SAFETY: the caller's promise.
             unsafe { self.give_oldest(class, cap / 2) };
         }
@@ -273,6 +342,7 @@ impl Cache {
         let oldest = unsafe { &mut *(core::ptr::from_mut(oldest) as *mut [Block]) };
         // SAFETY: blocks of this class (2), which this thread owns and forgets below.
         unsafe { shared::give(class, oldest) };
+        self.note_bytes(-(count as usize * class.size()).cast_signed());
         slots.copy_within(count as usize.., 0);
         bin.len.store(len - count, Relaxed);
     }

@@ -7,18 +7,12 @@
 //! The child has one thread. Caches of the parent's other threads stay as they are, attached to nobody: what
 //! they held is lost to the child, at most what a cache may hold for each thread.
 
-use crate::{lock, shared, thread};
-use core::sync::atomic::{AtomicBool, Ordering};
+use crate::{lock, membarrier, purger, shared, thread};
 
-/// Registers the handlers, once; called when the first thread gets its cache.
+/// Registers the handlers; called once.
 pub(crate) fn register() {
-    static REGISTERED: AtomicBool = AtomicBool::new(false);
-    // Relaxed: only decides who registers.
-    if REGISTERED.swap(true, Ordering::Relaxed) {
-        return;
-    }
     // SAFETY: the handlers fit their signatures and are never unloaded before the process ends.
-    unsafe { libc::pthread_atfork(Some(prepare), Some(after), Some(after)) };
+    unsafe { libc::pthread_atfork(Some(prepare), Some(in_parent), Some(in_child)) };
 }
 
 unsafe extern "C" fn prepare() {
@@ -28,7 +22,16 @@ unsafe extern "C" fn prepare() {
     lock::set_holds_all(true);
 }
 
-unsafe extern "C" fn after() {
+unsafe extern "C" fn in_parent() {
+    lock::set_holds_all(false);
+    shared::unlock_all();
+    thread::unlock_idle();
+}
+
+unsafe extern "C" fn in_child() {
+    purger::forget_after_fork();
+    membarrier::register();
+    thread::adopt_after_fork();
     lock::set_holds_all(false);
     shared::unlock_all();
     thread::unlock_idle();

@@ -3,15 +3,32 @@
 //!
 //! No unsafe here; the modules say what they use it for.
 
+// A model checker takes the lock's source by itself: its atomics cannot be in statics.
+#![cfg(not(loom))]
+
 mod cache;
+mod clock;
+mod config;
+mod fallback;
 mod fatal;
 mod fork;
+mod futex;
+mod large_cache;
+mod large_class;
 mod lock;
+mod membarrier;
+mod memory;
+mod owner;
 mod pool_alloc;
+mod primitive;
+mod purge;
+mod purger;
 mod shared;
 mod stats;
 mod thread;
+mod turn;
 
+pub use memory::{Memory, memory};
 pub use pool_alloc::PoolAlloc;
 pub use stats::{Stats, stats};
 
@@ -19,11 +36,13 @@ use core::fmt;
 
 /// Gives free memory back to the system now, and returns how many bytes.
 ///
-/// Empties the calling thread's cache, then gives back all empty arenas and, in arenas still in
-/// use, free pools by runs of 64 KiB. Costs a system call for each of them.
+/// Empties the calling thread's cache, and other threads' caches of large blocks; then gives back all empty arenas and, in arenas still in
+/// use, free pools by runs of 64 KiB; asks glibc to do the same (`malloc_trim`; what that gives back is not in
+/// the result). Costs a system call for each of them.
 pub fn trim() -> usize {
-    thread::flush();
-    shared::trim()
+    let bytes = thread::flush() + fallback::flush_others() + shared::trim();
+    fallback::trim_system();
+    bytes
 }
 
 /// Gives the blocks that the calling thread's cache holds back to the shared heaps.

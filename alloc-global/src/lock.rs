@@ -7,10 +7,9 @@
 //! One lock at a time: no code waits for a lock while it holds another. The one exception is `fork`, which takes
 //! all of them in one order (see there); the thread that does may then "take" any lock again.
 
+use crate::primitive::{AtomicU32, Ordering, Watched, futex, spin};
 use core::cell::{Cell, UnsafeCell};
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicU32, Ordering};
-use crossbeam_utils::Backoff;
 
 const FREE: u32 = 0;
 const HELD: u32 = 1;
@@ -25,6 +24,7 @@ thread_local! {
 #[derive(Debug)]
 pub(crate) struct Lock<T> {
     state: AtomicU32,
+    watched: Watched,
     value: UnsafeCell<T>,
 }
 
@@ -39,8 +39,15 @@ pub(crate) struct Guard<'a, T> {
 }
 
 impl<T> Lock<T> {
+    #[cfg(not(loom))]
     pub(crate) const fn new(value: T) -> Self {
-        Lock { state: AtomicU32::new(FREE), value: UnsafeCell::new(value) }
+        Lock { state: AtomicU32::new(FREE), watched: Watched::new(), value: UnsafeCell::new(value) }
+    }
+
+    /// Loom's atomics cannot be made at compile time.
+    #[cfg(loom)]
+    pub(crate) fn new(value: T) -> Self {
+        Lock { state: AtomicU32::new(FREE), watched: Watched::new(), value: UnsafeCell::new(value) }
     }
 
     /// Waits until the lock is free and takes it.
@@ -49,6 +56,7 @@ impl<T> Lock<T> {
         // Acquire: pairs with the Release in `unlock` of the holder before.
         let taken = self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed);
         let frees = taken.is_ok() || self.lock_contended();
+        self.watched.touch();
         Guard { lock: self, frees }
     }
 
@@ -59,19 +67,17 @@ impl<T> Lock<T> {
         if HOLDS_ALL.get() {
             return false;
         }
-        let backoff = Backoff::new();
-        while !backoff.is_completed() {
-            // Relaxed: only a hint; the exchange below synchronises.
-            if self.state.load(Ordering::Relaxed) == FREE
+        let taken = spin(|| {
+            // Relaxed: only a hint; the exchange synchronises.
+            self.state.load(Ordering::Relaxed) == FREE
                 // Acquire: pairs with the Release in `unlock` of the holder before.
                 && self
                     .state
                     .compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed)
                     .is_ok()
-            {
-                return true;
-            }
-            backoff.snooze();
+        });
+        if taken {
+            return true;
         }
         // From here on `unlock` must wake us: the state says so. Acquire: as above.
         while self.state.swap(WAITED_FOR, Ordering::Acquire) != FREE {
@@ -82,6 +88,7 @@ impl<T> Lock<T> {
 
     #[inline]
     fn unlock(&self) {
+        self.watched.touch();
         // Release: pairs with the Acquire of the next holder.
         if self.state.swap(FREE, Ordering::Release) == WAITED_FOR {
             futex::wake_one(&self.state);
@@ -130,50 +137,7 @@ impl<T> Drop for Guard<'_, T> {
     }
 }
 
-#[cfg(target_os = "linux")]
-mod futex {
-    //! Sleeping until a word changes. `errno` is left as it was.
-
-    use core::sync::atomic::AtomicU32;
-
-    fn futex(word: &AtomicU32, operation: i32, value: u32) {
-        // SAFETY: always callable; valid for the life of the thread.
-        let errno = unsafe { libc::__errno_location() };
-        // SAFETY: valid, see above.
-        let before = unsafe { errno.read() };
-        let no_timeout = core::ptr::null::<libc::timespec>();
-        let operation = operation | libc::FUTEX_PRIVATE_FLAG;
-        // SAFETY: the word is alive for the call; the kernel only reads it.
-        unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), operation, value, no_timeout) };
-        // SAFETY: valid, see above.
-        unsafe { errno.write(before) };
-    }
-
-    /// Sleeps while `word` holds `value`; may return early.
-    pub(super) fn wait(word: &AtomicU32, value: u32) {
-        futex(word, libc::FUTEX_WAIT, value);
-    }
-
-    pub(super) fn wake_one(word: &AtomicU32) {
-        futex(word, libc::FUTEX_WAKE, 1);
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-mod futex {
-    //! Where there is no futex: give the processor away.
-
-    use core::sync::atomic::AtomicU32;
-
-    pub(super) fn wait(_word: &AtomicU32, _value: u32) {
-        // SAFETY: always callable.
-        unsafe { libc::sched_yield() };
-    }
-
-    pub(super) fn wake_one(_word: &AtomicU32) {}
-}
-
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

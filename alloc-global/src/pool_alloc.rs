@@ -4,10 +4,12 @@
 //! class of a constant layout folds away. Everything else is cold and out of line, so that the
 //! part that is inlined stays small: what grew it made every call site slower.
 
-use crate::cache::Counters;
+use crate::cache::bump;
+use crate::fallback::Fallback;
 use crate::thread;
 use alloc_core::{CLASSES, class_index};
 use core::alloc::{GlobalAlloc, Layout};
+use core::fmt;
 use core::ptr::{NonNull, null_mut};
 use std::alloc::System;
 
@@ -29,15 +31,26 @@ use std::alloc::System;
 /// only. It never panics: what cannot be served is null, as the trait has it. A breach of the
 /// trait's contract that is noticed (a double free, a wrong layout) ends the process with one line
 /// on standard error that starts with `poolalloc: `.
-#[derive(Debug, Default)]
 pub struct PoolAlloc<F: GlobalAlloc = System> {
-    fallback: F,
+    fallback: Fallback<F>,
+}
+
+impl Default for PoolAlloc<System> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<F: GlobalAlloc> fmt::Debug for PoolAlloc<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PoolAlloc").finish_non_exhaustive()
+    }
 }
 
 impl PoolAlloc<System> {
     /// With the system allocator as fallback.
     pub const fn new() -> Self {
-        PoolAlloc { fallback: System }
+        Self::with_fallback(System)
     }
 }
 
@@ -50,7 +63,15 @@ impl<F: GlobalAlloc> PoolAlloc<F> {
     /// static ALLOC: PoolAlloc<System> = PoolAlloc::with_fallback(System);
     /// ```
     pub const fn with_fallback(fallback: F) -> Self {
-        PoolAlloc { fallback }
+        PoolAlloc { fallback: Fallback::new(fallback) }
+    }
+
+    /// Starts a background thread that gives free memory back while the program is idle (see
+    /// `POOLALLOC_PURGE_DELAY_MS`), unless it runs already. Returns whether it runs now.
+    ///
+    /// Without it memory goes back on slow paths of the allocator, which an idle program does not take.
+    pub fn spawn_purger(&self) -> bool {
+        crate::purger::spawn()
     }
 
     /// Whether requests of this layout are served by pools.
@@ -60,27 +81,47 @@ impl<F: GlobalAlloc> PoolAlloc<F> {
         if index <= CLASSES { Some(index) } else { None }
     }
 
+    /// The fallback.
+    pub const fn fallback(&self) -> &F {
+        self.fallback.inner()
+    }
+
+    /// Lets threads cache freed blocks of a fallback that has state. Returns whether this fallback's blocks
+    /// are cached from now on: one per process can be.
+    ///
+    /// Zero-sized fallbacks, `System` among them, need no such call: their blocks are cached anyway. One with state must
+    /// be there when a thread ends and gives its blocks back, hence the `'static`.
+    ///
+    /// ```
+    /// use alloc_global::PoolAlloc;
+    /// use std::alloc::{GlobalAlloc, Layout, System};
+    ///
+    /// struct Named(&'static str);
+    /// # // SAFETY: forwards to the system allocator.
+    /// unsafe impl GlobalAlloc for Named {
+    ///     // ...
+    /// #   unsafe fn alloc(&self, layout: Layout) -> *mut u8 { unsafe { System.alloc(layout) } }
+    /// #   unsafe fn dealloc(&self, p: *mut u8, layout: Layout) { unsafe { System.dealloc(p, layout) } }
+    /// }
+    ///
+    /// static ALLOC: PoolAlloc<Named> = PoolAlloc::with_fallback(Named("mine"));
+    /// assert!(ALLOC.cache_fallback());
+    /// ```
+    pub fn cache_fallback(&'static self) -> bool {
+        self.fallback.register()
+    }
+
     #[cold]
     #[inline(never)]
     unsafe fn alloc_large(&self, layout: Layout, zeroed: bool) -> *mut u8 {
-        let block = if zeroed {
-            // SAFETY: the caller's contract is the fallback's.
-            unsafe { self.fallback.alloc_zeroed(layout) }
-        } else {
-            // SAFETY: the caller's contract is the fallback's.
-            unsafe { self.fallback.alloc(layout) }
-        };
-        if !block.is_null() {
-            count_in(layout.size());
-        }
-        block
+        // SAFETY: the caller's contract.
+        unsafe { self.fallback.alloc(layout, zeroed) }
     }
 
     #[cold]
     #[inline(never)]
     unsafe fn dealloc_large(&self, block: *mut u8, layout: Layout) {
-        count_out(layout.size());
-        // SAFETY: the caller's contract is the fallback's; it came from there with this layout.
+        // SAFETY: the caller's contract.
         unsafe { self.fallback.dealloc(block, layout) };
     }
 
@@ -89,20 +130,15 @@ impl<F: GlobalAlloc> PoolAlloc<F> {
     #[inline(never)]
     unsafe fn realloc_slow(&self, block: *mut u8, layout: Layout, new: Layout) -> *mut u8 {
         if Self::class(layout).is_none() && Self::class(new).is_none() {
-            // SAFETY: the caller's contract is the fallback's.
-            let moved = unsafe { self.fallback.realloc(block, layout, new.size()) };
-            if !moved.is_null() {
-                thread::count(|c: &Counters| &c.fallback_bytes_in, new.size() as u64);
-                thread::count(|c: &Counters| &c.fallback_bytes_out, layout.size() as u64);
-            }
-            return moved;
+            // SAFETY: the caller's contract; neither layout is one that pools serve.
+            return unsafe { self.fallback.realloc(block, layout, new) };
         }
         // SAFETY: the caller promises that the new size is not 0 and fits a layout.
         let moved = unsafe { self.alloc(new) };
         if moved.is_null() {
             return null_mut();
         }
-        thread::count(|c: &Counters| &c.moves, 1);
+        thread::count(|c| &c.moves, 1);
         let kept = layout.size().min(new.size());
         // SAFETY: both blocks are at least as large, and distinct.
         unsafe { block.copy_to_nonoverlapping(moved, kept) };
@@ -110,16 +146,6 @@ impl<F: GlobalAlloc> PoolAlloc<F> {
         unsafe { self.dealloc(block, layout) };
         moved
     }
-}
-
-fn count_in(bytes: usize) {
-    thread::count(|c: &Counters| &c.fallback_allocs, 1);
-    thread::count(|c: &Counters| &c.fallback_bytes_in, bytes as u64);
-}
-
-fn count_out(bytes: usize) {
-    thread::count(|c: &Counters| &c.fallback_frees, 1);
-    thread::count(|c: &Counters| &c.fallback_bytes_out, bytes as u64);
 }
 
 // SAFETY: blocks of pools are distinct, stay valid until freed, and keep size and alignment by the
@@ -133,7 +159,7 @@ unsafe impl<F: GlobalAlloc> GlobalAlloc for PoolAlloc<F> {
             return unsafe { self.alloc_large(layout, false) };
         };
         // SAFETY: `index` is at most 64; the cache is this thread's.
-        match unsafe { thread::cache().pop(index) } {
+        match unsafe { thread::alloc_cache().pop(index) } {
             Some(block) => block.as_ptr(),
             None => thread::alloc_slow(index),
         }
@@ -148,7 +174,7 @@ unsafe impl<F: GlobalAlloc> GlobalAlloc for PoolAlloc<F> {
         // SAFETY: the caller's contract: it came from `alloc`, which was not null.
         let block = unsafe { NonNull::new_unchecked(block) };
         // SAFETY: `index` is at most 64; the cache is this thread's; the layout is that of `alloc`.
-        if !unsafe { thread::cache().push(index, block) } {
+        if !unsafe { thread::home().push(index, block) } {
             // SAFETY: as above.
             unsafe { thread::dealloc_slow(index, block) };
         }
@@ -173,9 +199,17 @@ unsafe impl<F: GlobalAlloc> GlobalAlloc for PoolAlloc<F> {
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         // SAFETY: the caller promises that the new size, rounded up to the alignment, fits isize.
         let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
-        thread::count(|c: &Counters| &c.reallocs, 1);
+        // A thread without a cache counts in a static that others may write too: an error of a few.
+        bump(&thread::home().counters.reallocs, 1);
         match (Self::class(layout), Self::class(new)) {
             (Some(old), Some(new)) if old == new => block,
+            (Some(old), Some(new)) => {
+                // SAFETY: the caller's contract: it came from `alloc`, which was not null.
+                let block = unsafe { NonNull::new_unchecked(block) };
+                let kept = layout.size().min(new_size);
+                // SAFETY: the classes of both layouts, which hold `kept` bytes.
+                unsafe { thread::realloc_small(block, old, new, kept) }
+            }
             // SAFETY: the caller's contract.
             _ => unsafe { self.realloc_slow(block, layout, new) },
         }

@@ -20,11 +20,13 @@
 //! 2. All pools come from `ARENAS`, all chunks from `OsPages`.
 //! 3. No lock is held during a system call, and never two at once (fork excepted).
 
+use crate::config;
 use crate::fatal::Line;
 use crate::lock::Lock;
+use crate::{fallback, purge, thread};
 use alloc_core::{
-    Arenas, Bin, Block, CLASS_TABLE, Emptied, Fault, MappedChunk, OsPages, SizeClass, Usage,
-    owner_of,
+    Arenas, Bin, Block, CLASS_TABLE, Emptied, Fault, MappedChunk, OsPages, POOL_SIZE, SizeClass,
+    Usage, owner_of,
 };
 use core::mem::MaybeUninit;
 use crossbeam_utils::CachePadded;
@@ -74,9 +76,15 @@ fn take_grown(
 
 /// Maps a chunk with no lock held (3) and adds it.
 fn map_chunk() -> bool {
-    let arenas = ARENAS.lock().next_chunk();
+    let (arenas, reserved) = {
+        let arenas = ARENAS.lock();
+        (arenas.next_chunk(), arenas.reserved_bytes())
+    };
     match MappedChunk::map(&OsPages, arenas) {
         Some(chunk) => {
+            if reserved >= config::huge_from() {
+                chunk.advise_huge(&OsPages);
+            }
             ARENAS.lock().add_chunk(chunk);
             true
         }
@@ -87,7 +95,13 @@ fn map_chunk() -> bool {
 /// The system has no more: empty pools that bins keep, then blocks of any other heap.
 #[cold]
 fn take_last(class: SizeClass, out: &mut [MaybeUninit<Block>]) -> usize {
-    drain_bins();
+    drain_bins(purge::now());
+    // Of what is kept for reuse above 512 bytes, all that can be reached without this thread's arrays, which are in
+    // the middle of being filled.
+    thread::flush_large();
+    fallback::flush_others();
+    fallback::trim_system();
+    map_chunk();
     for heap in 0..HEAPS as u8 {
         let Some(bin) = bin(heap, class) else { continue };
         let pool = ARENAS.lock().take_pool();
@@ -129,17 +143,24 @@ pub(crate) unsafe fn give(class: SizeClass, mut blocks: &mut [Block]) {
 
 fn put_back(emptied: Emptied) {
     if !emptied.is_empty() {
+        let now = purge::now();
         // SAFETY: all pools come from these arenas (2).
-        unsafe { emptied.put_back(&mut ARENAS.lock(), 0) };
-        release(1);
+        unsafe { emptied.put_back(&mut ARENAS.lock(), now) };
+        purge::note_pending(now);
+        if config::purge_delay_ms() == 0 {
+            purge::run_if_due();
+        } else {
+            thread::gate_allocs(now);
+        }
     }
 }
 
-/// Gives empty arenas back to the system, all but `keep`. Returns bytes.
-pub(crate) fn release(keep: usize) -> usize {
+/// Gives empty arenas back to the system that have been so since `before`, all but `keep`.
+/// Returns bytes.
+pub(crate) fn release(keep: usize, before: u64) -> usize {
     let mut bytes = 0;
     loop {
-        let arena = ARENAS.lock().detach_empty(keep, u64::MAX);
+        let arena = ARENAS.lock().detach_empty(keep, before);
         let Some(arena) = arena else { return bytes };
         // SAFETY: all chunks come from this source (2).
         let purged = unsafe { arena.purge(&OsPages) };
@@ -155,29 +176,45 @@ pub(crate) fn release(keep: usize) -> usize {
     }
 }
 
-/// Puts all empty pools that bins keep back into their arenas.
-fn drain_bins() {
-    for bin in BINS.iter().flatten() {
-        let emptied = bin.lock().drain_empty();
-        if !emptied.is_empty() {
-            // SAFETY: all pools come from these arenas (2).
-            unsafe { emptied.put_back(&mut ARENAS.lock(), 0) };
-        }
-    }
-}
-
-/// Gives everything back that is free and makes up 64 KiB or more. Returns bytes.
-pub(crate) fn trim() -> usize {
-    drain_bins();
-    let mut bytes = release(0);
+/// Gives free pools in arenas in use back to the system, by runs of 64 KiB, where none became free
+/// after `before`. Returns bytes.
+pub(crate) fn release_pools(before: u64) -> usize {
+    let mut bytes = 0;
     loop {
-        let pools = ARENAS.lock().detach_pools(u64::MAX - 1);
+        let pools = ARENAS.lock().detach_pools(before);
         let Some(pools) = pools else { return bytes };
         // SAFETY: all chunks come from this source (2).
         let purged = unsafe { pools.purge(&OsPages) };
         bytes += purged;
         ARENAS.lock().reattach_pools(pools, purged > 0);
     }
+}
+
+/// Puts all empty pools that bins keep back into their arenas, as if at the time `now`.
+pub(crate) fn drain_bins(now: u64) {
+    for bin in BINS.iter().flatten() {
+        let emptied = bin.lock().drain_empty();
+        if !emptied.is_empty() {
+            // SAFETY: all pools come from these arenas (2).
+            unsafe { emptied.put_back(&mut ARENAS.lock(), now) };
+        }
+    }
+}
+
+/// Gives everything back that is free and makes up 64 KiB or more. Returns bytes.
+pub(crate) fn trim() -> usize {
+    drain_bins(0);
+    release(0, u64::MAX) + release_pools(u64::MAX)
+}
+
+/// The most arenas that were in use at once.
+pub(crate) fn peak_arenas() -> usize {
+    ARENAS.lock().peak_arenas()
+}
+
+/// Whether there is memory left that could be given back later.
+pub(crate) fn is_purgeable() -> bool {
+    ARENAS.lock().is_purgeable()
 }
 
 /// Ends the process: `GlobalAlloc`'s contract was broken.
@@ -219,6 +256,21 @@ pub(crate) fn lock_all() {
 pub(crate) fn unlock_all() {
     ARENAS.unlock_after_fork();
     BINS.iter().flatten().for_each(|bin| bin.unlock_after_fork());
+}
+
+/// Where the bytes of all arenas are, and how many of them are free pools without memory.
+pub(crate) fn usage() -> (Usage, usize) {
+    lock_all();
+    crate::lock::set_holds_all(true);
+    let arenas = ARENAS.lock();
+    // SAFETY: all pools are in bins, and this thread holds all locks.
+    let usage = unsafe { arenas.usage() };
+    let mut zero = 0;
+    arenas.for_each_arena_masks(|_, _, mask| zero += mask.count_ones() as usize * POOL_SIZE);
+    drop(arenas);
+    crate::lock::set_holds_all(false);
+    unlock_all();
+    (usage, zero)
 }
 
 /// Verifies every invariant of bins, pools and arenas while nobody can change them.

@@ -9,13 +9,13 @@ use crate::{shared, thread};
 use alloc_core::{ARENA_SIZE, SizeClass};
 use core::fmt;
 use core::ops::Sub;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicIsize, Ordering::Relaxed};
 
 /// Counters of the whole process.
 ///
 /// Pool blocks and fallback blocks are counted together unless named otherwise. Exact for the calls of the
 /// calling thread, and for all threads that rest; a thread that works meanwhile may have
-/// some of its calls in and some not. Bytes of a pool block are those of its size class, bytes of a
+/// some of its calls in and some not, so that a count may step back between two readings. Bytes of a pool block are those of its size class, bytes of a
 /// fallback block those of its `Layout`.
 ///
 /// ```
@@ -38,7 +38,8 @@ pub struct Stats {
     pub live_blocks: u64,
     /// Their bytes.
     pub live_bytes: u64,
-    /// The most that `live_bytes` was, as far as it was seen.
+    /// The most that `live_bytes` was. Low by at most 64 KiB per thread at work, high by at most what
+    /// thread caches held at that moment.
     pub peak_live_bytes: u64,
     /// Arenas in use.
     pub arenas: u64,
@@ -50,6 +51,11 @@ pub struct Stats {
     pub fallback_live_blocks: u64,
     /// Their bytes.
     pub fallback_live_bytes: u64,
+    /// Bytes of free fallback blocks in the caches of threads.
+    pub fallback_cached_bytes: u64,
+    /// Blocks handed out one by one to threads without a cache: before the first or after the last
+    /// moment at which they can have one. Rare.
+    pub orphan_allocs: u64,
 }
 
 /// Puts the counters together. Costs about 10 µs and a few steps per thread.
@@ -58,7 +64,7 @@ pub fn stats() -> Stats {
     let mut pool_bytes = 0;
     for class in SizeClass::all() {
         let mut cached = 0;
-        stats.allocs = stats.allocs.wrapping_add(thread::orphan_allocs(class));
+        stats.orphan_allocs += thread::orphan_allocs(class);
         thread::for_each_cache(|cache| {
             let (len, allocs) = cache.counts(class);
             cached += len;
@@ -81,7 +87,8 @@ pub fn stats() -> Stats {
             .wrapping_add(counters.fallback_bytes_in.load(Relaxed))
             .wrapping_sub(counters.fallback_bytes_out.load(Relaxed));
     });
-    stats.allocs = stats.allocs.wrapping_sub(moves);
+    thread::for_each_cache(|cache| stats.fallback_cached_bytes += cache.large.cached() as u64);
+    stats.allocs = stats.allocs.wrapping_add(stats.orphan_allocs).wrapping_sub(moves);
     stats.fallback_live_blocks = not_negative(stats.fallback_live_blocks.wrapping_sub(frees));
     stats.fallback_live_bytes = not_negative(bytes);
     stats.live_blocks += stats.fallback_live_blocks;
@@ -90,8 +97,32 @@ pub fn stats() -> Stats {
     stats.arenas = shared::arenas().0 as u64;
     stats.mapped_bytes = stats.arenas * ARENA_SIZE as u64;
     stats.free_bytes = stats.mapped_bytes.saturating_sub(pool_bytes);
-    stats.peak_live_bytes = stats.live_bytes;
+    stats.peak_live_bytes = peak(stats.live_bytes);
     stats
+}
+
+/// Bytes that a thread may gather before it adds them to the sum: the error of the peak, per thread.
+pub(crate) const PUBLISH: usize = 64 << 10;
+
+/// Bytes of blocks out of the pools (caches among them) and of the fallback's live blocks, as published.
+static PUBLISHED: AtomicIsize = AtomicIsize::new(0);
+
+/// The most that `PUBLISHED`, or a reading of `stats`, ever was.
+static PEAK: AtomicIsize = AtomicIsize::new(0);
+
+/// Adds what a thread gathered.
+#[cold]
+pub(crate) fn publish(bytes: isize) {
+    // Relaxed, here and below: a sum and its maximum; nobody infers anything else from them.
+    let now = PUBLISHED.fetch_add(bytes, Relaxed).wrapping_add(bytes);
+    if now > PEAK.load(Relaxed) {
+        PEAK.fetch_max(now, Relaxed);
+    }
+}
+
+fn peak(live: u64) -> u64 {
+    let live = isize::try_from(live).unwrap_or(isize::MAX);
+    PEAK.fetch_max(live, Relaxed).max(live).unsigned_abs() as u64
 }
 
 /// A wrapped difference that a thread at work made negative for a moment reads as 0.
@@ -120,6 +151,10 @@ impl Sub for Stats {
             fallback_live_bytes: self
                 .fallback_live_bytes
                 .saturating_sub(before.fallback_live_bytes),
+            fallback_cached_bytes: self
+                .fallback_cached_bytes
+                .saturating_sub(before.fallback_cached_bytes),
+            orphan_allocs: self.orphan_allocs.saturating_sub(before.orphan_allocs),
         }
     }
 }
@@ -138,9 +173,11 @@ impl fmt::Display for Stats {
             ("free bytes", self.free_bytes),
             ("fallback live blocks", self.fallback_live_blocks),
             ("fallback live bytes", self.fallback_live_bytes),
+            ("fallback cached bytes", self.fallback_cached_bytes),
+            ("orphan allocs", self.orphan_allocs),
         ];
         for (name, value) in rows {
-            writeln!(f, "{name:<20} {value:>16}")?;
+            writeln!(f, "{name:<21} {value:>16}")?;
         }
         Ok(())
     }

@@ -1,29 +1,35 @@
 //! Which cache a thread uses: found, made, and left at the thread's end.
 //!
 //! ```text
-//! thread-local pointer:   NOT_ATTACHED --first slow path--> its cache --exit--> DETACHED
+//!              a new thread        first slow path        key destructor, third round
+//! HOME      -> NOT_ATTACHED     -> its cache          ->  DETACHED      frees, and all slow paths
+//! ALLOCS    -> NOT_ATTACHED     -> its cache | GATED  ->  DETACHED      the fast path of alloc
 //! ```
 //!
-//! `NOT_ATTACHED` and `DETACHED` are caches without room, so the fast path needs no test for them: every
-//! operation on them is slow, and the slow path looks closer.
+//! `NOT_ATTACHED`, `GATED` and `DETACHED` are caches without room, so the fast paths need no test for them: every
+//! operation on them is slow, and the slow path looks closer. Allocations have a word of their own so that they can be
+//! made slow alone: a thread that just freed much goes on freeing at full speed, and its next
+//! allocation sees whether memory is due to go back (`purge`).
 //!
 //! A cache is never unmapped. When its thread ends it is emptied and waits, warm, for another
 //! thread. The end is seen by a pthread key's destructor, which runs after the destructors
 //! of Rust's thread-locals, and puts itself off for two more rounds so that it comes after the keys of others.
-//! What still allocates after that is served by the shared heaps, one block at a time, and counted.
+//! What still allocates after that is served by the shared heaps, one block at a time, and counted. A thread that
+//! first allocates in the last of its destructors leaves its cache behind; such caches are found by the
+//! death of their thread before new ones are mapped.
 //!
 //! Works before `main` and after it: everything here is in constant-initialised statics.
 
 use crate::cache::{Cache, bump};
-use crate::fork;
 use crate::lock::Lock;
 use crate::shared::{self, HEAPS};
+use crate::{config, fallback, fork, membarrier, owner, purge, purger};
 use alloc_core::{Block, CLASS_TABLE, OsPages, PAGE_SIZE, PageSource, SizeClass};
 use core::cell::Cell;
 use core::mem::MaybeUninit;
 use core::num::NonZeroUsize;
 use core::ptr::{self, NonNull, null_mut};
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use once_cell::race::OnceNonZeroUsize;
 
 /// What a thread starts with.
@@ -31,9 +37,19 @@ static NOT_ATTACHED: Cache = Cache::new();
 /// What a thread has after its cache was given up.
 static DETACHED: Cache = Cache::new();
 
+/// What allocations have while they are gated.
+static GATED: Cache = Cache::new();
+
+/// Allocations that may be gated each time that a thread empties pools.
+const GATE: u32 = 256;
+
+/// Milliseconds between two sweeps of a thread's cache of large blocks.
+pub(crate) const SWEEP_MS: u64 = 500;
+
 thread_local! {
-    /// Needs no destructor and no lazy initialisation: a plain thread-local word.
-    static CACHE: Cell<&'static Cache> = const { Cell::new(&NOT_ATTACHED) };
+    // Neither needs a destructor or lazy initialisation: plain thread-local words.
+    static HOME: Cell<&'static Cache> = const { Cell::new(&NOT_ATTACHED) };
+    static ALLOCS: Cell<&'static Cache> = const { Cell::new(&NOT_ATTACHED) };
     /// How often the key's destructor ran in this thread.
     static EXIT_ROUNDS: Cell<u8> = const { Cell::new(0) };
 }
@@ -67,13 +83,19 @@ static KEY: OnceNonZeroUsize = OnceNonZeroUsize::new();
 /// Blocks handed out to threads without a cache, by class.
 static ORPHAN_ALLOCS: [AtomicU64; CLASS_TABLE] = [const { AtomicU64::new(0) }; CLASS_TABLE];
 
-/// This thread's cache, or one of the two statics without room.
+/// The cache that this thread's allocations try first: its own, or a static without room.
 #[inline(always)]
-pub(crate) fn cache() -> &'static Cache {
-    CACHE.get()
+pub(crate) fn alloc_cache() -> &'static Cache {
+    ALLOCS.get()
 }
 
-/// Whether it is one of the two without room, which belong to no thread.
+/// The cache that this thread's frees try first: its own, or a static without room.
+#[inline(always)]
+pub(crate) fn home() -> &'static Cache {
+    HOME.get()
+}
+
+/// Whether `HOME` says that this thread has no cache.
 #[inline(always)]
 fn is_static(cache: &'static Cache) -> bool {
     ptr::eq(cache, &raw const NOT_ATTACHED) || ptr::eq(cache, &raw const DETACHED)
@@ -81,12 +103,51 @@ fn is_static(cache: &'static Cache) -> bool {
 
 /// This thread's cache, made or found if it has none yet; `None` after the thread gave it up and where
 /// there is no memory for one.
-fn attached() -> Option<&'static Cache> {
-    let cache = CACHE.get();
+#[inline]
+pub(crate) fn attached() -> Option<&'static Cache> {
+    let cache = HOME.get();
     if ptr::eq(cache, &raw const NOT_ATTACHED) {
         return attach();
     }
     if ptr::eq(cache, &raw const DETACHED) { None } else { Some(cache) }
+}
+
+/// Makes this thread's next allocations slow, so that one of them sees when memory is due to go
+/// back; at most [`GATE`] of them for each step of the clock.
+pub(crate) fn gate_allocs(now: u64) {
+    let cache = HOME.get();
+    if is_static(cache) {
+        return;
+    }
+    if cache.gated_at.get() != now {
+        cache.gated_at.set(now);
+        cache.gate.set(GATE);
+    }
+    if cache.gate.get() > 0 {
+        ALLOCS.set(&GATED);
+    }
+}
+
+/// An allocation came to the gate.
+#[cold]
+fn pass_gate(cache: &'static Cache) {
+    purge::run_if_due();
+    let left = cache.gate.get().saturating_sub(1);
+    cache.gate.set(left);
+    if left == 0 || !purge::is_pending() {
+        ALLOCS.set(cache);
+    }
+}
+
+/// Every so many slow paths: gives back what is due.
+#[cold]
+pub(crate) fn tick(cache: &'static Cache) {
+    purge::run_if_due();
+    let now = purge::now();
+    if now.saturating_sub(cache.swept_at()) >= SWEEP_MS {
+        cache.set_swept_at(now);
+        fallback::sweep(cache);
+    }
 }
 
 /// Serves a request that the fast path could not. `index` is at most 64; 0 (a size of 0) is
@@ -96,8 +157,13 @@ fn attached() -> Option<&'static Cache> {
 pub(crate) fn alloc_slow(index: usize) -> *mut u8 {
     let Some(class) = SizeClass::from_index(index.max(1)) else { return null_mut() };
     match attached() {
-        // SAFETY: the cache is this thread's.
-        Some(cache) => unsafe { cache.refill(class) },
+        Some(cache) => {
+            if ptr::eq(ALLOCS.get(), &raw const GATED) {
+                pass_gate(cache);
+            }
+            // SAFETY: the cache is this thread's.
+            unsafe { cache.refill(class) }
+        }
         None => alloc_orphan(class),
     }
 }
@@ -117,6 +183,33 @@ pub(crate) unsafe fn dealloc_slow(index: usize, block: Block) {
         // SAFETY: the caller's promise.
         None => unsafe { shared::give(class, &mut [block]) },
     }
+}
+
+/// Moves a block of one class to a block of another.
+///
+/// # Safety
+///
+/// Both indices are at most 64; the block is the caller's and of class `old`; `kept` bytes fit both classes.
+#[inline(never)]
+pub(crate) unsafe fn realloc_small(block: Block, old: usize, new: usize, kept: usize) -> *mut u8 {
+    // SAFETY: the caller's promise; the cache is this thread's.
+    let moved = match unsafe { alloc_cache().pop(new) } {
+        Some(moved) => moved.as_ptr(),
+        None => alloc_slow(new),
+    };
+    if moved.is_null() {
+        return moved;
+    }
+    // SAFETY: both blocks hold as many bytes, and are distinct.
+    unsafe { block.as_ptr().copy_to_nonoverlapping(moved, kept) };
+    let home = home();
+    bump(&home.counters.moves, 1);
+    // SAFETY: the caller's promise; the cache is this thread's.
+    if !unsafe { home.push(old, block) } {
+        // SAFETY: the caller's promise.
+        unsafe { dealloc_slow(old, block) };
+    }
+    moved
 }
 
 /// A block for a thread without a cache.
@@ -139,10 +232,14 @@ fn alloc_orphan(class: SizeClass) -> *mut u8 {
 fn attach() -> Option<&'static Cache> {
     let key = exit_key();
     let cache = idle_cache()?;
-    CACHE.set(cache);
+    // Relaxed: read by who looks for caches of dead threads, which synchronises by itself.
+    cache.owner.store(owner::current(), Ordering::Relaxed);
+    cache.large.set_limit(config::fallback_cache());
+    HOME.set(cache);
+    ALLOCS.set(cache);
     if let Some(key) = key {
-        // SAFETY: a key of ours; the value is only handed to `at_exit`. Where this fails the cache stays
-        // with the thread that ended: a leak, bounded by what a cache holds.
+        // SAFETY: a key of ours; the value is only handed back to `at_exit`. Where this fails, the
+        // death of the thread is found out later.
         unsafe { libc::pthread_setspecific(key, ptr::from_ref(cache).cast()) };
     }
     Some(cache)
@@ -155,9 +252,31 @@ fn idle_cache() -> Option<&'static Cache> {
             idle.head = cache.next_idle.take();
             return Some(cache);
         }
+        // Each doubling is a good moment to look for caches that were left behind.
+        let look = idle.made.is_power_of_two();
         drop(idle);
-        make_caches()?;
+        if !(look && reclaim_dead()) {
+            make_caches()?;
+        }
     }
+}
+
+/// Empties the caches of threads that ended without `at_exit`; whether there were any.
+#[cold]
+fn reclaim_dead() -> bool {
+    let mut found = false;
+    for_each_cache(|cache| {
+        let owner = cache.owner.load(Ordering::Relaxed);
+        // Acquire: pairs with nothing in this program; the kernel's report that the thread is gone comes
+        // after all it wrote. Exchanged, so that only one thread reclaims.
+        if owner::is_dead(owner)
+            && cache.owner.compare_exchange(owner, 0, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        {
+            found = true;
+            retire(cache);
+        }
+    });
+    found
 }
 
 /// Maps some caches, with no lock held.
@@ -196,11 +315,25 @@ fn exit_key() -> Option<libc::pthread_key_t> {
         let mut key = 0;
         // SAFETY: writes the key; the destructor fits its signature.
         let made = unsafe { libc::pthread_key_create(&raw mut key, Some(at_exit)) } == 0;
-        fork::register();
+        start_process();
         if made { NonZeroUsize::new(key as usize + 1).ok_or(()) } else { Err(()) }
     });
     // The cast keeps the value: it was a key.
     key.ok().map(|key| (key.get() - 1) as libc::pthread_key_t)
+}
+
+/// What is done once, when the first thread gets its cache.
+fn start_process() {
+    static STARTED: AtomicBool = AtomicBool::new(false);
+    // Relaxed: only decides who does it.
+    if !STARTED.swap(true, Ordering::Relaxed) {
+        config::read_environment();
+        fork::register();
+        membarrier::register();
+        if config::purger() {
+            purger::spawn();
+        }
+    }
 }
 
 /// Runs in a thread that ends, after the destructors of its Rust thread-locals.
@@ -221,22 +354,39 @@ unsafe extern "C" fn at_exit(value: *mut libc::c_void) {
 
 /// Empties this thread's cache and leaves it to others; from now on the thread has none.
 fn detach() {
-    let cache = CACHE.replace(&DETACHED);
-    if is_static(cache) {
-        return;
+    let cache = HOME.replace(&DETACHED);
+    ALLOCS.set(&DETACHED);
+    if !is_static(cache) {
+        // Relaxed: read again only under the lock on idle caches.
+        cache.owner.store(0, Ordering::Relaxed);
+        retire(cache);
+        purge::run_if_due();
     }
-    // SAFETY: it was this thread's until the line above, and nobody else's until it is idle.
+}
+
+/// Empties a cache that no thread uses any more and leaves it to others.
+fn retire(cache: &'static Cache) {
+    fallback::flush(cache);
+    // SAFETY: nobody's until it is idle: its thread gave it up or is dead.
     unsafe { cache.flush(true) };
     let mut idle = IDLE.lock();
     cache.next_idle.set(idle.head);
     idle.head = Some(cache);
 }
 
-/// Gives back what this thread's cache holds.
-pub(crate) fn flush() {
-    if let Some(cache) = attached() {
-        // SAFETY: the cache is this thread's.
-        unsafe { cache.flush(false) };
+/// Gives back what this thread's cache holds. Returns the bytes that went to the fallback.
+pub(crate) fn flush() -> usize {
+    let Some(cache) = attached() else { return 0 };
+    // SAFETY: the cache is this thread's.
+    unsafe { cache.flush(false) };
+    fallback::flush(cache)
+}
+
+/// Gives back what this thread's cache holds of the fallback's blocks.
+pub(crate) fn flush_large() {
+    let cache = HOME.get();
+    if !is_static(cache) {
+        fallback::flush(cache);
     }
 }
 
@@ -262,10 +412,10 @@ pub(crate) fn orphan_allocs(class: SizeClass) -> u64 {
 /// The counters of this thread; those of a shared static where it has no cache.
 #[inline]
 pub(crate) fn count(f: impl FnOnce(&crate::cache::Counters) -> &AtomicU64, by: u64) {
-    let cache = CACHE.get();
+    let cache = HOME.get();
     if is_static(cache) {
         match attached() {
-            Some(cache) => bump(f(&cache.counters), by),
+            Some(cache) => drop(bump(f(&cache.counters), by)),
             // Relaxed: a count, no order. Here many threads may write.
             None => drop(f(&DETACHED.counters).fetch_add(by, Ordering::Relaxed)),
         }
@@ -274,10 +424,28 @@ pub(crate) fn count(f: impl FnOnce(&crate::cache::Counters) -> &AtomicU64, by: u
     }
 }
 
+/// Adds to the bytes in use, for the peak.
+pub(crate) fn note_bytes(bytes: isize) {
+    let cache = HOME.get();
+    if !is_static(cache) {
+        cache.note_bytes(bytes);
+    }
+}
+
 /// Calls `f` with the counters of every thread that ever was.
 pub(crate) fn for_each_counters(mut f: impl FnMut(&crate::cache::Counters)) {
+    f(&NOT_ATTACHED.counters);
     f(&DETACHED.counters);
     for_each_cache(|cache| f(&cache.counters));
+}
+
+/// In a child of fork: this thread's cache is that of a thread of this process.
+pub(crate) fn adopt_after_fork() {
+    let cache = HOME.get();
+    if !is_static(cache) {
+        // Relaxed: the child has one thread.
+        cache.owner.store(owner::current(), Ordering::Relaxed);
+    }
 }
 
 pub(crate) fn lock_idle() {

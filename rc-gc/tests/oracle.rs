@@ -187,11 +187,11 @@ impl Round {
 
     fn reachable(&self) -> HashSet<usize> {
         let saved = self.world.saved.borrow();
-        let mut todo: Vec<usize> = self.roots.iter().chain(saved.iter()).map(|r| r.id).collect();
+        let mut pending: Vec<usize> = self.roots.iter().chain(saved.iter()).map(|r| r.id).collect();
         let mut seen = HashSet::new();
-        while let Some(id) = todo.pop() {
+        while let Some(id) = pending.pop() {
             if seen.insert(id) {
-                todo.extend(&self.edges[id]);
+                pending.extend(&self.edges[id]);
             }
         }
         seen

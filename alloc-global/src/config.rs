@@ -1,0 +1,171 @@
+//! Settings from the environment: read once, before the first cache is made, without allocating.
+//!
+//! | variable | values | default |
+//! |---|---|---|
+//! | `POOLALLOC_FALLBACK_CACHE` | bytes a thread may cache of blocks above 512 bytes; 0 = none | `32m` |
+//! | `POOLALLOC_PURGE_DELAY_MS` | milliseconds that free memory is kept; 0 = none; `never` | `500` |
+//! | `POOLALLOC_HUGE_PAGES` | `never`, `always`, or bytes in use from which on they are asked for | `4m` |
+//! | `POOLALLOC_PURGER` | `1`: a background thread gives memory back while the program is idle | `0` |
+//!
+//! Bytes and counts may end in `k`, `m` or `g`. A variable that starts with `POOLALLOC_` and is not listed, and
+//! a value that cannot be read, are named once on standard error and ignored. A program that runs
+//! with more rights than its caller (setuid) ignores them all.
+//!
+//! It does not watch for changes: a program that sets variables in itself does so too late.
+
+use crate::fatal::Line;
+use core::ffi::{CStr, c_char};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+/// Value of the purge delay that stands for `never`.
+pub(crate) const NEVER: u64 = u64::MAX;
+
+// Relaxed everywhere: each is a value of its own; nobody infers anything from having seen it.
+static FALLBACK_CACHE: AtomicUsize = AtomicUsize::new(32 << 20);
+static PURGE_DELAY_MS: AtomicU64 = AtomicU64::new(500);
+static HUGE_FROM: AtomicUsize = AtomicUsize::new(4 << 20);
+static PURGER: AtomicBool = AtomicBool::new(false);
+
+/// Bytes of the fallback's blocks that a thread may cache.
+#[inline]
+pub(crate) fn fallback_cache() -> usize {
+    FALLBACK_CACHE.load(Relaxed)
+}
+
+/// Milliseconds that free memory is kept.
+#[inline]
+pub(crate) fn purge_delay_ms() -> u64 {
+    PURGE_DELAY_MS.load(Relaxed)
+}
+
+/// Bytes of address space from which on huge pages are asked for.
+pub(crate) fn huge_from() -> usize {
+    HUGE_FROM.load(Relaxed)
+}
+
+/// Whether the background thread was asked for.
+pub(crate) fn purger() -> bool {
+    PURGER.load(Relaxed)
+}
+
+const PREFIX: &[u8] = b"POOLALLOC_";
+
+unsafe extern "C" {
+    /// The environment, as POSIX has it.
+    static environ: *const *const c_char;
+}
+
+/// Reads the environment. Called once, when the first thread gets its cache.
+#[cold]
+pub(crate) fn read_environment() {
+    #[cfg(target_os = "linux")]
+    // SAFETY: always callable.
+    if unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
+        return;
+    }
+    // SAFETY: set by the system's start code, before any code of this program runs.
+    let mut at = unsafe { environ };
+    while !at.is_null() {
+        // SAFETY: `environ` is an array of strings that a null ends.
+        let entry = unsafe { at.read() };
+        if entry.is_null() {
+            return;
+        }
+        // SAFETY: an entry of the environment is a string that a zero byte ends.
+        let entry = unsafe { CStr::from_ptr(entry) }.to_bytes();
+        if entry.starts_with(PREFIX) {
+            read_entry(entry);
+        }
+        // SAFETY: not past the null at the end.
+        at = unsafe { at.add(1) };
+    }
+}
+
+fn read_entry(entry: &[u8]) {
+    let split = entry.iter().position(|&byte| byte == b'=').unwrap_or(entry.len());
+    let (name, value) = entry.split_at_checked(split).unwrap_or_default();
+    let value = value.get(1..).unwrap_or_default();
+    match apply(name, value) {
+        Some(true) => {}
+        Some(false) => Line::new().text("bad value in ").raw(entry).text(", ignored").write(),
+        None => Line::new().text("unknown setting ").raw(name).text(", ignored").write(),
+    }
+}
+
+/// Applies a setting: `None` if there is none of that name, else whether its value could be read.
+fn apply(name: &[u8], value: &[u8]) -> Option<bool> {
+    match name.strip_prefix(PREFIX)? {
+        b"FALLBACK_CACHE" => Some(store(&FALLBACK_CACHE, bytes(value))),
+        b"PURGE_DELAY_MS" => {
+            let delay = if value == b"never" { Some(NEVER) } else { number(value) };
+            Some(delay.map(|delay| PURGE_DELAY_MS.store(delay, Relaxed)).is_some())
+        }
+        b"HUGE_PAGES" => Some(store(
+            &HUGE_FROM,
+            match value {
+                b"never" => Some(usize::MAX),
+                b"always" => Some(0),
+                _ => bytes(value),
+            },
+        )),
+        b"PURGER" => match value {
+            b"0" | b"1" => {
+                PURGER.store(value == b"1", Relaxed);
+                Some(true)
+            }
+            _ => Some(false),
+        },
+        _ => None,
+    }
+}
+
+fn store(setting: &AtomicUsize, value: Option<usize>) -> bool {
+    value.map(|value| setting.store(value, Relaxed)).is_some()
+}
+
+fn number(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    text.iter().try_fold(0u64, |sum, &byte| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit < 10)?;
+        sum.checked_mul(10)?.checked_add(digit as u64)
+    })
+}
+
+/// A number of bytes, perhaps with a suffix.
+fn bytes(text: &[u8]) -> Option<usize> {
+    let (last, rest) = text.split_last()?;
+    let (digits, unit) = match last.to_ascii_lowercase() {
+        b'k' => (rest, 1 << 10),
+        b'm' => (rest, 1 << 20),
+        b'g' => (rest, 1 << 30),
+        _ => (text, 1),
+    };
+    usize::try_from(number(digits)?).ok()?.checked_mul(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_take_suffixes_and_refuse_the_rest() {
+        assert_eq!(bytes(b"0"), Some(0));
+        assert_eq!(bytes(b"64k"), Some(65_536));
+        assert_eq!(bytes(b"3M"), Some(3 << 20));
+        assert_eq!(bytes(b"1g"), Some(1 << 30));
+        for bad in [&b""[..], b"k", b"-1", b"1x", b"1.5m", b"99999999999999999999", b"99999999999g"]
+        {
+            assert_eq!(bytes(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn names_and_values_are_told_apart() {
+        assert_eq!(apply(b"POOLALLOC_PURGE_DELAY_MS", b"soon"), Some(false));
+        assert_eq!(apply(b"POOLALLOC_PURGER", b"yes"), Some(false));
+        assert_eq!(apply(b"POOLALLOC_SPEED", b"11"), None);
+        assert_eq!(apply(b"POOLALLOC_HUGE_PAGES", b"16m"), Some(true));
+    }
+}

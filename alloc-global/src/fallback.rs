@@ -1,0 +1,469 @@
+//! Requests above 512 bytes: the fallback's blocks, through the calling thread's cache.
+//!
+//! ```text
+//! alloc:    cache of the class -> the fallback, asked for the class's size
+//! dealloc:  cache of the class, as long as the bound holds -> the fallback
+//! realloc:  in place within a class; below 128 KiB into a cached block; else the fallback's realloc
+//! ```
+//!
+//! A thread that ends gives its cache back, and by then no `PoolAlloc` is at hand. So one fallback of the process is
+//! registered, for good: the first zero-sized one that frees a block (it has no state, so its type is all there is to
+//! remember), or one with state whose `PoolAlloc` lives in a static and was told to
+//! ([`PoolAlloc::cache_fallback`](crate::PoolAlloc::cache_fallback)). Others hand every request straight to
+//! their fallback. Whether a block is cached never changes the layout that the fallback sees.
+//!
+//! Before null is answered, what is kept for reuse goes back, and the fallback is asked once more.
+//!
+//! Nothing here holds a lock while the fallback runs.
+
+use crate::cache::{Cache, bump};
+use crate::large_class::{LargeClass, fallback_layout};
+use crate::{shared, thread};
+use alloc_core::Block;
+use core::alloc::{GlobalAlloc, Layout};
+use core::ptr::{self, NonNull, null_mut};
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+/// From this size on, in bytes, `realloc` is left to the fallback: system allocators move
+/// pages instead of copying them.
+const MOVES_PAGES: usize = 128 << 10;
+
+/// Cached allocations between two looks at the clock.
+const LOOK: u64 = 64;
+
+/// From this size on, in bytes, zeroed memory is left to the fallback: the system has it at hand.
+const ZERO_AT_HAND: usize = 1 << 20;
+
+/// A fallback whose type is forgotten.
+pub(crate) struct Registration {
+    dealloc: unsafe fn(*const Registration, *mut u8, Layout),
+}
+
+/// The registered fallback: set once, never cleared, alive for good.
+static REGISTERED: AtomicPtr<Registration> = AtomicPtr::new(null_mut());
+
+/// A fallback and how to free its blocks without knowing its type.
+///
+/// Invariant: `registration` is the first field, so a pointer to the whole is a pointer to it.
+#[repr(C)]
+pub(crate) struct Fallback<F> {
+    registration: Registration,
+    inner: F,
+}
+
+/// # Safety
+///
+/// `this` came from a `&'static Fallback<F>`; the rest is as for `GlobalAlloc::dealloc`.
+unsafe fn dealloc_by_address<F: GlobalAlloc>(
+    this: *const Registration,
+    block: *mut u8,
+    layout: Layout,
+) {
+    // SAFETY: the caller's promise.
+    let fallback = unsafe { &*this.cast::<Fallback<F>>() };
+    // SAFETY: the caller's promise: a block of that fallback with that layout.
+    unsafe { fallback.inner.dealloc(block, layout) };
+}
+
+/// # Safety
+///
+/// `F` is zero-sized, and a value of it was used; the rest is as for `GlobalAlloc::dealloc`.
+unsafe fn dealloc_by_type<F: GlobalAlloc>(_: *const Registration, block: *mut u8, layout: Layout) {
+    // SAFETY: without a size any aligned address will do, and there is no state to be gone.
+    let inner: &F = unsafe { NonNull::dangling().as_ref() };
+    // SAFETY: the caller's promise: a block of that fallback with that layout.
+    unsafe { inner.dealloc(block, layout) };
+}
+
+impl<F: GlobalAlloc> Fallback<F> {
+    /// What is registered for a fallback without state: its type.
+    const BY_TYPE: &'static Registration = &Registration { dealloc: dealloc_by_type::<F> };
+
+    pub(crate) const fn new(inner: F) -> Self {
+        Fallback { registration: Registration { dealloc: dealloc_by_address::<F> }, inner }
+    }
+
+    pub(crate) const fn inner(&self) -> &F {
+        &self.inner
+    }
+
+    /// Whether blocks of this fallback may be cached: it is the registered one, or becomes it.
+    #[inline]
+    fn is_registered(&self) -> bool {
+        // Relaxed: only compared. The pointed-to value is read in `free_erased` alone.
+        let now = REGISTERED.load(Ordering::Relaxed);
+        if size_of::<F>() > 0 {
+            return ptr::eq(now, &raw const self.registration);
+        }
+        if now.is_null() { register(Self::BY_TYPE) } else { ptr::eq(now, Self::BY_TYPE) }
+    }
+
+    /// Registers a fallback that lives for good. Whether it is the registered one now.
+    pub(crate) fn register(&'static self) -> bool {
+        if size_of::<F>() == 0 {
+            return register(Self::BY_TYPE);
+        }
+        // The pointer is one to the whole, so that `dealloc_by_address` may reach `inner`.
+        let this = ptr::from_ref(self).cast::<Registration>();
+        // SAFETY: the first field of a value that lives for good.
+        register(unsafe { &*this })
+    }
+
+    /// # Safety
+    ///
+    /// As for `GlobalAlloc::alloc`.
+    #[inline]
+    pub(crate) unsafe fn alloc(&self, layout: Layout, zeroed: bool) -> *mut u8 {
+        if let Some(class) = LargeClass::of(layout)
+            && self.is_registered()
+            && !(zeroed && class.size() >= ZERO_AT_HAND)
+            && let Some(block) = pop(class, layout.size())
+        {
+            if zeroed {
+                // SAFETY: at least `size` bytes that are the caller's.
+                unsafe { block.write_bytes(0, layout.size()) };
+            }
+            return block.as_ptr();
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.alloc_fresh(layout, zeroed) }
+    }
+
+    /// Lets the cache make way for bytes that come fresh from the fallback.
+    fn make_way(&self, bytes: usize) {
+        if let Some(visit) = thread::attached().and_then(Visit::of_owner) {
+            visit.cache.tick();
+            visit.shrink(visit.cache.counters.fallback_live() + bytes);
+        }
+    }
+
+    /// A block from the fallback.
+    ///
+    /// # Safety
+    ///
+    /// As for `GlobalAlloc::alloc`.
+    #[cold]
+    #[inline(never)]
+    unsafe fn alloc_fresh(&self, layout: Layout, zeroed: bool) -> *mut u8 {
+        let asked = fallback_layout(layout);
+        self.make_way(asked.size());
+        // SAFETY: the size is at least that of the caller's layout, so not 0.
+        let mut block = unsafe { self.ask(asked, zeroed) };
+        if block.is_null() && make_room() {
+            // SAFETY: as above.
+            block = unsafe { self.ask(asked, zeroed) };
+        }
+        if !block.is_null() {
+            thread::count(|c| &c.fallback_allocs, 1);
+            thread::count(|c| &c.fallback_bytes_in, layout.size() as u64);
+            thread::note_bytes(asked.size().cast_signed());
+        }
+        block
+    }
+
+    /// # Safety
+    ///
+    /// As for `GlobalAlloc::alloc`.
+    unsafe fn ask(&self, layout: Layout, zeroed: bool) -> *mut u8 {
+        if zeroed {
+            // SAFETY: the caller's promise.
+            unsafe { self.inner.alloc_zeroed(layout) }
+        } else {
+            // SAFETY: the caller's promise.
+            unsafe { self.inner.alloc(layout) }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As for `GlobalAlloc::dealloc`.
+    #[inline]
+    pub(crate) unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        if let Some(class) = LargeClass::of(layout) {
+            // SAFETY: the caller's contract: it came from `alloc`, which was not null.
+            let kept = unsafe { NonNull::new_unchecked(block) };
+            if self.is_registered() && push(class, kept, layout.size()) {
+                return;
+            }
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.dealloc_full(block, layout) };
+    }
+
+    /// Keeps a block if its class may have more room, or gives it back to the fallback.
+    ///
+    /// # Safety
+    ///
+    /// As for `GlobalAlloc::dealloc`.
+    #[cold]
+    #[inline(never)]
+    unsafe fn dealloc_full(&self, block: *mut u8, layout: Layout) {
+        if let (Some(class), Some(cache), true) =
+            (LargeClass::of(layout), thread::attached(), self.is_registered())
+        {
+            if let Some(visit) = Visit::of_owner(cache) {
+                cache.tick();
+                let live = cache.counters.fallback_live().saturating_sub(layout.size());
+                visit.cache.large.grant(class, live, layout.size());
+            }
+            // SAFETY: the caller's contract: not null.
+            let kept = unsafe { NonNull::new_unchecked(block) };
+            if push(class, kept, layout.size()) {
+                return;
+            }
+        }
+        let asked = fallback_layout(layout);
+        thread::count(|c| &c.fallback_frees, 1);
+        thread::count(|c| &c.fallback_bytes_out, layout.size() as u64);
+        thread::note_bytes(-asked.size().cast_signed());
+        // SAFETY: it came from there with this layout.
+        unsafe { self.inner.dealloc(block, asked) };
+    }
+
+    /// `realloc` from the fallback to the fallback.
+    ///
+    /// # Safety
+    ///
+    /// As for `GlobalAlloc::realloc`; neither layout is one that pools serve.
+    pub(crate) unsafe fn realloc(&self, block: *mut u8, layout: Layout, new: Layout) -> *mut u8 {
+        let (old_class, new_class) = (LargeClass::of(layout), LargeClass::of(new));
+        if old_class.is_some() && old_class == new_class {
+            count_change(layout.size(), new.size());
+            return block;
+        }
+        let (asked_old, asked_new) = (fallback_layout(layout), fallback_layout(new));
+        if asked_old.align() == asked_new.align() {
+            if let (Some(old), Some(class), true) = (old_class, new_class, self.is_registered()) {
+                // SAFETY: the caller's contract.
+                if let Some(moved) = unsafe { move_cached(block, layout, new, old, class) } {
+                    return moved;
+                }
+            }
+            self.make_way(asked_new.size().saturating_sub(asked_old.size()));
+            // SAFETY: it came from there with `asked_old`; the new size is that of a layout.
+            let mut moved = unsafe { self.inner.realloc(block, asked_old, asked_new.size()) };
+            if moved.is_null() && make_room() {
+                // SAFETY: as above; after null the block is still valid.
+                moved = unsafe { self.inner.realloc(block, asked_old, asked_new.size()) };
+            }
+            if !moved.is_null() {
+                count_change(layout.size(), new.size());
+                let grown = asked_new.size().cast_signed() - asked_old.size().cast_signed();
+                thread::note_bytes(grown);
+            }
+            return moved;
+        }
+        // From a class (alignment 16) to a request handed on as it is, or back.
+        // SAFETY: the caller's contract.
+        let moved = unsafe { self.alloc(new, false) };
+        if !moved.is_null() {
+            thread::count(|c| &c.moves, 1);
+            // SAFETY: both blocks are at least as large, and distinct.
+            unsafe { block.copy_to_nonoverlapping(moved, layout.size().min(new.size())) };
+            // SAFETY: the caller gives the block up.
+            unsafe { self.dealloc(block, layout) };
+        }
+        moved
+    }
+}
+
+#[cold]
+fn register(registration: &'static Registration) -> bool {
+    let this = ptr::from_ref(registration).cast_mut();
+    // Release: pairs with the Acquire in `free_erased`. Relaxed on failure: only compared.
+    let set = REGISTERED.compare_exchange(null_mut(), this, Ordering::Release, Ordering::Relaxed);
+    match set {
+        Ok(_) => true,
+        Err(now) => ptr::eq(now, this),
+    }
+}
+
+/// Gives back what is kept for reuse, because the system refused. Whether it is worth asking again.
+#[cold]
+pub(crate) fn make_room() -> bool {
+    let bytes = thread::flush() + flush_others() + shared::trim();
+    trim_system();
+    bytes > 0
+}
+
+/// Takes a cached block of a class for a request of `size` bytes.
+#[inline]
+fn pop(class: LargeClass, size: usize) -> Option<Block> {
+    let cache = thread::home();
+    let visit = Visit::of_owner(cache)?;
+    let block = cache.large.pop(class)?;
+    drop(visit);
+    let allocs = bump(&cache.counters.fallback_allocs, 1);
+    bump(&cache.counters.fallback_bytes_in, size as u64);
+    if allocs.is_multiple_of(LOOK) {
+        thread::tick(cache);
+    }
+    Some(block)
+}
+
+/// Caches a freed block that was asked for with `size` bytes, if its class has room.
+#[inline]
+fn push(class: LargeClass, block: Block, size: usize) -> bool {
+    let cache = thread::home();
+    let Some(visit) = Visit::of_owner(cache) else { return false };
+    if !cache.large.push(class, block) {
+        return false;
+    }
+    drop(visit);
+    bump(&cache.counters.fallback_frees, 1);
+    bump(&cache.counters.fallback_bytes_out, size as u64);
+    true
+}
+
+/// Moves a block below 128 KiB into a cached one of the new class, if there is one.
+///
+/// # Safety
+///
+/// As for [`Fallback::realloc`]; `old` and `class` are those of the two layouts.
+unsafe fn move_cached(
+    block: *mut u8,
+    layout: Layout,
+    new: Layout,
+    old: LargeClass,
+    class: LargeClass,
+) -> Option<*mut u8> {
+    if old.size() >= MOVES_PAGES {
+        return None;
+    }
+    let moved = pop(class, new.size())?;
+    thread::count(|c| &c.moves, 1);
+    let kept = layout.size().min(new.size());
+    // SAFETY: both blocks are at least as large, and distinct.
+    unsafe { block.copy_to_nonoverlapping(moved.as_ptr(), kept) };
+    // SAFETY: the caller's contract: not null.
+    let left = unsafe { NonNull::new_unchecked(block) };
+    if !push(old, left, layout.size()) {
+        thread::count(|c| &c.fallback_frees, 1);
+        thread::count(|c| &c.fallback_bytes_out, layout.size() as u64);
+        free_erased(old, left);
+    }
+    Some(moved.as_ptr())
+}
+
+/// Gives a cached block back to the registered fallback.
+fn free_erased(class: LargeClass, block: Block) {
+    // Acquire: pairs with the Release in `register`.
+    let registered = REGISTERED.load(Ordering::Acquire);
+    // SAFETY: blocks are cached only once a fallback is registered, and it lives for good.
+    let dealloc = unsafe { (*registered).dealloc };
+    // SAFETY: a block of that fallback, allocated with the class's layout (invariant 1 of the cache).
+    unsafe { dealloc(registered, block.as_ptr(), class.layout()) };
+    thread::note_bytes(-class.size().cast_signed());
+}
+
+/// Gives everything in a thread's cache of the fallback's blocks back. Returns bytes; 0 if another thread is at
+/// it, or the cache is in use by its owner.
+pub(crate) fn flush(cache: &'static Cache) -> usize {
+    Visit::of_owner(cache).map_or(0, |visit| visit.flush())
+}
+
+/// Gives back what other threads' caches hold, as far as they are not in use right now.
+pub(crate) fn flush_others() -> usize {
+    visit_others(Visit::flush)
+}
+
+/// Gives back half of what lay untouched in the calling thread's cache since the last sweep.
+pub(crate) fn sweep(cache: &'static Cache) {
+    if let Some(visit) = Visit::of_owner(cache) {
+        visit.sweep();
+    }
+}
+
+/// Sweeps the caches of threads that did not do so themselves for a while. Returns bytes given back.
+pub(crate) fn sweep_others(now: u64, idle_ms: u64) -> usize {
+    visit_others(|visit| {
+        if now.saturating_sub(visit.cache.swept_at()) < idle_ms {
+            return 0;
+        }
+        visit.cache.set_swept_at(now);
+        visit.sweep()
+    })
+}
+
+fn visit_others(mut f: impl FnMut(&Visit) -> usize) -> usize {
+    let mut bytes = 0;
+    thread::for_each_cache(|cache| {
+        if cache.large.cached() > 0 {
+            bytes += Visit::of_another(cache).map_or(0, |visit| f(&visit));
+        }
+    });
+    bytes
+}
+
+/// A cache of large blocks that this thread alone may use until the visit ends.
+struct Visit {
+    cache: &'static Cache,
+    owner: bool,
+}
+
+impl Visit {
+    #[inline]
+    fn of_owner(cache: &'static Cache) -> Option<Visit> {
+        cache.large.turn.enter().then_some(Visit { cache, owner: true })
+    }
+
+    #[cold]
+    fn of_another(cache: &'static Cache) -> Option<Visit> {
+        cache.large.turn.claim().then_some(Visit { cache, owner: false })
+    }
+
+    /// Gives cached blocks back, the largest first, until the bound holds with `live` bytes in use.
+    fn shrink(&self, live: usize) {
+        let mut excess = self.cache.large.excess(live);
+        while excess > 0 {
+            let Some((class, block)) = self.cache.large.pop_largest() else { return };
+            free_erased(class, block);
+            excess = excess.saturating_sub(class.size());
+        }
+    }
+
+    fn flush(&self) -> usize {
+        let bytes = self.cache.large.cached();
+        while let Some((class, block)) = self.cache.large.pop_largest() {
+            free_erased(class, block);
+        }
+        bytes
+    }
+
+    fn sweep(&self) -> usize {
+        let before = self.cache.large.cached();
+        let live = self.cache.counters.fallback_live();
+        self.cache.large.sweep(live, |class, count| {
+            for _ in 0..count {
+                let Some(block) = self.cache.large.pop(class) else { return };
+                free_erased(class, block);
+            }
+        });
+        before.saturating_sub(self.cache.large.cached())
+    }
+}
+
+impl Drop for Visit {
+    #[inline]
+    fn drop(&mut self) {
+        if self.owner {
+            self.cache.large.turn.leave();
+        } else {
+            self.cache.large.turn.unclaim();
+        }
+    }
+}
+
+/// Asks the system allocator to give its free memory back, where it has a call for that.
+pub(crate) fn trim_system() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: always callable; it touches free memory of the system allocator only.
+    unsafe {
+        libc::malloc_trim(0)
+    };
+}
+
+fn count_change(old: usize, new: usize) {
+    thread::count(|c| &c.fallback_bytes_in, new as u64);
+    thread::count(|c| &c.fallback_bytes_out, old as u64);
+}

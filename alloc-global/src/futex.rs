@@ -1,0 +1,42 @@
+//! Sleeping until a word changes. `errno` is left as it was.
+//!
+//! Where the system has no futex, who waits gives its processor away instead.
+
+use core::sync::atomic::AtomicU32;
+
+/// Sleeps while `word` holds `value`; may return early.
+#[cfg(target_os = "linux")]
+pub(crate) fn wait(word: &AtomicU32, value: u32) {
+    futex(word, libc::FUTEX_WAIT, value);
+}
+
+/// Wakes one of those who wait.
+#[cfg(target_os = "linux")]
+pub(crate) fn wake_one(word: &AtomicU32) {
+    futex(word, libc::FUTEX_WAKE, 1);
+}
+
+#[cfg(target_os = "linux")]
+fn futex(word: &AtomicU32, operation: i32, value: u32) {
+    // SAFETY: always callable; valid for the life of the thread.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: valid, see above.
+    let before = unsafe { errno.read() };
+    let no_timeout = core::ptr::null::<libc::timespec>();
+    let operation = operation | libc::FUTEX_PRIVATE_FLAG;
+    // SAFETY: the word is alive for the call; the kernel only reads it.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), operation, value, no_timeout) };
+    // SAFETY: valid, see above.
+    unsafe { errno.write(before) };
+}
+
+/// Gives the processor away.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn wait(_word: &AtomicU32, _value: u32) {
+    // SAFETY: always callable.
+    unsafe { libc::sched_yield() };
+}
+
+/// Nobody sleeps.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn wake_one(_word: &AtomicU32) {}

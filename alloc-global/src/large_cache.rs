@@ -1,0 +1,270 @@
+//! A thread's cache of the fallback's blocks: by class, newest first, bounded in bytes.
+//!
+//! The fallback's own free lists cost most programs more than anything else above 512 bytes; a block that was
+//! freed just now is still warm and serves the next request of its class.
+//!
+//! The bound is not a share but a promise about the peak: what a thread has in use and what it
+//! caches together stay near the most that it ever had in use, plus [`SLACK`]. So the cache does
+//! not raise a program's peak, and a program whose use goes up and down keeps its memory.
+//! A free that is kept and an allocation that is served leave that sum as it is. Therefore neither looks at it: room
+//! is granted to a class, block by block, when a free finds none, and taken away when a block comes fresh
+//! from the fallback.
+//!
+//! Invariants:
+//!
+//! 1. `len <= cap <= 32` for every class, and `slots[c][..len]` are blocks of class c of the registered
+//!    fallback, each in one cache once.
+//! 2. `granted` is the sum of `cap` times size over all classes, and at most `limit`; 0 in caches of no thread.
+//! 3. When room was granted or a block came fresh: `live + granted <= peak + SLACK`, or `live` and what
+//!    lies in the slots stay below that.
+//!
+//! Only who has its turn may use it. It calls no fallback: who holds it takes out what must go. No unsafe here.
+
+use crate::large_class::{LARGE_CLASSES, LargeClass};
+use crate::turn::Turn;
+use alloc_core::Block;
+use core::cell::Cell;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+/// Slots per class.
+const SLOTS: usize = 32;
+
+/// Bytes of blocks that one class may hold, beyond the first two.
+const CLASS_BYTES: usize = 512 << 10;
+
+/// Bytes by which the cache may exceed what the thread had in use at its peak.
+pub(crate) const SLACK: usize = 512 << 10;
+
+/// The array of one class.
+struct LargeBin {
+    /// Atomic because other threads read it for statistics.
+    len: AtomicU32,
+    cap: Cell<u32>,
+    /// Whether a block was taken since the last sweep.
+    used: Cell<bool>,
+}
+
+/// See the head of this file.
+pub(crate) struct LargeCache {
+    /// Who may use the rest; see `turn`.
+    pub(crate) turn: Turn,
+    bins: [LargeBin; LARGE_CLASSES],
+    slots: [[Cell<Option<Block>>; SLOTS]; LARGE_CLASSES],
+    /// The most bytes that may be granted.
+    limit: Cell<usize>,
+    granted: Cell<usize>,
+    /// The most bytes that this thread had in use, by its layouts, as far as it was seen.
+    peak: Cell<usize>,
+}
+
+const fn max_cap(class: LargeClass) -> u32 {
+    let fit = CLASS_BYTES / class.size();
+    if fit < 2 {
+        2
+    } else if fit > SLOTS {
+        SLOTS as u32
+    } else {
+        fit as u32
+    }
+}
+
+impl LargeCache {
+    pub(crate) const fn new() -> Self {
+        LargeCache {
+            turn: Turn::new(),
+            bins: [const {
+                LargeBin { len: AtomicU32::new(0), cap: Cell::new(0), used: Cell::new(false) }
+            }; LARGE_CLASSES],
+            slots: [const { [const { Cell::new(None) }; SLOTS] }; LARGE_CLASSES],
+            limit: Cell::new(0),
+            granted: Cell::new(0),
+            peak: Cell::new(0),
+        }
+    }
+
+    /// Bytes of the blocks in it. A step per class.
+    pub(crate) fn cached(&self) -> usize {
+        self.classes().map(|(class, bin)| bin.len.load(Relaxed) as usize * class.size()).sum()
+    }
+
+    /// Sets the most bytes that may be granted from now on.
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.limit.set(limit);
+    }
+
+    /// Takes the newest block of a class.
+    #[inline]
+    pub(crate) fn pop(&self, class: LargeClass) -> Option<Block> {
+        let bin = self.bins.get(class.index())?;
+        // Relaxed, here and below: one writer at a time; readers want a recent value, no order.
+        let len = bin.len.load(Relaxed).checked_sub(1)?;
+        bin.len.store(len, Relaxed);
+        bin.used.set(true);
+        self.slots.get(class.index())?.get(len as usize)?.get()
+    }
+
+    /// Puts a block in, if its class has room.
+    #[inline]
+    pub(crate) fn push(&self, class: LargeClass, block: Block) -> bool {
+        let Some(bin) = self.bins.get(class.index()) else { return false };
+        let len = bin.len.load(Relaxed);
+        if len >= bin.cap.get() {
+            return false;
+        }
+        let slots = self.slots.get(class.index());
+        let Some(slot) = slots.and_then(|slots| slots.get(len as usize)) else { return false };
+        slot.set(Some(block));
+        bin.len.store(len + 1, Relaxed);
+        true
+    }
+
+    /// Grants a class more room, if the bound allows it; `live` are the bytes in use after the free
+    /// that asks for it, `freed` what it frees.
+    pub(crate) fn grant(&self, class: LargeClass, live: usize, freed: usize) -> bool {
+        self.peak.set(self.peak.get().max(live + freed));
+        let Some(bin) = self.bins.get(class.index()) else { return false };
+        let cap = bin.cap.get();
+        let budget = (self.peak.get() + SLACK).saturating_sub(live).min(self.limit.get());
+        let left = budget.saturating_sub(self.granted.get()) / class.size();
+        let left = u32::try_from(left).unwrap_or(u32::MAX);
+        let more = cap.max(1).min(max_cap(class).saturating_sub(cap)).min(left);
+        bin.cap.set(cap + more);
+        self.granted.set(self.granted.get() + more as usize * class.size());
+        more > 0
+    }
+
+    /// How many bytes must go now that `live` bytes are in use, some of them fresh from the fallback.
+    pub(crate) fn excess(&self, live: usize) -> usize {
+        self.peak.set(self.peak.get().max(live));
+        let room = self.peak.get() + SLACK - live;
+        // Nearly always: no need to add up.
+        if self.granted.get() <= room { 0 } else { self.cached().saturating_sub(room) }
+    }
+
+    /// Takes out a block of the largest class that has one, and takes its room away.
+    pub(crate) fn pop_largest(&self) -> Option<(LargeClass, Block)> {
+        let index = self.bins.iter().rposition(|bin| bin.len.load(Relaxed) > 0)?;
+        let class = LargeClass::from_index(index)?;
+        let block = self.pop(class)?;
+        self.take_room(class, 1);
+        Some((class, block))
+    }
+
+    fn take_room(&self, class: LargeClass, blocks: u32) {
+        if let Some(bin) = self.bins.get(class.index()) {
+            bin.cap.set(bin.cap.get() - blocks);
+            self.granted.set(self.granted.get() - blocks as usize * class.size());
+        }
+    }
+
+    /// Begins a sweep: for each class of which no block was taken since the last one, half of what lies there
+    /// must go. Takes their room away, and calls `f` with how many of which class.
+    pub(crate) fn sweep(&self, live: usize, mut f: impl FnMut(LargeClass, u32)) {
+        for (class, bin) in self.classes() {
+            let idle = bin.len.load(Relaxed).div_ceil(2);
+            if !bin.used.replace(false) && idle > 0 {
+                f(class, idle);
+                bin.used.set(false);
+                // What `f` took out leaves as much room unused.
+                self.take_room(class, idle.min(bin.cap.get() - bin.len.load(Relaxed)));
+            }
+        }
+        // The peak fades too, or one great moment would license a great cache for ever.
+        self.peak.set(self.peak.get() - self.peak.get().saturating_sub(live) / 4);
+    }
+
+    fn classes(&self) -> impl Iterator<Item = (LargeClass, &LargeBin)> {
+        let class = |(index, bin)| Some((LargeClass::from_index(index)?, bin));
+        self.bins.iter().enumerate().filter_map(class)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::alloc::Layout;
+    use core::ptr::NonNull;
+
+    fn class(size: usize) -> LargeClass {
+        LargeClass::of(Layout::from_size_align(size, 8).unwrap()).unwrap()
+    }
+
+    fn unlimited() -> LargeCache {
+        let cache = LargeCache::new();
+        cache.set_limit(usize::MAX);
+        cache
+    }
+
+    /// Pushes as a free does: asks for room where there is none.
+    fn free(cache: &LargeCache, class: LargeClass, block: Block, live: usize) -> bool {
+        cache.push(class, block)
+            || (cache.grant(class, live, class.size()) && cache.push(class, block))
+    }
+
+    #[test]
+    fn blocks_come_back_newest_first_and_bytes_are_summed() {
+        let cache = unlimited();
+        let mut memory = [0u8; 2];
+        let first = NonNull::from(&mut memory[0]);
+        let second = NonNull::from(&mut memory[1]);
+        let kib = class(1024);
+        assert!(free(&cache, kib, first, 0) && free(&cache, kib, second, 0));
+        assert_eq!(cache.cached(), 2048);
+        assert_eq!(cache.pop(kib), Some(second));
+        assert_eq!(cache.pop(class(2048)), None);
+        assert_eq!(cache.pop_largest(), Some((kib, first)));
+        assert_eq!((cache.pop(kib), cache.cached()), (None, 0));
+    }
+
+    #[test]
+    fn the_cache_does_not_raise_the_peak() {
+        let mut byte = 0u8;
+        let block = NonNull::from(&mut byte);
+        let cache = LargeCache::new();
+        assert!(!free(&cache, class(1024), block, 0), "nothing goes in without a limit");
+        let cache = unlimited();
+        let mib = class(1 << 20);
+        assert!(free(&cache, mib, block, 0), "what was in use may be kept");
+        assert!(!free(&cache, mib, block, 0), "but not twice as much");
+        assert_eq!(cache.excess(1 << 19), 0);
+        assert_eq!(
+            cache.excess((1 << 20) + 7),
+            1 << 19,
+            "in use again, and cached beyond the slack"
+        );
+        assert_eq!(cache.pop_largest(), Some((mib, block)));
+        assert_eq!((cache.excess(2 << 20), cache.granted.get()), (0, 0));
+    }
+
+    #[test]
+    fn a_sweep_names_half_of_what_lay_untouched() {
+        let cache = unlimited();
+        let mut memory = [0u8; 8];
+        for byte in &mut memory {
+            assert!(free(&cache, class(4096), NonNull::from(byte), 0));
+        }
+        assert!(cache.pop(class(4096)).is_some());
+        cache.sweep(0, |_, _| panic!("one was taken since"));
+        let mut named = Vec::new();
+        cache.sweep(0, |class, count| {
+            named.push((class.size(), count));
+            for _ in 0..count {
+                assert!(cache.pop(class).is_some());
+            }
+        });
+        assert_eq!((named, cache.cached()), (vec![(4096, 4)], 3 * 4096));
+        assert_eq!(cache.granted.get(), 4 * 4096);
+    }
+
+    #[test]
+    fn a_class_holds_a_bounded_number() {
+        let mut byte = 0u8;
+        let block = NonNull::from(&mut byte);
+        for size in [513, 4096, 1 << 20, 32 << 20] {
+            let cache = unlimited();
+            cache.excess(1 << 40);
+            let held = (0..1000).take_while(|_| free(&cache, class(size), block, 0)).count();
+            assert_eq!(held, max_cap(class(size)) as usize);
+        }
+    }
+}

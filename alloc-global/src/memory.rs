@@ -1,0 +1,106 @@
+//! Where the memory is: one call that answers why resident memory does not fall.
+//!
+//! Invariant: the parts of a [`Memory`] sum to its `mapped`, always; what could not be told apart
+//! because other threads worked meanwhile is in `cached`.
+//!
+//! No unsafe here. All locks are held for the walk, as for [`check`](crate::check()).
+
+use crate::{config, purge, shared, thread};
+use alloc_core::SizeClass;
+use core::fmt;
+
+/// Where every byte of the arenas is, and what is known about the fallback. All in bytes.
+///
+/// `mapped = live + cached + free_blocks + free_pools + given_back + metadata + rounding`.
+///
+/// ```
+/// let memory = alloc_global::memory();
+/// println!("{memory}");
+/// assert_eq!(
+///     memory.mapped,
+///     memory.live + memory.cached + memory.free_blocks + memory.free_pools
+///         + memory.given_back + memory.metadata + memory.rounding,
+/// );
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Memory {
+    /// Arenas in use: 1 MiB each.
+    pub mapped: u64,
+    /// Blocks of pools in the program's hands.
+    pub live: u64,
+    /// Free blocks in the caches of threads.
+    pub cached: u64,
+    /// Free blocks in pools that are in use, and blocks not carved yet.
+    pub free_blocks: u64,
+    /// Free pools whose memory is still resident.
+    pub free_pools: u64,
+    /// Free pools without memory: given back, or never touched.
+    pub given_back: u64,
+    /// Descriptors and headers.
+    pub metadata: u64,
+    /// Ends of pools where no whole block fits.
+    pub rounding: u64,
+    /// Blocks of the fallback in the program's hands, by their layouts.
+    pub fallback_live: u64,
+    /// Blocks of the fallback in the caches of threads.
+    pub fallback_cached: u64,
+    /// Milliseconds until free memory is due to go back: 0 if it is due, `None` if none waits.
+    pub due_in_ms: Option<u64>,
+}
+
+/// Walks all pools. Costs a step per pool; other threads wait at their slow paths meanwhile.
+pub fn memory() -> Memory {
+    let (usage, given_back) = shared::usage();
+    let (mut cached, mut fallback_cached) = (0u64, 0u64);
+    thread::for_each_cache(|cache| {
+        for class in SizeClass::all() {
+            cached += cache.counts(class).0 * class.size() as u64;
+        }
+        fallback_cached += cache.large.cached() as u64;
+    });
+    let out = usage.live as u64;
+    let cached = cached.min(out);
+    let free_pools = (usage.free_pools - given_back) as u64;
+    Memory {
+        mapped: usage.mapped as u64,
+        live: out - cached,
+        cached,
+        free_blocks: (usage.free - usage.free_pools) as u64,
+        free_pools,
+        given_back: given_back as u64,
+        metadata: usage.metadata as u64,
+        rounding: usage.rounding as u64,
+        fallback_live: crate::stats().fallback_live_bytes,
+        fallback_cached,
+        due_in_ms: purge::due_in_ms(),
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rows = [
+            ("live in pools", self.live, "the program's"),
+            ("thread caches", self.cached, "thread_flush(), or the end of the thread"),
+            ("free blocks", self.free_blocks, "pinned by live blocks of the same pools"),
+            ("free pools", self.free_pools, "POOLALLOC_PURGE_DELAY_MS, trim()"),
+            ("given back", self.given_back, "not resident"),
+            ("metadata", self.metadata, "one pool of each arena"),
+            ("rounding", self.rounding, "ends of pools"),
+            ("= mapped arenas", self.mapped, ""),
+            ("live in fallback", self.fallback_live, "the program's"),
+            ("cached of fallback", self.fallback_cached, "POOLALLOC_FALLBACK_CACHE, trim()"),
+        ];
+        for (name, bytes, what) in rows {
+            writeln!(f, "{name:<20} {bytes:>16}  {what}")?;
+        }
+        match self.due_in_ms {
+            Some(0) => writeln!(f, "free memory is due: the next slow path gives it back"),
+            Some(ms) => writeln!(f, "free memory is due to go back in {ms} ms"),
+            None if config::purge_delay_ms() == config::NEVER => {
+                writeln!(f, "free memory is kept: POOLALLOC_PURGE_DELAY_MS=never")
+            }
+            None => writeln!(f, "no free memory waits to go back"),
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! When free memory goes back to the system.
+//!
+//! ```text
+//! pool empty -> bin keeps two -> arena -> all pools free: empty arena
+//!                                 |            | older than the delay, and more than the reserve
+//!                                 |            | older than three delays, and more than one
+//!                                 v            v
+//!                     runs of 64 KiB,      the arena's memory is given back
+//!                     older than the delay
+//! ```
+//!
+//! Free memory is kept for [`config::purge_delay_ms`], so that a program that comes back for it pays no page faults.
+//! Nothing runs in the background by default; the clock is looked at on slow paths. A thread that just freed
+//! much may never take one again: so whoever empties a pool makes its own next allocations slow
+//! (`thread::gate_allocs`), a bounded number of them, and the first one after the delay finds the memory due.
+//!
+//! Invariant: 1. `PENDING_SINCE` is 0 only if no pool was put back since the last run, or that run left nothing
+//! behind.
+//!
+//! No unsafe here. No lock is held while memory is given back.
+
+use crate::{config, shared};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// When the first pool was put back that no run has seen yet, in milliseconds; 0 = none.
+static PENDING_SINCE: AtomicU64 = AtomicU64::new(0);
+
+/// Empty arenas that are kept past the delay: one in this many of the most there ever were.
+const RESERVE_SHARE: usize = 16;
+
+/// After this many delays the reserve goes too.
+const RESERVE_DELAYS: u64 = 3;
+
+/// Milliseconds of the coarse monotonic clock, at least 1. A few nanoseconds; it advances every few
+/// milliseconds.
+pub(crate) fn now() -> u64 {
+    crate::clock::milliseconds().max(1)
+}
+
+/// Notes that memory became free.
+#[inline]
+pub(crate) fn note_pending(now: u64) {
+    // Relaxed, here and below: only the time counts; what is due is looked up under locks.
+    if PENDING_SINCE.load(Relaxed) == 0 {
+        let _ = PENDING_SINCE.compare_exchange(0, now, Relaxed, Relaxed);
+    }
+}
+
+/// Whether any memory is waiting to be given back.
+#[inline]
+pub(crate) fn is_pending() -> bool {
+    PENDING_SINCE.load(Relaxed) != 0 && config::purge_delay_ms() != config::NEVER
+}
+
+/// Milliseconds until memory that waits is due; `None` if none waits or none ever goes.
+pub(crate) fn due_in_ms() -> Option<u64> {
+    is_pending().then(|| {
+        let waited = now().saturating_sub(PENDING_SINCE.load(Relaxed));
+        config::purge_delay_ms().saturating_sub(waited)
+    })
+}
+
+/// Gives back what is due. Costs one load and a look at the clock if nothing is. Returns bytes.
+pub(crate) fn run_if_due() -> usize {
+    let since = PENDING_SINCE.load(Relaxed);
+    let delay = config::purge_delay_ms();
+    if since == 0 || delay == config::NEVER {
+        return 0;
+    }
+    let now = now();
+    if now.saturating_sub(since) < delay {
+        return 0;
+    }
+    // One thread runs; what becomes free meanwhile is noted anew.
+    if PENDING_SINCE.compare_exchange(since, 0, Relaxed, Relaxed).is_err() {
+        return 0;
+    }
+    run(now, delay)
+}
+
+#[cold]
+fn run(now: u64, delay: u64) -> usize {
+    // What bins keep has not been used since they got it, or it would not be empty.
+    shared::drain_bins(now.saturating_sub(delay));
+    let old = now.saturating_sub(delay);
+    let oldest = now.saturating_sub(delay.saturating_mul(RESERVE_DELAYS));
+    let reserve = (shared::peak_arenas() / RESERVE_SHARE).max(1);
+    let bytes =
+        shared::release(reserve, old) + shared::release(1, oldest) + shared::release_pools(old);
+    if shared::is_purgeable() {
+        note_pending(now);
+    }
+    bytes
+}

@@ -1,0 +1,17 @@
+//! What the processes of the comparison share: the workloads, and what a worker does with one.
+//!
+//! ```text
+//!   bench (runner: builds, starts, measures, compares)         src/main.rs, src/runner/
+//!     |  one process per workload, allocator and round
+//!     v
+//!   worker-system, worker-pool, ...  (a global allocator each) src/bin/
+//!     |  bench::worker::main
+//!     v
+//!   one workload                                               src/workload.rs, src/loads/
+//! ```
+//!
+//! The library sets no global allocator and knows none of the runner. No unsafe here.
+
+pub mod loads;
+pub mod worker;
+pub mod workload;

@@ -1,0 +1,104 @@
+//! Blocks above 512 bytes: vectors and strings that grow, and random large sizes. One thread.
+//! No unsafe here.
+//!
+//! They measure what lies behind the pools: the fallback, its cache, reallocation, page faults.
+
+use std::hint::black_box;
+
+use super::block::Block;
+use crate::workload::{Outcome, Scale, fold, measure};
+
+/// Pushes into 64 vectors in turn, each from empty to a random length of up to 64 Ki elements.
+pub(crate) fn vec_growth(scale: &Scale) -> Outcome {
+    const VECS: usize = 64;
+    let rounds = scale.of(800);
+    let mut rng = scale.rng(0);
+    measure(|| {
+        let mut units = 0;
+        let mut sum = 0u64;
+        for _ in 0..rounds {
+            // Lengths spread geometrically, so that short vectors are as frequent as long ones.
+            let mut left: Vec<usize> = (0..VECS)
+                .map(|_| {
+                    let base = 16usize << rng.u8(..12);
+                    base + rng.usize(..base)
+                })
+                .collect();
+            let mut vecs: Vec<Vec<u64>> = Vec::new();
+            vecs.resize_with(VECS, Vec::new);
+            while !left.is_empty() {
+                for i in (0..left.len()).rev() {
+                    let count = left[i].min(32);
+                    vecs[i].extend(std::iter::repeat_n(i as u64, count));
+                    black_box(&vecs[i]);
+                    units += count as u64;
+                    left[i] -= count;
+                    if left[i] == 0 {
+                        left.swap_remove(i);
+                        let vec = vecs.swap_remove(i);
+                        sum = fold(sum, vec.len() as u64 ^ vec[vec.len() / 2]);
+                    }
+                }
+            }
+        }
+        (units, sum)
+    })
+}
+
+/// Strings grown line by line to megabytes, and byte vectors grown by exact reserves.
+pub(crate) fn realloc_growth(scale: &Scale) -> Outcome {
+    const LINES: [&str; 3] = [
+        "an arena holds pools, and a pool holds blocks of one size class\n",
+        "a block above the largest class comes from the fallback\n",
+        "growing in place costs nothing; moving costs a copy\n",
+    ];
+    const LONGEST: usize = 4 << 20;
+    let rounds = scale.of(9_000);
+    let mut rng = scale.rng(0);
+    measure(|| {
+        let mut units = 0;
+        let mut sum = 0u64;
+        for _ in 0..rounds {
+            let mut text = String::new();
+            let end = LONGEST >> rng.u8(..8);
+            while text.len() < end {
+                text.push_str(LINES[text.len() % 3]);
+                units += 1;
+            }
+            sum = fold(sum, text.len() as u64);
+
+            // `reserve_exact` is realloc with every step: small ones first, then a 16th more.
+            let mut bytes: Vec<u8> = Vec::new();
+            while bytes.len() < end {
+                let step = 64 + bytes.len() / 16;
+                bytes.reserve_exact(step);
+                bytes.resize(bytes.len() + step, bytes.len() as u8);
+                units += 1;
+            }
+            sum = fold(sum, u64::from(bytes[bytes.len() / 2]));
+            black_box((&text, &bytes));
+        }
+        (units, sum)
+    })
+}
+
+/// Replaces random blocks among 200 by blocks of 513 bytes to 1 MiB, geometrically distributed.
+pub(crate) fn large_mix(scale: &Scale) -> Outcome {
+    const LIVE: usize = 200;
+    let units = scale.of(6_000_000);
+    let mut rng = scale.rng(0);
+    let size = |rng: &mut fastrand::Rng| {
+        let base = 512usize << rng.u8(..11);
+        base + 1 + rng.usize(..base)
+    };
+    let mut blocks: Vec<Block> = (0..LIVE).map(|i| Block::new(size(&mut rng), i as u32)).collect();
+    measure(|| {
+        let mut sum = 0u64;
+        for i in 0..units {
+            let slot = &mut blocks[rng.usize(..LIVE)];
+            sum = sum.wrapping_add(slot.mark());
+            *slot = Block::new(size(&mut rng), i as u32);
+        }
+        (units, sum)
+    })
+}

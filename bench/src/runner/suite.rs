@@ -1,0 +1,339 @@
+//! A suite as data: who is compared, on what, in which columns.
+//!
+//! Everything after this file (schedule, summary, table, page) knows suites only, not allocators:
+//! another suite is another [`Suite`] value whose workers print a `bench::worker::Report`.
+//! No unsafe here.
+
+use bench::workload::{self, Kind};
+
+/// One comparison.
+#[derive(Debug)]
+pub(crate) struct Suite {
+    pub name: &'static str,
+    pub title: &'static str,
+    /// What the contenders are, as in "allocator".
+    pub contender_word: &'static str,
+    pub contenders: &'static [Contender],
+    pub metrics: &'static [Metric],
+    pub loads: fn() -> Vec<Load>,
+}
+
+/// One of those compared.
+#[derive(Debug)]
+pub(crate) struct Contender {
+    pub name: &'static str,
+    pub role: Role,
+    /// Name of the binary of this package that runs workloads on it.
+    pub binary: &'static str,
+    pub source: Source,
+    /// Environment its workers get, where its best settings need one.
+    pub environment: &'static [(&'static str, &'static str)],
+}
+
+/// What a contender is in the comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Ratios are to this one.
+    Baseline,
+    /// What this workspace makes.
+    Subject,
+    /// What others made.
+    Peer,
+}
+
+/// Where a contender's code comes from.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// The standard library or the system: the version is this machine's.
+    System,
+    /// A member of this workspace.
+    Workspace(&'static str),
+    /// Somebody else's, built from Cargo.lock's `name` if that is one.
+    Package {
+        name: &'static str,
+        note: &'static str,
+        /// The cargo feature that its worker is built with.
+        feature: &'static str,
+        /// The cargo feature of the runner that brings it, and whether this runner has it.
+        switch: (&'static str, bool),
+    },
+}
+
+/// A column: one figure that every run yields.
+#[derive(Debug)]
+pub(crate) struct Metric {
+    /// Names among the report's values; several are added up.
+    pub keys: &'static [&'static str],
+    pub title: &'static str,
+    /// The title of a ratio of it, short.
+    pub short: &'static str,
+    pub format: Format,
+    /// Divided by the units done.
+    pub per_unit: bool,
+    /// Whether its lowest and highest are shown.
+    pub spread: bool,
+    /// Whether ratios to the baseline, to the best peer, and geometric means are shown.
+    pub ratio: bool,
+    /// Whether the page draws its ratios as bars.
+    pub plot: bool,
+    /// What the page says below its title.
+    pub about: &'static str,
+}
+
+/// How a figure is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Seconds,
+    Bytes,
+    Count,
+}
+
+/// A workload as the runner sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct Load {
+    pub name: &'static str,
+    pub kind: &'static str,
+    pub about: &'static str,
+    pub unit: &'static str,
+}
+
+/// Every suite; the first is the default.
+pub(crate) static SUITES: &[&Suite] = &[&ALLOC];
+
+/// Allocators.
+static ALLOC: Suite = Suite {
+    name: "alloc",
+    title: "PoolAlloc and other allocators",
+    contender_word: "allocator",
+    contenders: &[
+        Contender {
+            name: "system",
+            role: Role::Baseline,
+            binary: "worker-system",
+            source: Source::System,
+            environment: &[],
+        },
+        Contender {
+            name: "pool",
+            role: Role::Subject,
+            binary: "worker-pool",
+            source: Source::Workspace("alloc-global"),
+            environment: &[],
+        },
+        peer("mimalloc", "worker-mimalloc", "mimalloc", "v3"),
+        Contender {
+            name: "mimalloc2",
+            role: Role::Peer,
+            binary: "worker-mimalloc2",
+            source: Source::Package {
+                name: "mimalloc",
+                note: "v2",
+                feature: "peer-mimalloc2",
+                switch: PEERS,
+            },
+            environment: &[],
+        },
+        peer("jemalloc", "worker-jemalloc", "tikv-jemallocator", ""),
+        peer("snmalloc", "worker-snmalloc", "snmalloc-rs", ""),
+        peer("rpmalloc", "worker-rpmalloc", "rpmalloc", "1.4, no realloc"),
+        Contender {
+            // Its caches per processor need the restartable sequence that glibc would take.
+            environment: &[("GLIBC_TUNABLES", "glibc.pthread.rseq=0")],
+            ..peer("tcmalloc", "worker-tcmalloc", "tcmalloc-better", "Google's")
+        },
+        Contender {
+            name: "gperftools",
+            role: Role::Peer,
+            binary: "worker-gperftools",
+            source: Source::Package {
+                name: "tcmalloc_minimal",
+                note: "the system's library",
+                feature: "peer-gperftools",
+                switch: ("peer-gperftools", cfg!(feature = "peer-gperftools")),
+            },
+            environment: &[],
+        },
+    ],
+    metrics: &[
+        Metric {
+            keys: &["seconds"],
+            title: "time",
+            short: "time",
+            format: Format::Seconds,
+            per_unit: true,
+            spread: true,
+            ratio: true,
+            plot: true,
+            about: "Wall time per unit of work, setup not counted.",
+        },
+        Metric {
+            keys: &["cpu_seconds"],
+            title: "processor",
+            short: "cpu",
+            format: Format::Seconds,
+            per_unit: true,
+            spread: false,
+            ratio: true,
+            plot: true,
+            about: "User and system time of all threads per unit of work, setup not counted.",
+        },
+        Metric {
+            keys: &["peak_rss"],
+            title: "peak memory",
+            short: "peak",
+            format: Format::Bytes,
+            per_unit: false,
+            spread: false,
+            ratio: true,
+            plot: true,
+            about: "Highest resident memory of the whole process, setup and program text included.",
+        },
+        Metric {
+            keys: &["final_rss"],
+            title: "final memory",
+            short: "final",
+            format: Format::Bytes,
+            per_unit: false,
+            spread: false,
+            ratio: false,
+            plot: false,
+            about: "Resident memory when everything of the workload has been freed.",
+        },
+        Metric {
+            keys: &["minor_faults", "major_faults"],
+            title: "page faults",
+            short: "faults",
+            format: Format::Count,
+            per_unit: false,
+            spread: false,
+            ratio: false,
+            plot: false,
+            about: "Minor and major, setup included.",
+        },
+    ],
+    loads: alloc_loads,
+};
+
+const PEERS: (&str, bool) = ("peers", cfg!(feature = "peers"));
+
+const fn peer(
+    name: &'static str,
+    binary: &'static str,
+    package: &'static str,
+    note: &'static str,
+) -> Contender {
+    let source = Source::Package { name: package, note, feature: "peers", switch: PEERS };
+    Contender { name, role: Role::Peer, binary, source, environment: &[] }
+}
+
+fn alloc_loads() -> Vec<Load> {
+    let kind = |kind: Kind| match kind {
+        Kind::Micro => "micro",
+        Kind::Threads => "threads",
+        Kind::Large => "large",
+        Kind::Real => "real",
+        Kind::Memory => "memory",
+    };
+    let loads = workload::all().iter();
+    loads
+        .map(|load| Load {
+            name: load.name,
+            kind: kind(load.kind),
+            about: load.about,
+            unit: load.unit,
+        })
+        .collect()
+}
+
+impl Contender {
+    /// The cargo feature that the runner lacks to build its worker.
+    pub(crate) fn missing(&self) -> Option<&'static str> {
+        match self.source {
+            Source::Package { switch: (name, false), .. } => Some(name),
+            _ => None,
+        }
+    }
+
+    /// The cargo feature its worker is built with.
+    pub(crate) fn feature(&self) -> Option<&'static str> {
+        match self.source {
+            Source::System | Source::Workspace(_) => None,
+            Source::Package { feature, .. } => Some(feature),
+        }
+    }
+}
+
+impl Metric {
+    /// The figure of one run, not a number if the worker did not give it.
+    pub(crate) fn of(&self, report: &bench::worker::Report) -> f64 {
+        let value = |key: &&str| report.values.get(*key).copied().unwrap_or(f64::NAN);
+        let sum: f64 = self.keys.iter().map(value).sum();
+        if self.per_unit { sum / report.units as f64 } else { sum }
+    }
+}
+
+/// The kinds of some workloads, each once, in their order.
+pub(crate) fn kinds(loads: &[Load]) -> Vec<&'static str> {
+    let mut kinds = Vec::new();
+    for load in loads {
+        if !kinds.contains(&load.kind) {
+            kinds.push(load.kind);
+        }
+    }
+    kinds
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_within_a_suite_are_unique() {
+        for suite in SUITES {
+            let contenders: HashSet<_> = suite.contenders.iter().map(|one| one.name).collect();
+            assert_eq!(contenders.len(), suite.contenders.len());
+            let loads = (suite.loads)();
+            assert!(!loads.is_empty());
+            let names: HashSet<_> = loads.iter().map(|load| load.name).collect();
+            assert_eq!(names.len(), loads.len());
+        }
+    }
+
+    #[test]
+    fn every_suite_has_one_baseline_and_one_subject() {
+        for suite in SUITES {
+            let count =
+                |role| suite.contenders.iter().filter(|contender| contender.role == role).count();
+            assert_eq!(count(Role::Baseline), 1);
+            assert_eq!(count(Role::Subject), 1);
+        }
+    }
+
+    #[test]
+    fn a_metric_adds_its_keys_and_divides_by_units() {
+        let report = bench::worker::Report {
+            units: 4,
+            checksum: 0,
+            live_blocks: None,
+            values: [("a".to_owned(), 6.0), ("b".to_owned(), 2.0)].into(),
+        };
+        let mut metric = Metric {
+            keys: &["a", "b"],
+            title: "",
+            short: "",
+            format: Format::Count,
+            per_unit: false,
+            spread: false,
+            ratio: false,
+            plot: false,
+            about: "",
+        };
+        assert_eq!(metric.of(&report), 8.0);
+        metric.per_unit = true;
+        assert_eq!(metric.of(&report), 2.0);
+        metric.keys = &["a", "absent"];
+        assert!(metric.of(&report).is_nan());
+    }
+}

@@ -1,0 +1,134 @@
+//! fork in a process whose other threads are in the middle of allocating.
+//!
+//! A child has only the thread that forked. Locks that another thread held stay held unless the allocator takes
+//! them itself around the fork; what another thread's cache held is lost to the child, and nothing more. The C library does not
+//! keep concurrent forks apart: their handlers may run at the same time.
+//! No unsafe here.
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use alloc_global::PoolAlloc;
+use tests::block::Block;
+use tests::cases::{self, Case};
+use tests::invariants;
+use tests::process::{Ended, fork};
+
+#[global_allocator]
+static ALLOC: PoolAlloc = PoolAlloc::new();
+
+/// A child that has not ended by then hangs: its work takes milliseconds.
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn main() -> ExitCode {
+    cases::main(&[
+        Case::new("a_child_works_on_its_copy_of_the_heap", copy),
+        Case::new("a_thousand_forks_under_load_never_hang", storm).within(240),
+        Case::new("children_fork_and_start_threads_themselves", generations),
+    ])
+}
+
+fn block(rng: &mut fastrand::Rng) -> Block {
+    let size = if rng.u32(0..64) == 0 { rng.usize(513..9_000) } else { rng.usize(1..=200) };
+    Block::new(size, 1 << rng.u32(0..=4), rng.u64(..)).expect("memory")
+}
+
+/// What each child does: 10,000 blocks, some of them from before the fork. Code 0 when all went well.
+fn child(seed: u64, mut inherited: Vec<Block>) -> i32 {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut live = Vec::new();
+    for _ in 0..10_000 {
+        match rng.u32(0..4) {
+            0 if !live.is_empty() => drop::<Block>(live.swap_remove(rng.usize(..live.len()))),
+            1 if !inherited.is_empty() => {
+                drop(inherited.swap_remove(rng.usize(..inherited.len())));
+            }
+            2 if !live.is_empty() => {
+                let at = rng.usize(..live.len());
+                if !live[at].resize(rng.usize(1..600)) {
+                    return 3;
+                }
+            }
+            _ => live.push(block(&mut rng)),
+        }
+    }
+    drop((live, inherited));
+    i32::from(invariants().is_err())
+}
+
+fn copy() {
+    let mut rng = fastrand::Rng::with_seed(1);
+    let blocks: Vec<Block> = (0..5_000).map(|_| block(&mut rng)).collect();
+    for seed in 0..20 {
+        // The child's copy is the child's to free; the parent's stays.
+        let theirs = std::cell::Cell::new(None);
+        theirs.set(Some((0..500).map(|_| block(&mut rng)).collect::<Vec<_>>()));
+        let started = fork(|| child(seed, theirs.take().unwrap_or_default()));
+        assert_eq!(started.wait(LIMIT), Ended::Code(0));
+        blocks.iter().for_each(Block::verify);
+    }
+    invariants().expect("invariants");
+}
+
+fn storm() {
+    const FORKERS: u32 = 3;
+    const FORKS: u32 = 1_000;
+    let done = AtomicBool::new(false);
+    let forks = AtomicU32::new(0);
+    thread::scope(|scope| {
+        for seed in 0..8 {
+            let done = &done;
+            scope.spawn(move || churn(seed, done));
+        }
+        let forkers: Vec<_> = (0..FORKERS)
+            .map(|number| {
+                let forks = &forks;
+                scope.spawn(move || {
+                    let mut rng = fastrand::Rng::with_seed(100 + u64::from(number));
+                    // Ordering: only the count itself is shared.
+                    while forks.fetch_add(1, Ordering::Relaxed) < FORKS {
+                        let before: Vec<Block> = (0..200).map(|_| block(&mut rng)).collect();
+                        let before = std::cell::Cell::new(before);
+                        let started = fork(|| child(rng.u64(..), before.take()));
+                        assert_eq!(started.wait(LIMIT), Ended::Code(0));
+                    }
+                })
+            })
+            .collect();
+        let ends: Vec<_> = forkers.into_iter().map(thread::ScopedJoinHandle::join).collect();
+        // Ordering: only the flag is read.
+        done.store(true, Ordering::Relaxed);
+        assert!(ends.iter().all(Result::is_ok), "a forked child hung or failed");
+    });
+    invariants().expect("invariants");
+}
+
+fn churn(seed: u64, done: &AtomicBool) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut live: Vec<Block> = Vec::new();
+    // Ordering: only the flag is read.
+    while !done.load(Ordering::Relaxed) {
+        if live.len() < 300 || rng.bool() {
+            live.push(block(&mut rng));
+        } else {
+            live.swap_remove(rng.usize(..live.len()));
+        }
+        if live.len() > 600 {
+            live.clear();
+        }
+    }
+}
+
+fn generations() {
+    let parent = fork(|| {
+        let threads: Vec<_> =
+            (0..8).map(|seed| thread::spawn(move || child(seed, vec![]))).collect();
+        let grandchild = fork(|| child(9, vec![]));
+        let codes: Vec<_> = threads.into_iter().map(thread::JoinHandle::join).collect();
+        let well = codes.into_iter().all(|code| matches!(code, Ok(0)));
+        i32::from(!well || grandchild.wait(LIMIT) != Ended::Code(0))
+    });
+    assert_eq!(parent.wait(LIMIT), Ended::Code(0));
+}

@@ -1,0 +1,197 @@
+//! `memory()`: every byte of the arenas is somewhere, and each part says what it should.
+//!
+//! The parts must sum to what is mapped at any moment, under load too; at rest they must agree with `stats()`, and move
+//! as documented: a freed block is cached, then free in its pool, then its pool is free, then given back.
+//! No unsafe here.
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use alloc_global::{Memory, PoolAlloc, memory, stats, thread_flush, trim};
+use tests::block::Block;
+use tests::cases::{self, Case};
+use tests::{invariants, raw_thread};
+
+#[global_allocator]
+static ALLOC: PoolAlloc = PoolAlloc::new();
+
+fn main() -> ExitCode {
+    cases::main(&[
+        Case::new("the_parts_agree_with_the_counters_at_rest", at_rest),
+        Case::new("a_block_goes_from_live_to_cached_to_free_to_given_back", stages),
+        Case::new("the_parts_sum_to_what_is_mapped_while_threads_work", under_load),
+        Case::new("large_blocks_are_cached_and_counted_and_flushed", large),
+        Case::new("trim_flushes_the_large_blocks_of_idle_threads", idle_threads),
+        Case::new("allocations_of_threads_without_a_cache_are_counted_and_rare", orphans),
+        Case::new("the_report_names_every_part", report),
+    ])
+}
+
+/// A reading whose parts sum up.
+fn reading() -> Memory {
+    let now = memory();
+    let parts = now.live + now.cached + now.free_blocks + now.free_pools;
+    let sum = parts + now.given_back + now.metadata + now.rounding;
+    assert_eq!(sum, now.mapped, "{now}");
+    now
+}
+
+fn blocks(count: u64, size: usize) -> Vec<Block> {
+    (0..count).map(|tag| Block::new(size, 8, tag).expect("memory")).collect()
+}
+
+fn at_rest() {
+    let mut rng = fastrand::Rng::with_seed(1);
+    let mut live: Vec<Block> = Vec::with_capacity(2_000);
+    for step in 0..20_000 {
+        if live.len() == 2_000 || rng.u32(0..3) == 0 && !live.is_empty() {
+            live.swap_remove(rng.usize(..live.len()));
+        } else {
+            let size = if rng.u32(0..9) == 0 { rng.usize(513..40_000) } else { rng.usize(1..512) };
+            live.push(Block::new(size, 8, step).expect("memory"));
+        }
+        if step % 100 == 0 {
+            let (memory, stats) = (reading(), stats());
+            assert_eq!(
+                memory.live,
+                stats.live_bytes - stats.fallback_live_bytes,
+                "{memory}{stats}"
+            );
+            assert_eq!(memory.mapped, stats.mapped_bytes);
+            assert_eq!(memory.mapped - memory.live, stats.free_bytes);
+            assert_eq!(memory.fallback_live, stats.fallback_live_bytes);
+            assert_eq!(memory.fallback_cached, stats.fallback_cached_bytes);
+        }
+    }
+    invariants().expect("invariants");
+}
+
+fn stages() {
+    const BYTES: u64 = 20_000 * 256;
+    trim();
+    let start = reading();
+    let blocks = blocks(20_000, 256);
+    let full = reading();
+    assert_eq!(full.live - start.live, BYTES);
+    drop(blocks);
+    let freed = reading();
+    assert_eq!(freed.live, start.live);
+    assert!(freed.cached > 0 && freed.cached <= 64 * (16 << 10), "{freed}");
+    thread_flush();
+    let flushed = reading();
+    assert_eq!(flushed.cached, 0, "{flushed}");
+    assert!(flushed.free_pools > 0, "{flushed}");
+    assert!(flushed.due_in_ms.is_some(), "{flushed}");
+    trim();
+    let trimmed = reading();
+    // What live blocks pin is less than a run of pools for each of them.
+    assert!(trimmed.free_pools <= 8 * (64 << 10), "{trimmed}");
+    assert!(trimmed.mapped < full.mapped, "{trimmed}");
+}
+
+fn under_load() {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut readings = 0;
+            // Ordering: only the flag is read.
+            while !done.load(Ordering::Relaxed) || readings == 0 {
+                reading();
+                readings += 1;
+                thread::yield_now();
+            }
+            readings
+        });
+        raw_thread::run(6, &|seed| {
+            let mut rng = fastrand::Rng::with_seed(seed as u64);
+            let mut live: Vec<Block> = Vec::new();
+            for _ in 0..60_000 {
+                if live.len() > 400 {
+                    live.truncate(rng.usize(..300));
+                }
+                let size = if rng.u32(0..16) == 0 { 5_000 } else { 512 };
+                live.push(Block::new(rng.usize(1..=size), 8, 1).expect("memory"));
+            }
+        });
+        // Ordering: the threads were joined.
+        done.store(true, Ordering::Relaxed);
+        assert!(watcher.join().expect("the parts summed up") > 0);
+    });
+    invariants().expect("invariants");
+}
+
+fn large() {
+    trim();
+    assert_eq!(reading().fallback_cached, 0);
+    let block = Block::new(100_000, 8, 1).expect("memory");
+    let live = reading().fallback_live;
+    drop(block);
+    let freed = reading();
+    assert_eq!(freed.fallback_live + 100_000, live);
+    // A class is at most a quarter larger than the request.
+    assert!((100_000..=125_000).contains(&freed.fallback_cached), "{freed}");
+    thread_flush();
+    assert_eq!(reading().fallback_cached, 0);
+}
+
+fn idle_threads() {
+    let gate = std::sync::Barrier::new(5);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                drop(blocks(20, 40_000));
+                gate.wait();
+                // Idle, with its cache.
+                gate.wait();
+                // The cache works on.
+                drop(blocks(20, 40_000));
+            });
+        }
+        gate.wait();
+        let kept = reading().fallback_cached;
+        assert!(kept >= 4 * 40_000, "{kept} bytes are cached: nothing to flush");
+        trim();
+        assert_eq!(reading().fallback_cached, 0, "idle threads keep their large blocks");
+        gate.wait();
+    });
+    invariants().expect("invariants");
+}
+
+/// Allocates in a destructor that runs after the thread's cache is gone.
+extern "C" fn late(rounds: *mut std::ffi::c_void) {
+    drop(blocks(10, 100));
+    if rounds.addr() > 1 {
+        KEY.get().expect("made below").set(rounds.addr() - 1);
+    }
+}
+
+static KEY: std::sync::OnceLock<raw_thread::Key> = std::sync::OnceLock::new();
+
+fn orphans() {
+    let before = stats();
+    raw_thread::run(64, &|_| drop(blocks(1_000, 100)));
+    assert_eq!(
+        stats().orphan_allocs,
+        before.orphan_allocs,
+        "threads of the usual kind have a cache"
+    );
+    let key = *KEY.get_or_init(|| raw_thread::Key::new(late));
+    raw_thread::run(64, &|_| {
+        drop(blocks(10, 100));
+        key.set(raw_thread::ROUNDS);
+    });
+    let after = stats();
+    // 10 blocks and, growing, their list, in each of four rounds; the cache may serve the first ones.
+    let orphans = after.orphan_allocs - before.orphan_allocs;
+    assert!((64..=64 * 4 * 16).contains(&orphans), "{orphans} blocks without a cache");
+    assert_eq!(after.live_blocks, before.live_blocks);
+}
+
+fn report() {
+    drop(blocks(100, 1_000));
+    let (now, text) = (reading(), reading().to_string());
+    for bytes in [now.mapped, now.live, now.cached, now.metadata, now.fallback_cached] {
+        assert!(text.contains(&bytes.to_string()), "{bytes} is not in\n{text}");
+    }
+}

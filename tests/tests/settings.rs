@@ -1,0 +1,168 @@
+//! The environment variables, and what they are for: how much free memory is kept, and for how long.
+//!
+//! A case that needs a setting starts itself again with it. The fallback is the ledger, which sees each block
+//! that a cache holds back or hands on. Nothing here expects anything to be done by a certain time: waiting has a limit, and
+//! that is all. No unsafe here.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use alloc_global::{PoolAlloc, stats, thread_flush, trim};
+use tests::block::Block;
+use tests::cases::{self, Case, run_self};
+use tests::invariants;
+use tests::ledger::{Ledger, Shared};
+use tests::process::resident;
+
+#[global_allocator]
+static ALLOC: PoolAlloc<Shared> = PoolAlloc::with_fallback(Shared(&LEDGER));
+
+static LEDGER: Ledger = Ledger::new();
+
+const MIB: u64 = 1 << 20;
+
+fn main() -> ExitCode {
+    cases::main(&[
+        Case::new("unknown_settings_and_bad_values_are_named_and_ignored", named),
+        Case::new(RECYCLES, recycles),
+        Case::new(NO_CACHE, no_cache),
+        Case::new(AT_ONCE, at_once),
+        Case::new(NEVER, never),
+        Case::new(PURGER, purger),
+        Case::new("trim_gives_back_what_a_peak_left", after_peak),
+    ])
+}
+
+const RECYCLES: &str = "a_freed_large_block_serves_the_next_request_of_its_size";
+const NO_CACHE: &str = "without_a_cache_every_large_block_goes_straight_back";
+const AT_ONCE: &str = "without_a_delay_free_arenas_go_back_at_once";
+const NEVER: &str = "with_the_delay_never_free_arenas_stay_until_trim";
+const PURGER: &str = "the_purger_gives_memory_back_while_the_program_is_idle";
+
+/// Runs `body` in a process with this setting.
+fn with(case: &str, name: &str, value: &str, body: fn()) {
+    if std::env::var(name).is_ok_and(|now| now == value) {
+        return body();
+    }
+    let output = run_self(&["--case", case], &[(name, value)], Duration::from_secs(80));
+    assert!(output.status.is_some_and(|status| status.success()), "{}", output.stderr);
+    assert_eq!(output.stderr, "", "the setting was not understood");
+}
+
+fn named() {
+    for (name, value, line) in [
+        ("POOLALLOC_SPEED", "11", "unknown setting POOLALLOC_SPEED, ignored"),
+        ("POOLALLOC_", "", "unknown setting POOLALLOC_, ignored"),
+        ("POOLALLOC_FALLBACK_CACHE", "1x", "bad value in POOLALLOC_FALLBACK_CACHE=1x, ignored"),
+        ("POOLALLOC_FALLBACK_CACHE", "-1", "bad value in POOLALLOC_FALLBACK_CACHE=-1, ignored"),
+        ("POOLALLOC_PURGE_DELAY_MS", "", "bad value in POOLALLOC_PURGE_DELAY_MS=, ignored"),
+        ("POOLALLOC_PURGE_DELAY_MS", "soon", "bad value in POOLALLOC_PURGE_DELAY_MS=soon, ignored"),
+        ("POOLALLOC_PURGER", "yes", "bad value in POOLALLOC_PURGER=yes, ignored"),
+    ] {
+        let output = run_self(&["--list"], &[(name, value)], Duration::from_secs(30));
+        assert!(output.status.is_some_and(|status| status.success()), "{}", output.stderr);
+        assert_eq!(output.stderr, format!("poolalloc: {line}\n"));
+        assert_eq!(output.stdout.lines().count(), 7, "the program runs on as ever");
+    }
+    let long = "x".repeat(5_000);
+    let output = run_self(&["--list"], &[("POOLALLOC_PURGER", &long)], Duration::from_secs(30));
+    assert!(output.status.is_some_and(|status| status.success()));
+    assert!(output.stderr.starts_with("poolalloc: bad value in POOLALLOC_PURGER=xxx"));
+}
+
+/// Sizes above 512 bytes, from all over the range that is worth recycling.
+const SIZES: [usize; 6] = [513, 1_000, 4_096, 20_000, 100_000, 900_000];
+
+fn recycles() {
+    assert!(ALLOC.cache_fallback());
+    for size in SIZES {
+        drop(Block::new(size, 8, 1).expect("memory"));
+        let before = LEDGER.entries();
+        for round in 0..100 {
+            drop(Block::new(size, 8, round).expect("memory"));
+        }
+        assert_eq!(LEDGER.entries(), before, "the fallback was asked again for {size} bytes");
+    }
+    let held = LEDGER.live_bytes();
+    thread_flush();
+    assert!(LEDGER.live_bytes() + 1_000_000 <= held, "a flush gives the fallback's blocks back");
+    assert_eq!(LEDGER.entries().faults, 0);
+}
+
+fn no_cache() {
+    with(NO_CACHE, "POOLALLOC_FALLBACK_CACHE", "0", || {
+        ALLOC.cache_fallback();
+        for size in SIZES {
+            for round in 0..10 {
+                let before = LEDGER.entries();
+                let block = Block::new(size, 8, round).expect("memory");
+                assert_eq!(LEDGER.entries().allocs, before.allocs + 1);
+                drop(block);
+                assert_eq!(LEDGER.entries().deallocs, before.deallocs + 1);
+            }
+        }
+        assert_eq!(LEDGER.entries().faults, 0);
+    });
+}
+
+/// Bytes of small blocks that make a peak.
+const PEAK: u64 = 96 * MIB;
+
+/// Allocates `PEAK` bytes in blocks of pools and frees them again, then makes a few requests.
+fn peak() -> u64 {
+    let block = |tag| Block::new(256, 8, tag).expect("memory");
+    let blocks: Vec<Block> = (0..PEAK / 256).map(block).collect();
+    let high = stats().arenas;
+    assert!(high >= PEAK / MIB);
+    drop(blocks);
+    for size in 1..=512 {
+        drop(Block::new(size, 8, 1).expect("memory"));
+    }
+    invariants().expect("invariants");
+    high
+}
+
+fn at_once() {
+    with(AT_ONCE, "POOLALLOC_PURGE_DELAY_MS", "0", || {
+        let before = stats().arenas;
+        let high = peak();
+        let after = stats().arenas;
+        // What may stay: the reserve, a sixteenth of the most there was.
+        assert!(after <= before + high / 16 + 1, "{after} arenas after a peak of {high}");
+    });
+}
+
+fn never() {
+    with(NEVER, "POOLALLOC_PURGE_DELAY_MS", "never", || {
+        let high = peak();
+        let after = stats().arenas;
+        assert!(after * 10 >= high * 9, "{after} arenas after a peak of {high}");
+        let given = trim() as u64;
+        assert!(given * 10 >= PEAK * 9, "trim gave {given} bytes back");
+        assert!(stats().arenas <= 4, "{}", stats());
+    });
+}
+
+fn purger() {
+    with(PURGER, "POOLALLOC_PURGER", "1", || {
+        // The list of blocks is a large block of its own, and goes through this thread's cache.
+        assert!(ALLOC.cache_fallback());
+        let before = resident();
+        peak();
+        let start = Instant::now();
+        // Nothing below allocates: without the purger nothing would change.
+        while resident() > before + PEAK / 10 {
+            let waited = start.elapsed();
+            assert!(waited < Duration::from_secs(60), "{} bytes resident", resident());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+}
+
+fn after_peak() {
+    let before = resident();
+    peak();
+    trim();
+    let after = resident();
+    assert!(after <= before + PEAK / 20, "{before} bytes resident before, {after} after");
+}
