@@ -1,0 +1,75 @@
+//! What `#[gc(...)]` says, read from types, variants and fields.
+//!
+//! Unknown names are errors that list the known ones; nothing is ignored. No unsafe here.
+
+use syn::punctuated::Punctuated;
+use syn::{Attribute, Path, Token, WherePredicate};
+
+/// The attributes of a type.
+#[derive(Default)]
+pub(crate) struct TypeAttrs {
+    /// `#[gc(bound = "...")]`: the where clause to use instead of `T: Trace` for each parameter.
+    pub(crate) bound: Option<Punctuated<WherePredicate, Token![,]>>,
+    /// `#[gc(drop)]`: the type has its own `Drop`.
+    pub(crate) drop: bool,
+    /// `#[gc(finalize)]`: the type implements `Finalize`.
+    pub(crate) finalize: bool,
+    /// `#[gc(crate = path)]`: where `rc_gc` is to be found.
+    pub(crate) krate: Option<Path>,
+}
+
+impl TypeAttrs {
+    /// Reads the attributes of a type.
+    pub(crate) fn read(attrs: &[Attribute]) -> syn::Result<Self> {
+        let mut read = TypeAttrs::default();
+        for attr in attrs.iter().filter(|attr| attr.path().is_ident("gc")) {
+            attr.parse_nested_meta(|meta| {
+                if meta.path.is_ident("drop") {
+                    read.drop = true;
+                } else if meta.path.is_ident("finalize") {
+                    read.finalize = true;
+                } else if meta.path.is_ident("bound") {
+                    let text: syn::LitStr = meta.value()?.parse()?;
+                    read.bound = Some(text.parse_with(Punctuated::parse_terminated)?);
+                } else if meta.path.is_ident("crate") {
+                    read.krate = Some(meta.value()?.call(Path::parse_mod_style)?);
+                } else if meta.path.is_ident("skip") {
+                    return Err(meta.error("`#[gc(skip)]` belongs on a field"));
+                } else {
+                    return Err(meta.error(
+                        "unknown attribute: expected `bound = \"...\"`, `drop`, `finalize` or \
+                         `crate = path` on a type, `skip` on a field",
+                    ));
+                }
+                Ok(())
+            })?;
+        }
+        Ok(read)
+    }
+}
+
+/// Whether a field says `#[gc(skip)]`.
+pub(crate) fn is_skipped(attrs: &[Attribute]) -> syn::Result<bool> {
+    let mut skip = false;
+    for attr in attrs.iter().filter(|attr| attr.path().is_ident("gc")) {
+        attr.parse_nested_meta(|meta| {
+            if meta.path.is_ident("skip") {
+                skip = true;
+                return Ok(());
+            }
+            Err(meta.error("unknown attribute of a field: expected `skip`"))
+        })?;
+    }
+    Ok(skip)
+}
+
+/// Variants carry no attributes; a misplaced one is an error.
+pub(crate) fn none_allowed(attrs: &[Attribute]) -> syn::Result<()> {
+    match attrs.iter().find(|attr| attr.path().is_ident("gc")) {
+        Some(attr) => Err(syn::Error::new_spanned(
+            attr,
+            "`#[gc(...)]` belongs on the type or on a field, not on a variant",
+        )),
+        None => Ok(()),
+    }
+}

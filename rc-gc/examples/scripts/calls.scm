@@ -1,0 +1,40 @@
+; Call-heavy: the classics.
+(define (fib n) (if (< n 2) n (+ (fib (- n 1)) (fib (- n 2)))))
+(display (fib 22)) (newline)
+
+(define (tak x y z) (if (not (< y x)) z (tak (tak (- x 1) y z) (tak (- y 1) z x) (tak (- z 1) x y))))
+(display (tak 14 8 3)) (newline)
+
+(define (ackermann m n)
+  (cond ((= m 0) (+ n 1))
+        ((= n 0) (ackermann (- m 1) 1))
+        (else (ackermann (- m 1) (ackermann m (- n 1))))))
+(display (ackermann 2 40)) (newline)
+
+(define (queens board-size)
+  (define (safe? row placed)
+    (let loop ((rest placed) (distance 1))
+      (or (null? rest)
+          (and (not (= (car rest) row))
+               (not (= (abs- (car rest) row) distance))
+               (loop (cdr rest) (+ distance 1))))))
+  (define (abs- a b) (if (< a b) (- b a) (- a b)))
+  (define (place column placed)
+    (if (= column 0)
+        1
+        (fold (lambda (row total) (if (safe? row placed) (+ total (place (- column 1) (cons row placed))) total))
+              0
+              (iota board-size))))
+  (place board-size '()))
+(display (queens 6)) (newline)
+
+(define (primes n)
+  (let ((sieve (make-vector (+ n 1) #t)))
+    (let outer ((k 2) (found '()))
+      (cond ((> k n) (reverse found))
+            ((vector-ref sieve k)
+             (let inner ((m (* k k)))
+               (when (<= m n) (vector-set! sieve m #f) (inner (+ m k))))
+             (outer (+ k 1) (cons k found)))
+            (else (outer (+ k 1) found))))))
+(display (length (primes 20000))) (newline)

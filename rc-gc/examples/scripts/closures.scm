@@ -1,0 +1,31 @@
+; Closures that share and change what they closed over.
+(define (make-account balance)
+  (define (deposit! amount) (set! balance (+ balance amount)) balance)
+  (define (withdraw! amount)
+    (if (> amount balance) 'insufficient (begin (set! balance (- balance amount)) balance)))
+  (lambda (message amount)
+    (cond ((eq? message 'deposit) (deposit! amount))
+          ((eq? message 'withdraw) (withdraw! amount))
+          (else (error "no such message" message)))))
+(define a (make-account 100))
+(define b (make-account 10))
+(display (list (a 'deposit 50) (a 'withdraw 30) (b 'withdraw 30))) (newline)
+
+; A counter in a vector that holds the procedure that holds the vector.
+(define (make-ring)
+  (let ((v (make-vector 2 0)))
+    (vector-set! v 1 (lambda () (vector-set! v 0 (+ 1 (vector-ref v 0))) (vector-ref v 0)))
+    v))
+(define r (make-ring))
+((vector-ref r 1))
+((vector-ref r 1))
+(display (vector-ref r 0)) (newline)
+
+(define (compose . fs)
+  (if (null? fs) (lambda (x) x)
+      (lambda (x) ((car fs) ((apply compose (cdr fs)) x)))))
+(display ((compose (lambda (x) (* x 2)) (lambda (x) (+ x 1))) 20)) (newline)
+
+(define (church n) (lambda (f) (lambda (x) (let loop ((k n) (x x)) (if (= k 0) x (loop (- k 1) (f x)))))))
+(define (plus a b) (lambda (f) (lambda (x) ((a f) ((b f) x)))))
+(display (((plus (church 17) (church 25)) (lambda (n) (+ n 1))) 0)) (newline)

@@ -1,0 +1,303 @@
+//! The functions of the crate and of [`Heap`]: collect, switch, measure. What they do is elsewhere.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+
+use crate::generations::{Generation, Mode, Thresholds};
+use crate::header::{DEAD, LEAF, LIVE, Obj, PURPLE, VISITED};
+use crate::heap::Inner;
+use crate::pools::PoolRef;
+use crate::stats::Stats;
+use crate::thread;
+
+/// A heap apart from the thread's own, with its own collector, thresholds and statistics.
+///
+/// Handles may lead from one heap to another and count as held from outside there: **a cycle across two
+/// heaps is not collected.** Dropping the `Heap` collects it; what is still held stays until it is dropped.
+///
+/// ```
+/// use rc_gc::{Gc, Heap};
+///
+/// let heap = Heap::new();
+/// let text = Gc::new_in(String::from("apart"), &heap);
+/// assert_eq!((heap.stats().live, rc_gc::stats().live), (1, 0));
+/// drop(heap);
+/// assert_eq!(*text, "apart");
+/// ```
+pub struct Heap {
+    inner: NonNull<Inner>,
+    not_send: PhantomData<*const ()>,
+}
+
+impl Heap {
+    /// An empty heap. Maps memory with its first object.
+    pub fn new() -> Heap {
+        Heap { inner: Inner::create(true), not_send: PhantomData }
+    }
+
+    #[inline(always)]
+    pub(crate) fn inner(&self) -> &Inner {
+        // SAFETY: made by `create`, and retired only when this is dropped.
+        unsafe { self.inner.as_ref() }
+    }
+
+    /// Collects all generations; the number of objects freed. See [`collect`](crate::collect).
+    pub fn collect(&self) -> usize {
+        self.inner().collect(Generation::Old)
+    }
+
+    /// Collects a generation and the younger ones. See [`collect_generation`](crate::collect_generation).
+    pub fn collect_generation(&self, generation: Generation) -> usize {
+        self.inner().collect(generation)
+    }
+
+    /// Collects if a collection is due; the number of objects freed. See [`Mode::AtSafepoint`].
+    pub fn safepoint(&self) -> usize {
+        self.inner().safepoint()
+    }
+
+    /// Lets allocations start collections again.
+    pub fn enable(&self) {
+        self.inner().schedule.enabled.set(true);
+    }
+
+    /// Keeps allocations and safepoints from collecting. `collect` still does.
+    pub fn disable(&self) {
+        self.inner().schedule.enabled.set(false);
+    }
+
+    /// Whether allocations or safepoints collect.
+    pub fn is_enabled(&self) -> bool {
+        self.inner().schedule.enabled.get()
+    }
+
+    /// Sets who starts collections.
+    pub fn set_mode(&self, mode: Mode) {
+        self.inner().schedule.mode.set(mode);
+    }
+
+    /// Who starts collections.
+    pub fn mode(&self) -> Mode {
+        self.inner().schedule.mode.get()
+    }
+
+    /// Sets how often each generation is collected.
+    pub fn set_thresholds(&self, thresholds: Thresholds) {
+        self.inner().set_thresholds(thresholds);
+    }
+
+    /// How often each generation is collected.
+    pub fn thresholds(&self) -> Thresholds {
+        self.inner().schedule.thresholds.get()
+    }
+
+    /// The heap in numbers. Costs a few hundred steps.
+    pub fn stats(&self) -> Stats {
+        self.inner().stats()
+    }
+
+    /// Gives unused memory back to the system; the bytes given.
+    pub fn trim(&self) -> usize {
+        self.inner().trim(0)
+    }
+
+    /// Walks the heap and verifies its invariants.
+    ///
+    /// # Errors
+    /// Which invariant does not hold; there is no way to get one from safe code.
+    pub fn check(&self) -> Result<(), &'static str> {
+        self.inner().check()
+    }
+}
+
+impl Default for Heap {
+    fn default() -> Self {
+        Heap::new()
+    }
+}
+
+impl Drop for Heap {
+    fn drop(&mut self) {
+        // SAFETY: this was its only owner, and is not used again.
+        unsafe { thread::retire(self.inner) };
+    }
+}
+
+impl fmt::Debug for Heap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Heap").field("stats", &self.stats()).finish()
+    }
+}
+
+/// Runs `f` on the thread's heap, made if there is none.
+fn current<R>(f: impl FnOnce(&Inner) -> R) -> R {
+    // SAFETY: the thread's heap; it frees itself only with its last object after the thread's exit
+    // code ran, and none of the functions below lets go of an object that its caller has.
+    f(unsafe { thread::current().as_ref() })
+}
+
+/// Collects all generations of the thread's heap; the number of objects freed, those that only
+/// garbage held included.
+///
+/// Looks at what candidates can reach, not at the whole heap. Inside another collection it does
+/// nothing and answers 0.
+///
+/// # Panics
+/// With the first panic of user code (`Trace`, `Finalize`, callbacks, `Drop`), after all is done.
+pub fn collect() -> usize {
+    collect_generation(Generation::Old)
+}
+
+/// Collects a generation of the thread's heap and the younger ones; the number of objects freed.
+///
+/// Survivors move up: of `Young` into `Middle`, else into `Old`.
+///
+/// # Panics
+/// As [`collect`].
+pub fn collect_generation(generation: Generation) -> usize {
+    match thread::existing() {
+        // SAFETY: the thread's heap.
+        Some(heap) => unsafe { heap.as_ref() }.collect(generation),
+        None => 0,
+    }
+}
+
+/// Collects if a collection is due in the thread's heap; the number of objects freed. For
+/// [`Mode::AtSafepoint`]: call it where running `Drop`s is welcome.
+///
+/// # Panics
+/// As [`collect`].
+#[inline]
+pub fn safepoint() -> usize {
+    // SAFETY: the thread's heap.
+    thread::existing().map_or(0, |heap| unsafe { heap.as_ref() }.safepoint())
+}
+
+/// Lets allocations on the thread's heap start collections again.
+pub fn enable() {
+    current(|heap| heap.schedule.enabled.set(true));
+}
+
+/// Keeps allocations and safepoints of the thread's heap from collecting. [`collect`] still does.
+pub fn disable() {
+    current(|heap| heap.schedule.enabled.set(false));
+}
+
+/// Whether allocations or safepoints of the thread's heap collect.
+pub fn is_enabled() -> bool {
+    current(|heap| heap.schedule.enabled.get())
+}
+
+/// Sets who starts collections of the thread's heap.
+pub fn set_mode(mode: Mode) {
+    current(|heap| heap.schedule.mode.set(mode));
+}
+
+/// Who starts collections of the thread's heap.
+pub fn mode() -> Mode {
+    current(|heap| heap.schedule.mode.get())
+}
+
+/// Sets how often each generation of the thread's heap is collected.
+pub fn set_thresholds(thresholds: Thresholds) {
+    current(|heap| heap.set_thresholds(thresholds));
+}
+
+/// How often each generation of the thread's heap is collected.
+pub fn thresholds() -> Thresholds {
+    current(|heap| heap.schedule.thresholds.get())
+}
+
+/// The thread's heap in numbers. Costs a few hundred steps.
+pub fn stats() -> Stats {
+    current(Inner::stats)
+}
+
+/// Gives unused memory of the thread's heap back to the system; the bytes given.
+pub fn trim() -> usize {
+    current(|heap| heap.trim(0))
+}
+
+/// Walks the thread's heap and verifies its invariants.
+///
+/// # Errors
+/// Which invariant does not hold; there is no way to get one from safe code.
+pub fn check() -> Result<(), &'static str> {
+    current(Inner::check)
+}
+
+/// How many objects of the thread's heap a whole-heap pass would find to be garbage now: the oracle
+/// for what starts from candidates. Frees nothing. For tests.
+#[doc(hidden)]
+pub fn count_garbage_slowly() -> usize {
+    current(Inner::count_garbage_slowly)
+}
+
+impl Inner {
+    fn safepoint(&self) -> usize {
+        if self.schedule.waiting.get() && self.schedule.enabled.get() {
+            self.collect_due()
+        } else {
+            0
+        }
+    }
+
+    fn set_thresholds(&self, thresholds: Thresholds) {
+        self.schedule.set_thresholds(thresholds);
+        self.refill_budget();
+    }
+
+    fn stats(&self) -> Stats {
+        let (mapped, pools) = self.pages();
+        Stats {
+            generations: self.counters.all(),
+            live: self.live(),
+            mapped_bytes: mapped as u64,
+            pool_bytes: pools as u64,
+            large: self.large.len() as u64,
+            budget: self.schedule.budget(),
+        }
+    }
+
+    /// The generation of an object.
+    pub(crate) fn generation_of(&self, obj: Obj) -> Generation {
+        let epoch = obj.epoch();
+        if epoch >= self.epoch() {
+            Generation::Young
+        } else if epoch >= self.middle_from.get() {
+            Generation::Middle
+        } else {
+            Generation::Old
+        }
+    }
+
+    /// Verifies the invariants of `heap`, `pools`, `large` and `header`.
+    fn check(&self) -> Result<(), &'static str> {
+        self.flush_caches();
+        self.check_memory()?;
+        let mut fault = None;
+        self.for_each(|obj| fault = fault.or(self.check_object(obj).err()));
+        fault.map_or(Ok(()), Err)
+    }
+
+    fn check_object(&self, obj: Obj) -> Result<(), &'static str> {
+        if !self.collecting.get() {
+            if obj.has(VISITED | LIVE) {
+                return Err("header 4: marked as in a collection outside of one");
+            }
+            if obj.epoch() > self.epoch() {
+                return Err("heap 3: an object from the future");
+            }
+        }
+        if obj.has(LEAF | DEAD | crate::header::LARGE) {
+            return Ok(());
+        }
+        // SAFETY: not LARGE.
+        let pool = unsafe { PoolRef::of(obj) };
+        if (obj.word() & PURPLE != 0) != pool.is_candidate(pool.index_of(obj)) {
+            return Err("header 3: PURPLE and the bitmaps differ");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,287 @@
+//! When to collect which generation. No unsafe here, and no memory: numbers only.
+//!
+//! ```text
+//! allocations ──budget──► generation 0,   every `middle`-th time 1,   if the heap grew by a quarter 2
+//! ```
+//!
+//! * **Generation 0** after `young` allocations. The budget adapts: it grows where collections find
+//!   little, up to 16 times, and shrinks back where they find much (the rule is that of Nim's ORC).
+//! * **Generation 1** instead, every `middle` collections.
+//! * **Generation 2** instead, where the heap has grown by `growth` percent since the last full
+//!   collection (CPython's 25 % rule: the cost of full collections stays linear in what was
+//!   allocated), or four times as many objects as the heap holds were allocated since.
+//!
+//! A generation in which collections find next to nothing is *passed over*, up to 15 times in a row: its
+//! candidates just grow older, unseen, and a later collection looks at them once. Programs
+//! whose objects live long pay for one look instead of three.
+//!
+//! What a collection costs and finds is not decided here.
+
+use std::cell::Cell;
+
+/// A generation: 0 young, 1 middle, 2 old. Collecting one collects the younger ones too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Generation {
+    /// Objects that saw no collection yet.
+    Young,
+    /// Objects that survived collections of the young generation only.
+    Middle,
+    /// All others. Collecting it is a full collection.
+    Old,
+}
+
+impl Generation {
+    /// 0, 1 or 2.
+    #[inline]
+    pub const fn index(self) -> usize {
+        match self {
+            Generation::Young => 0,
+            Generation::Middle => 1,
+            Generation::Old => 2,
+        }
+    }
+
+    /// The generation with this number.
+    ///
+    /// # Errors
+    /// `None` for anything but 0, 1 and 2.
+    #[inline]
+    pub const fn from_index(index: usize) -> Option<Generation> {
+        match index {
+            0 => Some(Generation::Young),
+            1 => Some(Generation::Middle),
+            2 => Some(Generation::Old),
+            _ => None,
+        }
+    }
+}
+
+/// How often each generation is collected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    /// Allocations between two collections, at least; 0 is taken as 1.
+    pub young: u32,
+    /// Collections of generation 0 between two of generation 1.
+    pub middle: u32,
+    /// Growth in percent after which a collection is a full one.
+    pub growth: u32,
+}
+
+impl Thresholds {
+    /// What a new heap has: 2,048 allocations, 8 collections, 25 %.
+    pub const DEFAULT: Thresholds = Thresholds { young: 2048, middle: 8, growth: 25 };
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Thresholds::DEFAULT
+    }
+}
+
+/// Who starts collections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// An allocation may collect, before it allocates.
+    Automatic,
+    /// A collection that is due runs at the next [`safepoint`](crate::safepoint).
+    AtSafepoint,
+    /// Only `collect` and `collect_generation` collect.
+    Manual,
+}
+
+/// The state of the rules above.
+pub(crate) struct Schedule {
+    pub(crate) thresholds: Cell<Thresholds>,
+    pub(crate) mode: Cell<Mode>,
+    pub(crate) enabled: Cell<bool>,
+    /// A collection is due, and waits for a safepoint.
+    pub(crate) waiting: Cell<bool>,
+    budget: Cell<u32>,
+    since_middle: Cell<u32>,
+    /// For generations 0 and 1: how often to pass it over, and how often still.
+    patience: [Cell<(u32, u32)>; 2],
+    live_after_full: Cell<u64>,
+    allocated_since_full: Cell<u64>,
+}
+
+/// How often in a row a generation is passed over, at most.
+const MOST_PASSED: u32 = 15;
+/// How far the young budget grows.
+const STRETCH: u32 = 16;
+
+impl Schedule {
+    /// The default thresholds, automatic, enabled.
+    pub(crate) const fn new() -> Self {
+        Schedule {
+            thresholds: Cell::new(Thresholds::DEFAULT),
+            mode: Cell::new(Mode::Automatic),
+            enabled: Cell::new(true),
+            waiting: Cell::new(false),
+            budget: Cell::new(Thresholds::DEFAULT.young),
+            since_middle: Cell::new(0),
+            patience: [const { Cell::new((0, 0)) }; 2],
+            live_after_full: Cell::new(0),
+            allocated_since_full: Cell::new(0),
+        }
+    }
+
+    /// Allocations until the next collection is due.
+    pub(crate) fn budget(&self) -> u32 {
+        self.budget.get()
+    }
+
+    /// Sets the thresholds; the budget starts anew.
+    pub(crate) fn set_thresholds(&self, thresholds: Thresholds) {
+        self.thresholds.set(Thresholds { young: thresholds.young.max(1), ..thresholds });
+        self.budget.set(self.thresholds.get().young);
+    }
+
+    /// A budget of allocations is spent.
+    pub(crate) fn spent(&self, allocations: u64) {
+        self.allocated_since_full.set(self.allocated_since_full.get() + allocations);
+    }
+
+    /// Which generation is to be collected now, with `live` objects in the heap.
+    pub(crate) fn due(&self, live: u64) -> Generation {
+        let Thresholds { young, middle, growth } = self.thresholds.get();
+        let (base, slack) = (self.live_after_full.get(), u64::from(young) * 8);
+        let grown = live > base + base / 100 * u64::from(growth) + slack;
+        let aged = self.allocated_since_full.get() > 4 * base + 16 * slack;
+        if grown || aged {
+            Generation::Old
+        } else if self.since_middle.get() >= middle {
+            Generation::Middle
+        } else {
+            Generation::Young
+        }
+    }
+
+    /// Whether an automatic collection of `generation` should only let candidates age.
+    pub(crate) fn pass_over(&self, generation: Generation) -> bool {
+        let Some(patience) = self.patience.get(generation.index()) else { return false };
+        let (length, left) = patience.get();
+        patience.set((length, left.saturating_sub(1)));
+        left != 0
+    }
+
+    /// A generation was passed over.
+    pub(crate) fn passed(&self, generation: Generation) {
+        match generation {
+            Generation::Young => self.since_middle.set(self.since_middle.get() + 1),
+            _ => self.since_middle.set(0),
+        }
+    }
+
+    /// A collection of `generation` looked at `visited` objects and freed `freed`; `live` remain.
+    pub(crate) fn done(&self, generation: Generation, visited: u64, freed: u64, live: u64) {
+        match generation {
+            Generation::Young => self.since_middle.set(self.since_middle.get() + 1),
+            Generation::Middle => self.since_middle.set(0),
+            Generation::Old => {
+                self.since_middle.set(0);
+                self.live_after_full.set(live);
+                self.allocated_since_full.set(0);
+            }
+        }
+        if let Some(patience) = self.patience.get(generation.index()) {
+            let (length, _) = patience.get();
+            let length = match freed * 6 < visited {
+                true => (length * 2 + 1).min(MOST_PASSED),
+                false => 0,
+            };
+            patience.set((length, length));
+        }
+        let least = self.thresholds.get().young;
+        let budget = self.budget.get();
+        if freed * 2 >= visited && visited != 0 {
+            self.budget.set((budget / 3 * 2).max(least));
+        } else if freed * 8 < visited {
+            let most = least.saturating_mul(STRETCH);
+            self.budget.set((budget + budget / 2).clamp(least, most));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_ninth_collection_is_of_generation_1_in_a_heap_that_does_not_grow() {
+        let schedule = Schedule::new();
+        let mut seen = Vec::new();
+        for _ in 0..18 {
+            let generation = schedule.due(100);
+            seen.push(generation.index());
+            schedule.done(generation, 10, 5, 100);
+        }
+        assert_eq!(seen, [0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn full_collections_of_a_growing_heap_cost_a_constant_times_what_was_allocated() {
+        let schedule = Schedule::new();
+        let (mut live, mut full_work) = (0u64, 0u64);
+        while live < 10_000_000 {
+            live += u64::from(schedule.budget());
+            schedule.spent(u64::from(schedule.budget()));
+            let generation = schedule.due(live);
+            if generation == Generation::Old {
+                full_work += live;
+            }
+            schedule.done(generation, 1000, 0, live);
+        }
+        assert!(full_work > live && full_work < 6 * live, "{full_work} for {live}");
+    }
+
+    #[test]
+    fn churn_of_old_garbage_brings_a_full_collection_without_growth() {
+        let schedule = Schedule::new();
+        schedule.done(Generation::Old, 0, 0, 10_000);
+        let rounds = (0..1000).position(|_| {
+            schedule.spent(2048);
+            let generation = schedule.due(10_000);
+            schedule.done(generation, 100, 40, 10_000);
+            generation == Generation::Old
+        });
+        assert!(rounds.is_some_and(|rounds| rounds < 200));
+    }
+
+    #[test]
+    fn the_budget_stretches_where_nothing_is_found_and_shrinks_back() {
+        let schedule = Schedule::new();
+        for _ in 0..20 {
+            schedule.done(Generation::Young, 1000, 0, 0);
+        }
+        assert_eq!(schedule.budget(), 2048 * STRETCH);
+        for _ in 0..20 {
+            schedule.done(Generation::Young, 1000, 900, 0);
+        }
+        assert_eq!(schedule.budget(), 2048);
+        schedule.set_thresholds(Thresholds { young: 0, middle: 1, growth: 1 });
+        assert_eq!(schedule.budget(), 1);
+    }
+
+    #[test]
+    fn a_generation_without_garbage_is_passed_over_ever_longer_until_it_has_some() {
+        let schedule = Schedule::new();
+        let passed = || (0..).take_while(|_| schedule.pass_over(Generation::Young)).count();
+        let mut seen = Vec::new();
+        for _ in 0..6 {
+            schedule.done(Generation::Young, 1000, 1, 0);
+            seen.push(passed());
+        }
+        assert_eq!(seen, [1, 3, 7, 15, 15, 15]);
+        schedule.done(Generation::Young, 1000, 200, 0);
+        assert_eq!(passed(), 0);
+        assert!(!schedule.pass_over(Generation::Old));
+    }
+
+    #[test]
+    fn generations_are_numbered_0_to_2() {
+        for index in 0..3 {
+            assert_eq!(Generation::from_index(index).map(Generation::index), Some(index));
+        }
+        assert_eq!(Generation::from_index(3), None);
+    }
+}

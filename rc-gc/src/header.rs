@@ -1,0 +1,354 @@
+//! The 16 bytes before every value: count, flags, vtable; and [`Obj`], the pointer to them.
+//!
+//! ```text
+//!   0        4        8                16
+//!   +--------+--------+-----------------+----------------
+//!   | mark   | count  | vtable or side  | value ...
+//!   +--------+--------+-----------------+----------------
+//!                                       ^ Gc<T>, Weak<T>
+//!   count  bit 31       PURPLE: a decrement needs nothing more than the subtraction
+//!          bit 30       IMMORTAL: the count was saturated and means nothing any more
+//!          bits 0..30   the number of handles
+//!   mark   bits 0..8    flags, below
+//!          bits 8..32   epoch of birth; while VISITED: handles not yet explained by an edge
+//! ```
+//!
+//! Count and PURPLE share a word, so that a decrement is one load, one store and one comparison:
+//! after the subtraction everything that is not simply "purple and 1 to 2^30 - 1 handles left" is
+//! outside *one* range ([`is_quiet`]).
+//!
+//! Invariants of an object (checked by `Heap::check`):
+//!
+//! 1. An [`Obj`] points to a header whose memory is not given back: the object is allocated, and
+//!    stays so while it has handles, `Weak`s, or is in the collector's hands (VISITED).
+//! 2. `DEAD` is set, or `count` is 0, exactly if the value must not be looked at any more.
+//! 3. `PURPLE` of an object that is neither LEAF nor DEAD says that its bit is set in one of the
+//!    purple bitmaps of its pool (or that it is in the list of large candidates).
+//! 4. `VISITED` and `LIVE` are set only during a collection.
+//! 5. With `SIDE` the last word points to a [`Side`], else to a [`Vtable`].
+//!
+//! This module does not know where an object's memory comes from.
+
+use std::cell::{Cell, RefCell};
+use std::mem::offset_of;
+use std::ptr::NonNull;
+
+use crate::trace::{Trace, Tracer};
+
+/// Set by the first decrement to non-zero: the object may be what is left of a cycle.
+pub(crate) const PURPLE: u32 = 1 << 31;
+/// The count was saturated.
+pub(crate) const IMMORTAL: u32 = 1 << 30;
+/// Where a saturated count is put back to: 2^29 steps away from either end.
+const PINNED: u32 = IMMORTAL | 1 << 29;
+/// The bits of the count.
+pub(crate) const COUNT: u32 = IMMORTAL - 1;
+
+/// The value is dropped, or about to be; see invariant 2.
+pub(crate) const DEAD: u32 = 1 << 0;
+/// The memory is from the global allocator, not from a pool.
+pub(crate) const LARGE: u32 = 1 << 1;
+/// The object has a [`Side`].
+pub(crate) const SIDE: u32 = 1 << 2;
+/// The object has a finalizer that did not run yet.
+pub(crate) const FINALIZER: u32 = 1 << 3;
+/// The type holds no handles.
+pub(crate) const LEAF: u32 = 1 << 4;
+/// The object belongs to a heap other than its thread's first.
+pub(crate) const ISOLATED: u32 = 1 << 5;
+/// In the set a collection looks at.
+pub(crate) const VISITED: u32 = 1 << 6;
+/// In that set, and found to be reachable from outside.
+pub(crate) const LIVE: u32 = 1 << 7;
+
+/// One epoch, one unexplained handle.
+pub(crate) const STEP: u32 = 1 << 8;
+/// The number of epochs; the number of handles from which an object counts as held from outside.
+pub(crate) const STEPS: u32 = u32::MAX / STEP;
+
+/// See the module. All of it is plain memory behind `Cell`s.
+#[repr(C, align(8))]
+pub(crate) struct Header {
+    mark: Cell<u32>,
+    count: Cell<u32>,
+    info: Cell<NonNull<()>>,
+}
+
+const _: () = assert!(size_of::<Header>() == 16);
+const _: () = assert!(offset_of!(Header, mark) == 0);
+const _: () = assert!(offset_of!(Header, count) == 4);
+const _: () = assert!(offset_of!(Header, info) == 8);
+
+/// What the collector must know of a type. All functions take the address of the value.
+pub(crate) struct Vtable {
+    /// Reports the edges. USER CODE in principle.
+    pub(crate) trace: unsafe fn(*const u8, &mut Tracer),
+    /// Drops the value in place. USER CODE.
+    pub(crate) drop: unsafe fn(*mut u8),
+    /// Runs the finalizer. USER CODE.
+    pub(crate) finalize: unsafe fn(*const u8),
+    /// The name of the type, for messages.
+    pub(crate) name: fn() -> &'static str,
+}
+
+/// What few objects have: `Weak`s and callbacks.
+pub(crate) struct Side {
+    /// The vtable that the header has no room for.
+    vtable: &'static Vtable,
+    /// `Weak`s, and one for all the handles together.
+    pub(crate) weak: Cell<usize>,
+    /// To be called when the object is found dead.
+    pub(crate) callbacks: RefCell<Vec<Box<dyn FnOnce()>>>,
+}
+
+/// Whether a count word, after the subtraction, asks for nothing more.
+#[inline(always)]
+pub(crate) const fn is_quiet(count: u32) -> bool {
+    count.wrapping_sub(PURPLE + 1) < IMMORTAL - 1
+}
+
+/// A pointer to an object's header, by invariant 1. Its own functions are safe to call while that
+/// holds; it is never handed out of the crate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub(crate) struct Obj(NonNull<Header>);
+
+impl Obj {
+    /// The object whose header is at `header`.
+    ///
+    /// # Safety
+    /// Invariant 1 holds for as long as the result is used.
+    #[inline(always)]
+    pub(crate) const unsafe fn at(header: NonNull<Header>) -> Self {
+        Obj(header)
+    }
+
+    /// The object whose value is at `value`.
+    ///
+    /// # Safety
+    /// `value` is the pointer of a `Gc` or a `Weak` (not a dangling one) that exists.
+    #[inline(always)]
+    pub(crate) const unsafe fn of<T: ?Sized>(value: NonNull<T>) -> Self {
+        // SAFETY: the header lies directly before the value, in the same allocation.
+        Obj(unsafe { value.cast::<Header>().sub(1) })
+    }
+
+    /// Where the header is.
+    #[inline(always)]
+    pub(crate) const fn header(self) -> NonNull<Header> {
+        self.0
+    }
+
+    /// Where the value is.
+    #[inline(always)]
+    pub(crate) const fn value(self) -> NonNull<u8> {
+        // SAFETY: the value lies directly behind the header, in the same allocation (1).
+        unsafe { self.0.add(1) }.cast()
+    }
+
+    /// Asks the processor for the header's cache line.
+    #[inline(always)]
+    pub(crate) fn prefetch(self) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a hint, for any address; SSE is part of x86-64.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.0.as_ptr().cast::<i8>()) };
+        }
+    }
+
+    #[inline(always)]
+    fn get(&self) -> &Header {
+        // SAFETY: invariant 1; the fields are `Cell`s, and no `&mut Header` is ever made.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// Writes the header of a new object.
+    ///
+    /// # Safety
+    /// The 16 bytes are the caller's to write.
+    #[inline(always)]
+    pub(crate) unsafe fn init(self, mark: u32, count: u32, vtable: &'static Vtable) {
+        let info = Cell::new(NonNull::from(vtable).cast());
+        let header = Header { mark: Cell::new(mark), count: Cell::new(count), info };
+        // SAFETY: by contract.
+        unsafe { self.0.write(header) };
+    }
+
+    /// The mark word.
+    #[inline(always)]
+    pub(crate) fn mark(self) -> u32 {
+        self.get().mark.get()
+    }
+
+    /// Sets the mark word.
+    #[inline(always)]
+    pub(crate) fn set_mark(self, mark: u32) {
+        self.get().mark.set(mark);
+    }
+
+    /// Whether any of `flags` is set.
+    #[inline(always)]
+    pub(crate) fn has(self, flags: u32) -> bool {
+        self.mark() & flags != 0
+    }
+
+    /// Sets `flags`.
+    #[inline(always)]
+    pub(crate) fn set(self, flags: u32) {
+        self.set_mark(self.mark() | flags);
+    }
+
+    /// Clears `flags`.
+    #[inline(always)]
+    pub(crate) fn clear(self, flags: u32) {
+        self.set_mark(self.mark() & !flags);
+    }
+
+    /// Epoch of birth (or of the last collection survived), where not VISITED.
+    #[inline(always)]
+    pub(crate) fn epoch(self) -> u32 {
+        self.mark() / STEP
+    }
+
+    /// The count word.
+    #[inline(always)]
+    pub(crate) fn word(self) -> u32 {
+        self.get().count.get()
+    }
+
+    /// Sets the count word.
+    #[inline(always)]
+    pub(crate) fn set_word(self, word: u32) {
+        self.get().count.set(word);
+    }
+
+    /// The number of handles; of an immortal object, about 2^30.
+    #[inline(always)]
+    pub(crate) fn count(self) -> u32 {
+        self.word() & (COUNT | IMMORTAL)
+    }
+
+    /// Whether a value can be looked at (invariant 2).
+    #[inline(always)]
+    pub(crate) fn is_alive(self) -> bool {
+        !self.has(DEAD) && self.count() != 0
+    }
+
+    /// One handle more. Never fails.
+    #[inline(always)]
+    pub(crate) fn increment(self) {
+        let word = self.word().wrapping_add(1);
+        self.set_word(word);
+        if word & IMMORTAL != 0 {
+            self.pin();
+        }
+    }
+
+    /// One handle less; the word that is left. See [`is_quiet`].
+    #[inline(always)]
+    pub(crate) fn decrement(self) -> u32 {
+        let word = self.word().wrapping_sub(1);
+        self.set_word(word);
+        word
+    }
+
+    /// Puts a saturated count back to the middle, from where no number of handles that fit into
+    /// memory between two pins can move it out: each clone and each drop pins again.
+    #[cold]
+    pub(crate) fn pin(self) {
+        self.set_word((self.word() & PURPLE) | PINNED);
+    }
+
+    /// The vtable.
+    #[inline(always)]
+    pub(crate) fn vtable(self) -> &'static Vtable {
+        match self.side() {
+            Some(side) => side.vtable,
+            // SAFETY: invariant 5: without SIDE this is the `&'static Vtable` from `init`.
+            None => unsafe { self.get().info.get().cast::<Vtable>().as_ref() },
+        }
+    }
+
+    /// The side box, if the object has one. It lives until [`free_side`](Self::free_side).
+    #[inline(always)]
+    pub(crate) fn side(&self) -> Option<&Side> {
+        if !self.has(SIDE) {
+            return None;
+        }
+        // SAFETY: invariant 5; the box is only ever used by shared reference.
+        Some(unsafe { self.get().info.get().cast::<Side>().as_ref() })
+    }
+
+    /// The side box, made if there is none.
+    pub(crate) fn side_or_new(&self) -> &Side {
+        if !self.has(SIDE) {
+            let side = Box::new(Side {
+                vtable: self.vtable(),
+                weak: Cell::new(1),
+                callbacks: RefCell::new(Vec::new()),
+            });
+            self.get().info.set(NonNull::from(Box::leak(side)).cast());
+            self.set(SIDE);
+        }
+        // SAFETY: invariant 5, as in `side`; SIDE is set.
+        unsafe { self.get().info.get().cast::<Side>().as_ref() }
+    }
+
+    /// Gives the side box back.
+    ///
+    /// # Safety
+    /// SIDE is set; the object's memory is about to be given back, or its vtable never used again.
+    pub(crate) unsafe fn free_side(self) {
+        let side = self.get().info.get().cast::<Side>();
+        // SAFETY: invariant 5: leaked from a box in `side_or_new`, and not used from here on.
+        drop(unsafe { Box::from_raw(side.as_ptr()) });
+    }
+
+    /// Reports the edges of the value.
+    ///
+    /// # Safety
+    /// The value is alive, and whole.
+    #[inline(always)]
+    pub(crate) unsafe fn trace(self, tracer: &mut Tracer) {
+        let trace = self.vtable().trace;
+        // SAFETY: the vtable is of the value's type; the value is alive by contract.
+        unsafe { trace(self.value().as_ptr(), tracer) };
+    }
+}
+
+/// Makes the vtable of a type.
+pub(crate) struct VtableOf<T>(std::marker::PhantomData<T>);
+
+impl<T: Trace> VtableOf<T> {
+    /// For objects whose value is a `T`.
+    pub(crate) const SIZED: &'static Vtable = &Vtable {
+        trace: trace_sized::<T>,
+        drop: drop_sized::<T>,
+        finalize: finalize_sized::<T>,
+        name: std::any::type_name::<T>,
+    };
+}
+
+/// # Safety
+/// `value` points to a live `T`.
+unsafe fn trace_sized<T: Trace>(value: *const u8, tracer: &mut Tracer) {
+    // SAFETY: by contract.
+    let value = unsafe { &*value.cast::<T>() };
+    value.trace(tracer);
+}
+
+/// # Safety
+/// `value` points to a live `T` that is not used afterwards.
+unsafe fn drop_sized<T>(value: *mut u8) {
+    // SAFETY: by contract.
+    unsafe { value.cast::<T>().drop_in_place() };
+}
+
+/// # Safety
+/// `value` points to a live `T`.
+unsafe fn finalize_sized<T: Trace>(value: *const u8) {
+    // SAFETY: by contract.
+    let value = unsafe { &*value.cast::<T>() };
+    value.finalize_hook();
+}

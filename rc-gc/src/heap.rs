@@ -1,0 +1,507 @@
+//! A heap of Gc objects: where memory comes from, and what the collector must remember.
+//!
+//! ```text
+//!  Gc::new ─► Cache (64 free bits of one pool) ─► PoolList ─► Arenas ─► pages
+//!                                                              (alloc-core)
+//!  drop to zero ─► bit in PoolDesc           drop to non-zero ─► fresh bit, list of fresh pools
+//! ```
+//!
+//! An object finds its heap through its pool's descriptor, never through the thread, so it can be
+//! dropped when thread-locals are gone. Which heaps there are, and how they end, is `thread`'s.
+//!
+//! Invariants (checked by [`Inner::check`], with those of `header`, `pools` and `large`):
+//!
+//! 1. `born - freed` = blocks not free in all pools + large objects; blocks in caches are counted in.
+//! 2. `pending` holds objects with count 0 whose values are whole; it is empty when `depth` is 0.
+//! 3. `birth` is the present epoch; every epoch in a header is at most that.
+//! 4. Once `retired`, no cache holds blocks, and the heap frees itself with its last object.
+//!
+//! It does not decide what is garbage.
+
+mod walk;
+
+use std::alloc::Layout;
+use std::cell::{Cell, RefCell};
+use std::ptr::NonNull;
+
+use alloc_core::{Arenas, CLASS_STEP, CLASS_TABLE, MappedChunk, OsPages, SizeClass};
+
+use crate::collector::Scratch;
+use crate::generations::Schedule;
+use crate::header::{Header, ISOLATED, LARGE, LEAF, Obj, PURPLE, STEP};
+use crate::large::{self, Large};
+use crate::pools::{Cache, IN_FRESH, IN_MID, LISTED, Place, PoolList, PoolRef, SHAPE_STEP, SHAPES};
+use crate::release::{Panic, guarded, resume};
+use crate::stats::Counters;
+use crate::thread::free_if_done;
+
+/// Chunks are backed by huge pages from this size of the heap on.
+const HUGE_FROM: usize = 8 << 20;
+
+/// Memory for an object whose header is not yet written.
+#[repr(C)]
+pub(crate) struct Room {
+    pub(crate) header: NonNull<Header>,
+    /// LARGE or nothing.
+    pub(crate) mark: u32,
+}
+
+/// [`Inner::allocate`] where `pop` has nothing. Never unwinds, and the compiler knows it by the ABI:
+/// see `Gc::new_inner`. Where memory ends it does not return.
+#[cold]
+#[inline(never)]
+#[expect(improper_ctypes_definitions, reason = "the ABI is for `nounwind`, not for C")]
+pub(crate) extern "C" fn allocate_slow(heap: &Inner, place: Place, value: Layout) -> Room {
+    match heap.refill_or_large(place, value) {
+        Some(room) => room,
+        None => std::alloc::handle_alloc_error(value),
+    }
+}
+
+/// The state of a heap. All of it is behind `Cell`s: user code may come back in at any marked point.
+/// What allocating and dropping touch comes first.
+#[repr(C)]
+pub(crate) struct Inner {
+    /// Drops under way, one inside the other.
+    pub(crate) depth: Cell<u32>,
+    /// Mark word of an object born now: the epoch, and ISOLATED.
+    birth: Cell<u32>,
+    /// `pending` is not empty.
+    pub(crate) has_pending: Cell<bool>,
+    pub(crate) freed: Cell<u64>,
+    born: Cell<u64>,
+    /// Allocations until a collection is due; counted when a word is taken.
+    budget: Cell<i64>,
+    caches: [[Cache; CLASS_TABLE]; SHAPES],
+    pub(crate) collecting: Cell<bool>,
+    retired: Cell<bool>,
+    lists: [[PoolList; CLASS_TABLE]; SHAPES],
+    arenas: RefCell<Arenas>,
+    /// Objects whose drop was put off.
+    pub(crate) pending: RefCell<Vec<Obj>>,
+    /// The panic of a collection that an allocation started.
+    deferred: Cell<Option<Panic>>,
+    /// Pools with fresh candidates, and pools with candidates of generation 1.
+    pub(crate) fresh: RefCell<Vec<PoolRef>>,
+    pub(crate) mid: RefCell<Vec<PoolRef>>,
+    pub(crate) large: Large,
+    /// The first epoch of generation 1.
+    pub(crate) middle_from: Cell<u32>,
+    pub(crate) schedule: Schedule,
+    pub(crate) counters: Counters,
+    pub(crate) scratch: Cell<Option<Box<Scratch>>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // SAFETY: all chunks are from `OsPages`; a heap is dropped only with no object left.
+        unsafe { self.arenas.get_mut().unmap_all(&OsPages) };
+    }
+}
+
+impl Inner {
+    /// A new heap, to be freed by `retire` and the drop of its last object.
+    pub(crate) fn create(isolated: bool) -> NonNull<Inner> {
+        let inner = Box::new(Inner {
+            caches: [const { [const { Cache::new() }; CLASS_TABLE] }; SHAPES],
+            birth: Cell::new(STEP | if isolated { ISOLATED } else { 0 }),
+            depth: Cell::new(0),
+            budget: Cell::new(0),
+            born: Cell::new(0),
+            freed: Cell::new(0),
+            has_pending: Cell::new(false),
+            deferred: Cell::new(None),
+            collecting: Cell::new(false),
+            retired: Cell::new(false),
+            lists: [const { [const { PoolList::new() }; CLASS_TABLE] }; SHAPES],
+            arenas: RefCell::new(Arenas::new()),
+            pending: RefCell::new(Vec::new()),
+            fresh: RefCell::new(Vec::new()),
+            mid: RefCell::new(Vec::new()),
+            large: Large::new(),
+            middle_from: Cell::new(1),
+            schedule: Schedule::new(),
+            counters: Counters::new(),
+            scratch: Cell::new(None),
+        });
+        inner.refill_budget();
+        NonNull::from(Box::leak(inner))
+    }
+
+    /// The heap of an object.
+    ///
+    /// # Safety
+    /// The object is allocated, and stays so for as long as the result is used.
+    #[inline(always)]
+    pub(crate) unsafe fn of<'a>(obj: Obj) -> &'a Inner {
+        let heap = if obj.has(LARGE) {
+            // SAFETY: just tested.
+            unsafe { large::heap_of(obj) }
+        } else {
+            // SAFETY: just tested.
+            unsafe { PoolRef::of(obj) }.heap()
+        };
+        // SAFETY: a heap lives as long as its objects (4).
+        unsafe { heap.as_ref() }
+    }
+
+    /// Whether an object met while tracing belongs to this heap. Those of others count as outside.
+    #[inline(always)]
+    pub(crate) fn owns(&self, obj: Obj) -> bool {
+        // A thread has one heap without ISOLATED, and all objects it can reach are its own.
+        if (obj.mark() | self.birth.get()) & ISOLATED == 0 {
+            return true;
+        }
+        // SAFETY: reached by a handle, so allocated.
+        std::ptr::eq(unsafe { Inner::of(obj) }, self)
+    }
+
+    /// Puts new objects under ISOLATED, where the heap is not the only one its thread can reach.
+    pub(crate) fn isolate(&self) {
+        self.birth.set(self.birth.get() | ISOLATED);
+    }
+
+    /// Ends the heap: new objects are large ones from now on.
+    pub(crate) fn set_retired(&self) {
+        self.retired.set(true);
+    }
+
+    /// Whether the heap has ended.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.get()
+    }
+
+    /// Mark word for an object born now.
+    #[inline(always)]
+    pub(crate) fn birth(&self) -> u32 {
+        self.birth.get()
+    }
+
+    /// The present epoch.
+    pub(crate) fn epoch(&self) -> u32 {
+        self.birth.get() / STEP
+    }
+
+    /// Starts the next epoch: whatever exists is no longer in the youngest generation.
+    pub(crate) fn next_epoch(&self) {
+        if self.epoch() == crate::header::STEPS {
+            // Once in 16 million collections: everything is old, and time starts anew.
+            self.flush_caches();
+            self.for_each(|obj| obj.set_mark(obj.mark() & (STEP - 1)));
+            self.birth.set(self.birth.get() & (STEP - 1));
+            self.middle_from.set(1);
+        }
+        self.birth.set(self.birth.get() + STEP);
+    }
+
+    /// Whether allocations start collections.
+    pub(crate) fn refill_budget(&self) {
+        self.budget.set(i64::from(self.schedule.budget()));
+    }
+
+    /// The lowest free block of the class's cache, for an object whose header is not yet written.
+    #[inline(always)]
+    pub(crate) fn pop(&self, place: Place) -> Option<NonNull<Header>> {
+        let Place::Pool { class, shape } = place else { return None };
+        let cache = &self.caches[shape][class];
+        let bits = cache.bits.get();
+        if bits == 0 {
+            return None;
+        }
+        cache.bits.set(bits & (bits - 1));
+        let offset = bits.trailing_zeros() as usize * class * CLASS_STEP + shape * SHAPE_STEP;
+        // SAFETY: a set bit is a block of the word that begins at `first` (`take_word`).
+        Some(unsafe { cache.first.get().add(offset) }.cast())
+    }
+
+    /// Memory for an object. May collect: USER CODE, whose panic waits for `resume_deferred`.
+    pub(crate) fn allocate(&self, place: Place, value: Layout) -> Room {
+        match self.pop(place) {
+            Some(header) => Room { header, mark: 0 },
+            None => allocate_slow(self, place, value),
+        }
+    }
+
+    /// Memory where `pop` has nothing.
+    fn refill_or_large(&self, place: Place, value: Layout) -> Option<Room> {
+        if self.budget.get() <= 0 {
+            let mut panic = None;
+            // USER CODE: drops of what is collected. Nothing is held across it.
+            guarded(&mut panic, || self.budget_spent());
+            if panic.is_some() {
+                self.deferred.set(panic);
+            }
+        }
+        match place {
+            Place::Pool { class, shape } if !self.retired.get() => {
+                if self.caches[shape][class].bits.get() == 0 {
+                    self.refill(class, shape)?;
+                }
+                Some(Room { header: self.pop(place)?, mark: 0 })
+            }
+            _ => {
+                self.budget.set(self.budget.get() - 1);
+                let header = self.large.allocate(self, value)?;
+                self.born.set(self.born.get() + 1);
+                Some(Room { header, mark: LARGE })
+            }
+        }
+    }
+
+    /// Lets the panic of a collection go on that an allocation started.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn resume_deferred(&self) {
+        resume(self.deferred.take());
+    }
+
+    /// Takes a word of free blocks into an empty cache.
+    fn refill(&self, class: usize, shape: usize) -> Option<()> {
+        let list = &self.lists[shape][class];
+        let pool = list.front().or_else(|| self.new_pool(class, shape))?;
+        let (bits, first) = pool.take_word()?;
+        if pool.used() == pool.capacity() {
+            list.remove(pool);
+        }
+        let blocks = bits.count_ones();
+        self.born.set(self.born.get() + u64::from(blocks));
+        self.budget.set(self.budget.get() - i64::from(blocks));
+        let cache = &self.caches[shape][class];
+        cache.first.set(first);
+        cache.bits.set(bits);
+        Some(())
+    }
+
+    /// Takes a pool from the arenas.
+    fn new_pool(&self, class: usize, shape: usize) -> Option<PoolRef> {
+        let mut arenas = self.arenas.borrow_mut();
+        let taken = match arenas.take_pool() {
+            Some(taken) => taken,
+            None => {
+                let chunk = MappedChunk::map(&OsPages, arenas.next_chunk())?;
+                if arenas.reserved_bytes() >= HUGE_FROM {
+                    chunk.advise_huge(&OsPages);
+                }
+                arenas.add_chunk(chunk);
+                arenas.take_pool()?
+            }
+        };
+        let class_ = SizeClass::from_index(class)?;
+        // SAFETY: just taken: ours alone, its slot zero.
+        let pool = unsafe { PoolRef::init(taken.base, self, class_, shape) };
+        self.lists[shape][class].push_back(pool);
+        Some(pool)
+    }
+
+    /// Gives a pool that holds nothing back to the arenas.
+    fn release(&self, pool: PoolRef) {
+        debug_assert!(pool.used() == 0 && !pool.is(IN_FRESH | IN_MID));
+        self.lists[pool.shape()][pool.class()].remove(pool);
+        // SAFETY: taken in `new_pool`; no block is used, no list has it (pool invariants 3 and 5).
+        unsafe { self.arenas.borrow_mut().put_pool(pool.base(), 0) };
+    }
+
+    /// Puts the blocks of all caches back, so that blocks in use are exactly objects.
+    pub(crate) fn flush_caches(&self) {
+        for (shape, caches) in self.caches.iter().enumerate() {
+            for (class, cache) in caches.iter().enumerate() {
+                let bits = cache.bits.replace(0);
+                if bits == 0 {
+                    continue;
+                }
+                // SAFETY: `first` is a block of a pool of this heap that stays taken: its word was
+                // counted as used.
+                let pool = unsafe { PoolRef::containing(cache.first.get()) };
+                pool.put_word(bits, cache.first.get());
+                self.born.set(self.born.get() - u64::from(bits.count_ones()));
+                if !pool.is(LISTED) {
+                    self.lists[shape][class].push_back(pool);
+                }
+            }
+        }
+    }
+
+    /// Blocks that are not free, those in caches among them.
+    pub(crate) fn in_use(&self) -> u64 {
+        self.born.get() - self.freed.get()
+    }
+
+    /// Gives an object's memory back; and a retired heap, if the object was its last.
+    ///
+    /// # Safety
+    /// The object is of this heap; its value is dropped or moved out, its side box freed; nothing
+    /// leads to it. The caller uses neither the object nor (unless others hold it) the heap
+    /// afterwards.
+    #[inline(always)]
+    pub(crate) unsafe fn free(heap: NonNull<Inner>, obj: Obj) {
+        if obj.has(LARGE) {
+            // SAFETY: by contract.
+            return unsafe { Inner::free_large(heap, obj) };
+        }
+        // SAFETY: just tested.
+        let pool = unsafe { PoolRef::of(obj) };
+        let index = pool.index_of(obj);
+        if obj.word() & PURPLE != 0 && !obj.has(LEAF) {
+            pool.clear_candidate(index);
+        }
+        // SAFETY: by contract.
+        unsafe { Inner::free_block(heap, pool, index) };
+    }
+
+    /// `free` for an object in block `index` of a pool, which is no candidate.
+    ///
+    /// # Safety
+    /// As for `free`.
+    #[inline(always)]
+    pub(crate) unsafe fn free_block(heap: NonNull<Inner>, pool: PoolRef, index: usize) {
+        // SAFETY: by contract; not used across the call that may free the heap.
+        let inner = unsafe { heap.as_ref() };
+        inner.freed.set(inner.freed.get() + 1);
+        if pool.put_block(index) == 0 || !pool.is(LISTED) {
+            // SAFETY: by contract.
+            unsafe { Inner::pool_changed(heap, pool) };
+        }
+    }
+
+    /// `free` for all objects of word `at` of a pool whose bit is set; they may be candidates.
+    ///
+    /// # Safety
+    /// As for `free`.
+    pub(crate) unsafe fn free_blocks(heap: NonNull<Inner>, pool: PoolRef, at: usize, bits: u64) {
+        // SAFETY: by contract; not used across the call that may free the heap.
+        let inner = unsafe { heap.as_ref() };
+        inner.freed.set(inner.freed.get() + u64::from(bits.count_ones()));
+        if pool.put_blocks(at, bits) == 0 || !pool.is(LISTED) {
+            // SAFETY: by contract.
+            unsafe { Inner::pool_changed(heap, pool) };
+        }
+    }
+
+    /// # Safety
+    /// As for `free`; the object is LARGE.
+    #[cold]
+    unsafe fn free_large(heap: NonNull<Inner>, obj: Obj) {
+        // SAFETY: by contract.
+        let inner = unsafe { heap.as_ref() };
+        inner.freed.set(inner.freed.get() + 1);
+        // SAFETY: by contract.
+        unsafe { inner.large.free(obj) };
+        // SAFETY: by contract the caller is done with the heap.
+        unsafe { free_if_done(heap) };
+    }
+
+    /// A pool that was full has a free block, or has no object left. One empty pool per class is
+    /// kept, if it is the only one with free blocks.
+    ///
+    /// # Safety
+    /// As for `free`; the pool is of this heap.
+    #[cold]
+    unsafe fn pool_changed(heap: NonNull<Inner>, pool: PoolRef) {
+        // SAFETY: by contract.
+        let inner = unsafe { heap.as_ref() };
+        let list = &inner.lists[pool.shape()][pool.class()];
+        if !pool.is(LISTED) {
+            list.push_back(pool);
+        }
+        if pool.used() != 0 || pool.is(IN_FRESH | IN_MID) {
+            return;
+        }
+        if inner.retired.get() || !list.is_only(pool) {
+            inner.release(pool);
+        }
+        // SAFETY: by contract the caller is done with the heap.
+        unsafe { free_if_done(heap) };
+    }
+
+    /// Releases what became empty while it was in the lists of candidates.
+    pub(crate) fn release_if_empty(&self, pool: PoolRef) {
+        let list = &self.lists[pool.shape()][pool.class()];
+        if pool.used() == 0 && !pool.is(IN_FRESH | IN_MID) && !list.is_only(pool) {
+            self.release(pool);
+        }
+    }
+
+    /// Notes an object as a candidate: the first decrement to non-zero.
+    ///
+    /// # Safety
+    /// The object is of this heap, and neither LEAF nor DEAD.
+    pub(crate) unsafe fn set_candidate(&self, obj: Obj) {
+        obj.set_word(obj.word() | PURPLE);
+        if obj.has(LARGE) {
+            // SAFETY: just tested.
+            unsafe { self.large.set_candidate(obj) };
+            return;
+        }
+        // SAFETY: just tested.
+        let pool = unsafe { PoolRef::of(obj) };
+        pool.set_fresh(pool.index_of(obj));
+        if !pool.is(IN_FRESH) {
+            pool.set_state(IN_FRESH, 0);
+            self.fresh.borrow_mut().push(pool);
+        }
+    }
+
+    /// Forgets an object as a candidate: it is known to be live, or about to be dropped.
+    ///
+    /// # Safety
+    /// The object is of this heap.
+    #[inline]
+    pub(crate) unsafe fn clear_candidate(&self, obj: Obj) {
+        if obj.word() & PURPLE == 0 || obj.has(LEAF) {
+            return;
+        }
+        obj.set_word(obj.word() & !PURPLE);
+        if obj.has(LARGE) {
+            // SAFETY: just tested.
+            unsafe { self.large.clear_candidate(obj) };
+            return;
+        }
+        // SAFETY: just tested.
+        let pool = unsafe { PoolRef::of(obj) };
+        pool.clear_candidate(pool.index_of(obj));
+    }
+
+    /// Objects in the heap, dead ones that are still held among them.
+    pub(crate) fn live(&self) -> u64 {
+        let cached = self.caches.iter().flatten().map(|cache| cache.bits.get().count_ones());
+        self.in_use() - u64::from(cached.sum::<u32>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use crate::header::STEPS;
+    use crate::{Gc, Generation, Heap};
+
+    #[test]
+    fn when_epochs_run_out_everything_is_old_and_time_starts_anew() {
+        type Ring = RefCell<Option<Gc<Knot>>>;
+        #[derive(rc_gc::Trace)]
+        struct Knot(Ring);
+        let heap = Heap::new();
+        let inner = heap.inner();
+        inner
+            .birth
+            .set(inner.birth.get() % crate::header::STEP + (STEPS - 1) * crate::header::STEP);
+        inner.middle_from.set(STEPS - 1);
+        let knot = || {
+            let knot = Gc::new_in(Knot(RefCell::default()), &heap);
+            *knot.0.borrow_mut() = Some(knot.clone());
+            knot
+        };
+        let kept = knot();
+        let _young_garbage = knot();
+        heap.collect_generation(Generation::Young);
+        assert_eq!((inner.epoch(), Gc::generation(&kept)), (STEPS, Generation::Middle));
+        let young = knot();
+        drop(_young_garbage);
+        heap.collect_generation(Generation::Young);
+        assert_eq!((inner.epoch(), Gc::generation(&kept)), (1, Generation::Old));
+        assert_eq!(Gc::generation(&young), Generation::Old);
+        drop((kept, young));
+        assert_eq!(heap.collect(), 3);
+        heap.check().unwrap();
+    }
+}

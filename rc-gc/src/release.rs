@@ -1,0 +1,334 @@
+//! What happens when the last handle goes: finalize, drop, give the memory back. Without recursion.
+//!
+//! ```text
+//! Gc::drop ─► count 0? ─► plain: drop value ─► free block
+//!                  │                  └─ drops handles inside: the same, one deeper; from depth
+//!                  │                     64 on an object is put into `pending` instead, which the
+//!                  │                     outermost drop empties
+//!                  └────► odd: finalizer, `Weak`s, callbacks, large, dead
+//! ```
+//!
+//! So a chain of any length drops in a stack of 64 frames. Objects past that depth are dropped
+//! after their parents' memory is free, before the outermost `drop` returns.
+//!
+//! A panic in user code: the memory is freed, what is pending is dropped, then the first panic goes on.
+//! Cycles are not this module's business: it only notes candidates.
+
+use std::any::Any;
+use std::mem::needs_drop;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ptr::NonNull;
+
+use crate::header::{COUNT, DEAD, FINALIZER, IMMORTAL, LARGE, LEAF, Obj, SIDE, VISITED};
+use crate::heap::Inner;
+use crate::pools::PoolRef;
+
+/// Drops one inside the other before objects are put off.
+const MAX_DEPTH: u32 = 64;
+
+/// What a panic carries.
+pub(crate) type Panic = Box<dyn Any + Send>;
+
+/// Runs user code; keeps its panic if it is the first.
+pub(crate) fn guarded(first: &mut Option<Panic>, user: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(user)) {
+        match first {
+            None => *first = Some(panic),
+            Some(_) => discard(panic),
+        }
+    }
+}
+
+/// Drops the payload of a panic that goes no further. Its drop is user code too.
+pub(crate) fn discard(panic: Panic) {
+    // USER CODE. What a payload's drop throws is leaked: there is nobody left to tell.
+    if let Err(worse) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+        std::mem::forget(worse);
+    }
+}
+
+/// Lets the first panic go on, except into a panic that is already under way.
+pub(crate) fn resume(first: Option<Panic>) {
+    match first {
+        Some(panic) if std::thread::panicking() => discard(panic),
+        Some(panic) => resume_unwind(panic),
+        None => {}
+    }
+}
+
+/// The part of `Gc::drop` after a decrement that left a word which is not quiet.
+///
+/// # Safety
+/// The handle to `value` is gone, and counted as gone: `word` is the object's count word.
+#[inline(never)]
+pub(crate) unsafe fn drop_slow<T: ?Sized>(value: NonNull<T>, word: u32) {
+    // SAFETY: the pointer of a handle that existed until now; the memory stays until released below.
+    let obj = unsafe { Obj::of(value) };
+    if word & (COUNT | IMMORTAL) == 0 {
+        if obj.has(DEAD | FINALIZER | LARGE | SIDE) {
+            // SAFETY: count 0.
+            unsafe { release_odd(obj) };
+        } else {
+            // SAFETY: count 0, and no flag that asks for more.
+            unsafe { release_plain(obj, value, word) };
+        }
+    } else if word & IMMORTAL != 0 {
+        obj.pin();
+    } else if !obj.has(DEAD) {
+        // SAFETY: it has handles, so it is allocated.
+        let heap = unsafe { Inner::of(obj) };
+        // SAFETY: of that heap; a leaf is PURPLE from birth and never here.
+        unsafe { heap.set_candidate(obj) };
+    }
+}
+
+/// One level of drops. Ended by `leave`; by its own drop only if user code panicked.
+struct Level<'a> {
+    heap: &'a Inner,
+    obj: Obj,
+    /// Levels outside this one. Kept here so that `leave` stores it without a load: counting up and
+    /// down in memory would make each drop wait for the one before.
+    outer: u32,
+}
+
+impl<'a> Level<'a> {
+    /// `None`: too deep, put it off.
+    #[inline(always)]
+    fn enter(heap: &'a Inner, obj: Obj) -> Option<Self> {
+        let outer = heap.depth.get();
+        if outer >= MAX_DEPTH {
+            return None;
+        }
+        heap.depth.set(outer + 1);
+        Some(Level { heap, obj, outer })
+    }
+
+    /// The first panic of what was put off, if this was the outermost level.
+    #[inline(always)]
+    fn leave(self) -> Option<Panic> {
+        let (heap, outer) = (self.heap, self.outer);
+        std::mem::forget(self);
+        heap.depth.set(outer);
+        if heap.has_pending.get() && outer == 0 { drain(heap) } else { None }
+    }
+}
+
+impl Drop for Level<'_> {
+    /// User code panicked.
+    #[inline(always)]
+    fn drop(&mut self) {
+        // By value, so that the level need not be in memory for this alone.
+        abandon(self.heap, self.obj, self.outer);
+    }
+}
+
+/// After a panic in a value's drop: the object is freed, and what was put off is dropped, all the same.
+#[cold]
+#[inline(never)]
+fn abandon(heap: &Inner, obj: Obj, outer: u32) {
+    let later = Level { heap, obj, outer }.leave();
+    // SAFETY: the value is dropped, as far as it could be; nothing leads to it.
+    unsafe { Inner::free(NonNull::from(heap), obj) };
+    // A panic is under way already.
+    if let Some(later) = later {
+        discard(later);
+    }
+}
+
+/// Drops and frees an object without `Weak`s, finalizer or other peculiarity.
+///
+/// # Safety
+/// Count 0, value whole; in a pool; `value` is its value and `word` its count word: PURPLE or 0.
+#[inline(always)]
+unsafe fn release_plain<T: ?Sized>(obj: Obj, value: NonNull<T>, word: u32) {
+    // SAFETY: in a pool.
+    let pool = unsafe { PoolRef::of(obj) };
+    let index = pool.index_of(obj);
+    // From here on the value is coming apart: no collection may find the object.
+    if word != 0 {
+        forget(pool, index, obj);
+    }
+    if needs_drop::<T>() {
+        // SAFETY: a heap lives as long as its objects.
+        let heap = unsafe { pool.heap().as_ref() };
+        let Some(level) = Level::enter(heap, obj) else { return defer(heap, obj) };
+        // SAFETY: count 0: no handle sees the value again. USER CODE; `level` leaves all in order.
+        unsafe { value.drop_in_place() };
+        let later = level.leave();
+        if later.is_some() {
+            // SAFETY: as below.
+            unsafe { Inner::free_block(pool.heap(), pool, index) };
+            return resume(later);
+        }
+    }
+    // SAFETY: dropped; nothing leads to it. The last use of pool and heap.
+    unsafe { Inner::free_block(pool.heap(), pool, index) };
+}
+
+/// Sees to it that an object with PURPLE is no candidate.
+#[inline(never)]
+fn forget(pool: PoolRef, index: usize, obj: Obj) {
+    if !obj.has(LEAF) {
+        pool.clear_candidate(index);
+        obj.set_word(0);
+    }
+}
+
+/// Puts an object off until the outermost drop.
+#[cold]
+fn defer(heap: &Inner, obj: Obj) {
+    heap.pending.borrow_mut().push(obj);
+    heap.has_pending.set(true);
+}
+
+/// Drops what was put off; the first panic.
+#[cold]
+fn drain(heap: &Inner) -> Option<Panic> {
+    let mut first = None;
+    // A depth of at least 1 says that somebody drains already.
+    heap.depth.set(1);
+    loop {
+        let Some(obj) = heap.pending.borrow_mut().pop() else { break };
+        guarded(&mut first, || {
+            if obj.has(FINALIZER | LARGE | SIDE) {
+                // SAFETY: `pending` holds objects with count 0 and whole values (heap invariant 2).
+                unsafe { release_odd(obj) };
+            } else {
+                // SAFETY: as above, without a flag that asks for more.
+                unsafe { release_untyped(heap, obj) };
+            }
+        });
+    }
+    heap.pending.borrow_mut().shrink_to(1024);
+    heap.has_pending.set(false);
+    heap.depth.set(0);
+    first
+}
+
+/// `release_plain` where the type is known to the vtable only, for an object that was put off.
+///
+/// # Safety
+/// Count 0, value whole; in a pool of `heap`; no candidate. The depth is 1.
+unsafe fn release_untyped(heap: &Inner, obj: Obj) {
+    let Some(level) = Level::enter(heap, obj) else { return defer(heap, obj) };
+    // SAFETY: as in `release_plain`. USER CODE.
+    unsafe { drop_value(obj) };
+    // Not the outermost level: that is the one that drains.
+    level.leave();
+    // SAFETY: dropped; nothing leads to it.
+    unsafe { Inner::free(NonNull::from(heap), obj) };
+}
+
+/// Drops the value.
+///
+/// # Safety
+/// It is whole, and nothing looks at it afterwards.
+#[inline]
+pub(crate) unsafe fn drop_value(obj: Obj) {
+    let drop = obj.vtable().drop;
+    // SAFETY: the vtable is of the value's type. USER CODE.
+    unsafe { drop(obj.value().as_ptr()) };
+}
+
+/// Releases an object with one of the flags DEAD, FINALIZER, LARGE, SIDE.
+///
+/// # Safety
+/// Count 0; the value is whole unless DEAD.
+#[cold]
+pub(crate) unsafe fn release_odd(obj: Obj) {
+    if obj.has(DEAD) {
+        // In the collector's hands it is the collector that frees it.
+        if !obj.has(VISITED) {
+            // SAFETY: dropped by the collector, and this was the last dead handle.
+            unsafe { bury(obj) };
+        }
+        return;
+    }
+    // SAFETY: allocated until buried below.
+    let heap = unsafe { Inner::of(obj) };
+    // SAFETY: of this heap.
+    unsafe { heap.clear_candidate(obj) };
+    let Some(level) = Level::enter(heap, obj) else { return defer(heap, obj) };
+    let mut panic = None;
+    // SAFETY: by contract.
+    let dead = !obj.has(FINALIZER) || !unsafe { finalize_alone(heap, obj, &mut panic) };
+    if dead {
+        obj.set(DEAD);
+        run_callbacks(obj, &mut panic);
+        // SAFETY: DEAD, so nothing looks at it again. USER CODE.
+        guarded(&mut panic, || unsafe { drop_value(obj) });
+    }
+    let later = level.leave();
+    if panic.is_none() {
+        panic = later;
+    } else if let Some(later) = later {
+        discard(later);
+    }
+    if dead {
+        // SAFETY: the value is dropped, no handle exists.
+        unsafe { bury(obj) };
+    }
+    resume(panic);
+}
+
+/// Runs the finalizer of an object that nobody holds. Whether somebody does afterwards.
+///
+/// # Safety
+/// Count 0, value whole, FINALIZER set.
+unsafe fn finalize_alone(heap: &Inner, obj: Obj, panic: &mut Option<Panic>) -> bool {
+    obj.clear(FINALIZER);
+    obj.increment();
+    // SAFETY: whole, and kept by the count just added. USER CODE.
+    guarded(panic, || unsafe { finalize_value(obj) });
+    let word = obj.decrement();
+    let held = word & (COUNT | IMMORTAL) != 0;
+    if held && !obj.has(LEAF) {
+        // SAFETY: of this heap, alive. It may be held by a cycle only, so it is a candidate.
+        unsafe { heap.set_candidate(obj) };
+    } else if !held {
+        // SAFETY: of this heap.
+        unsafe { heap.clear_candidate(obj) };
+    }
+    held
+}
+
+/// Runs the finalizer.
+///
+/// # Safety
+/// The value is whole, and stays so meanwhile.
+pub(crate) unsafe fn finalize_value(obj: Obj) {
+    let finalize = obj.vtable().finalize;
+    // SAFETY: the vtable is of the value's type. USER CODE.
+    unsafe { finalize(obj.value().as_ptr()) };
+}
+
+/// Runs the callbacks of an object that is DEAD; each once.
+pub(crate) fn run_callbacks(obj: Obj, panic: &mut Option<Panic>) {
+    let Some(side) = obj.side() else { return };
+    let callbacks = side.callbacks.take();
+    for callback in callbacks {
+        // USER CODE.
+        guarded(panic, callback);
+    }
+}
+
+/// Frees an object whose value is dropped and that has no handle; while there are `Weak`s it stays,
+/// and the last of them frees it.
+///
+/// # Safety
+/// DEAD or moved out, count 0, not in the collector's hands. Not used afterwards.
+pub(crate) unsafe fn bury(obj: Obj) {
+    if let Some(side) = obj.side() {
+        let weak = side.weak.get() - 1;
+        side.weak.set(weak);
+        if weak != 0 {
+            return;
+        }
+        // SAFETY: the vtable is not needed any more.
+        unsafe { obj.free_side() };
+    }
+    // SAFETY: allocated until the next line.
+    let heap = NonNull::from(unsafe { Inner::of(obj) });
+    // SAFETY: by contract.
+    unsafe { Inner::free(heap, obj) };
+}

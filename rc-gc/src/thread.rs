@@ -1,0 +1,114 @@
+//! Which heaps there are: one for each thread, made with its first object; and how a heap ends.
+//!
+//! ```text
+//! first object ─► heap ─► thread exits: collect, retire ─► last object dropped: heap freed
+//!                              (or `Heap` is dropped)        (at once, if there is none)
+//! after that   ─► a heap that is retired from the start: each object from the global allocator
+//! ```
+//!
+//! `CURRENT` has no destructor, so it can be read for as long as the thread runs; `EXIT` has one and
+//! holds nothing. So a handle in another thread-local may be dropped, and objects be made, in any order
+//! of destructors.
+//!
+//! It does not know how a heap works.
+
+use std::cell::Cell;
+use std::ptr::NonNull;
+
+use crate::generations::Generation;
+use crate::heap::Inner;
+use crate::release::{discard, guarded};
+
+thread_local! {
+    /// The thread's heap; null before its first object.
+    static CURRENT: Cell<*const Inner> = const { Cell::new(std::ptr::null()) };
+    /// Retires the thread's heap.
+    static EXIT: Exit = const { Exit };
+}
+
+/// See [`EXIT`].
+struct Exit;
+
+impl Drop for Exit {
+    fn drop(&mut self) {
+        if let Some(heap) = existing() {
+            // SAFETY: the thread's heap, which nothing but its last object frees.
+            unsafe { retire(heap) };
+        }
+    }
+}
+
+/// The thread's heap, made if there is none.
+#[inline(always)]
+pub(crate) fn current() -> NonNull<Inner> {
+    match existing() {
+        Some(heap) => heap,
+        None => first(),
+    }
+}
+
+/// The thread's heap, if there is one.
+#[inline(always)]
+pub(crate) fn existing() -> Option<NonNull<Inner>> {
+    NonNull::new(CURRENT.get().cast_mut())
+}
+
+/// Makes the thread's heap. After the thread's exit code ran, one that is retired from the start:
+/// its objects are all large, and it goes with the last of them.
+#[cold]
+fn first() -> NonNull<Inner> {
+    let heap = Inner::create(false);
+    if EXIT.try_with(|_| ()).is_err() {
+        // SAFETY: just made.
+        let inner = unsafe { heap.as_ref() };
+        inner.set_retired();
+        inner.isolate();
+    }
+    CURRENT.set(heap.as_ptr());
+    heap
+}
+
+/// Ends a heap: collects what can be collected; what is still held stays until it is dropped, and
+/// the heap with it. A panic of user code in this last collection goes no further: at the end of a
+/// thread it could only abort the process.
+///
+/// # Safety
+/// The heap exists, and is not retired yet; the caller does not use it afterwards.
+pub(crate) unsafe fn retire(heap: NonNull<Inner>) {
+    // SAFETY: by contract.
+    let inner = unsafe { heap.as_ref() };
+    for _ in 0..3 {
+        let (mut freed, mut panic) = (0, None);
+        // USER CODE. Drops may leave new garbage, finalizers may resurrect: a few rounds only.
+        guarded(&mut panic, || freed = inner.collect(Generation::Old));
+        if let Some(panic) = panic {
+            discard(panic);
+        }
+        if freed == 0 {
+            break;
+        }
+    }
+    inner.set_retired();
+    inner.flush_caches();
+    inner.release_listed();
+    // SAFETY: by contract the caller is done with it.
+    unsafe { free_if_done(heap) };
+}
+
+/// Frees a retired heap that holds nothing.
+///
+/// # Safety
+/// The heap exists. If it is retired and empty, nobody uses it afterwards.
+pub(crate) unsafe fn free_if_done(heap: NonNull<Inner>) {
+    // SAFETY: by contract.
+    let inner = unsafe { heap.as_ref() };
+    let busy = inner.collecting.get() || inner.depth.get() != 0;
+    if !inner.is_retired() || inner.in_use() != 0 || busy {
+        return;
+    }
+    if std::ptr::eq(CURRENT.get(), heap.as_ptr()) {
+        CURRENT.set(std::ptr::null());
+    }
+    // SAFETY: made by `Box::leak` in `create`; no object leads to it any more (1).
+    drop(unsafe { Box::from_raw(heap.as_ptr()) });
+}

@@ -1,0 +1,204 @@
+//! How an object shows the collector the handles it owns: [`Trace`], [`Tracer`], [`Finalize`].
+//!
+//! ```text
+//!  collector ── trace(&value) ──► Trace for Node ──► Trace for RefCell ──► Trace for Gc<T>
+//!      ▲                                                                        │ edge
+//!      └───────────────── buffer of edges (header pointers) ◄───────────────────┘
+//! ```
+//!
+//! Tracing only fills a buffer; the collector loops over it. So a structure of any depth *between*
+//! objects needs no stack, and both passes of the collector run the same code.
+//! This module does not decide anything about the objects it is shown.
+
+mod impls;
+
+use crate::header::Obj;
+
+/// A type whose owned [`Gc`](crate::Gc) handles the collector can find.
+///
+/// Derive it. `#[derive(Trace)]` reports every field and is always sound.
+///
+/// | attribute | on | meaning |
+/// |---|---|---|
+/// | `#[gc(skip)]` | a field | not reported, and its type needs no `Trace`. Handles in it count as held from outside: **cycles through them leak**, nothing worse |
+/// | `#[gc(drop)]` | the type | the type has its own `Drop`; see *Drop* below |
+/// | `#[gc(finalize)]` | the type | the type implements [`Finalize`] |
+/// | `#[gc(bound = "...")]` | the type | this where clause instead of `T: Trace` for each type parameter |
+/// | `#[gc(crate = path)]` | the type | the path of this crate, where it was renamed or re-exported |
+///
+/// ```
+/// use rc_gc::{Gc, Trace};
+/// use std::cell::RefCell;
+///
+/// #[derive(Trace)]
+/// struct Node<T> {
+///     value: T,
+///     next: RefCell<Option<Gc<Node<T>>>>,
+///     #[gc(skip)]
+///     id: std::num::NonZeroU64,
+/// }
+/// ```
+///
+/// # Drop
+///
+/// When a cycle is collected its members are dropped one after the other, so the `Drop` of one may
+/// hold handles to another that was dropped before. Such handles are *dead*: [`Gc::try_get`]
+/// answers `None`, dereferencing one panics, cloning and dropping one is harmless. Because that is
+/// easy to forget, the derive refuses a type with a `Drop` of its own until it says `#[gc(drop)]`.
+/// Clean-up that must see the others intact belongs in [`Finalize`].
+///
+/// # Safety
+///
+/// An implementation written by hand must keep these; the collector frees live objects otherwise.
+///
+/// 1. **Only owned handles.** [`trace`](Trace::trace) passes on to `Gc::trace` only handles that
+///    this value owns: dropping the value would drop that handle. (Not what is behind an `Rc`,
+///    a reference or a `Weak`.)
+/// 2. **Each at most once** per call.
+/// 3. **The same each time**, as long as nobody changed the value in between.
+/// 4. **No user code**: no handle is cloned, dropped or dereferenced, nothing is collected.
+/// 5. [`holds_gc`](Trace::holds_gc) answers `true` if `trace` could ever report an edge.
+///
+/// Reporting *less* than is owned is always sound: what is not reported counts as held from
+/// outside. So contents of a borrowed `RefCell` or a locked `Mutex` are simply left out.
+///
+/// [`Gc::try_get`]: crate::Gc::try_get
+#[diagnostic::on_unimplemented(
+    message = "the cycle collector cannot look into `{Self}`",
+    label = "`Trace` is not implemented for `{Self}`",
+    note = "derive it: `#[derive(rc_gc::Trace)]`",
+    note = "or mark the field `#[gc(skip)]`: handles inside are then not collected in cycles"
+)]
+pub unsafe trait Trace {
+    /// Reports every handle that `self` owns, by calling `trace` on the parts of `self`.
+    fn trace(&self, tracer: &mut Tracer);
+
+    /// Whether a value of this type can own a handle. `false` makes the type a *leaf*: its objects
+    /// are only counted, never looked at by the collector.
+    ///
+    /// `depth` is how many more containers on the heap (`Vec`, `HashMap`, ...) to look through: a
+    /// container passes on `depth - 1`, or answers `true` if `depth` is 0, and so ends the
+    /// recursion for types that contain themselves; everything else passes `depth` on.
+    #[inline]
+    fn holds_gc(depth: u32) -> bool
+    where
+        Self: Sized,
+    {
+        let _ = depth;
+        true
+    }
+
+    /// Calls [`Finalize::finalize`]; written by `#[gc(finalize)]`.
+    #[doc(hidden)]
+    fn finalize_hook(&self) {}
+
+    /// Whether `finalize_hook` does anything; written by `#[gc(finalize)]`.
+    #[doc(hidden)]
+    #[inline]
+    fn has_finalizer() -> bool
+    where
+        Self: Sized,
+    {
+        false
+    }
+}
+
+/// Code to run once before an object is dropped, while everything it can reach is intact.
+///
+/// Say `#[gc(finalize)]` beside `#[derive(Trace)]`; without it the method is never called.
+///
+/// * It runs at most once in the life of an object, before any `Drop` of the same garbage.
+/// * It may *resurrect*: an object that is reachable again afterwards stays alive, with all it
+///   reaches. Its finalizer does not run a second time.
+/// * A panic in it does not stop the others; the first one continues when the work is done.
+///
+/// The idea is Python's PEP 442.
+///
+/// ```
+/// use rc_gc::{Finalize, Gc, Trace};
+/// use std::cell::{Cell, RefCell};
+///
+/// thread_local!(static SEEN: Cell<u32> = const { Cell::new(0) });
+///
+/// #[derive(Trace)]
+/// #[gc(finalize)]
+/// struct Session { peer: RefCell<Option<Gc<Session>>>, number: u32 }
+///
+/// impl Finalize for Session {
+///     fn finalize(&self) {
+///         let peer = self.peer.borrow();
+///         SEEN.set(SEEN.get() + peer.as_ref().map_or(0, |peer| peer.number));
+///     }
+/// }
+///
+/// let a = Gc::new(Session { peer: RefCell::new(None), number: 1 });
+/// let b = Gc::new(Session { peer: RefCell::new(Some(a.clone())), number: 20 });
+/// *a.peer.borrow_mut() = Some(b.clone());
+/// drop((a, b));
+/// assert_eq!(rc_gc::collect(), 2);
+/// assert_eq!(SEEN.get(), 21);
+/// ```
+pub trait Finalize: Trace {
+    /// Runs once, before the object is dropped.
+    fn finalize(&self);
+}
+
+/// Collects the edges of one object; handed to [`Trace::trace`].
+///
+/// There is nothing to call on it: pass it on to the parts of the value.
+pub struct Tracer {
+    edges: Vec<Obj>,
+    /// Where the handles are that the edges were reported for.
+    #[cfg(feature = "verify")]
+    handles: Vec<usize>,
+}
+
+impl Tracer {
+    /// An empty buffer.
+    pub(crate) const fn new() -> Self {
+        Tracer {
+            edges: Vec::new(),
+            #[cfg(feature = "verify")]
+            handles: Vec::new(),
+        }
+    }
+
+    /// Adds the edge to `target`, for the handle at `handle`.
+    #[inline(always)]
+    pub(crate) fn edge(&mut self, target: Obj, handle: *const ()) {
+        #[cfg(feature = "verify")]
+        self.handles.push(handle.addr());
+        let _ = handle;
+        target.prefetch();
+        self.edges.push(target);
+    }
+
+    /// The edges since the last [`clear`](Self::clear).
+    #[inline]
+    pub(crate) fn edges(&self) -> &[Obj] {
+        &self.edges
+    }
+
+    /// Where the handles are; nothing without `verify`.
+    #[inline]
+    pub(crate) fn handles(&self) -> &[usize] {
+        #[cfg(feature = "verify")]
+        return &self.handles;
+        #[cfg(not(feature = "verify"))]
+        &[]
+    }
+
+    /// Forgets the edges, keeps the memory.
+    #[inline]
+    pub(crate) fn clear(&mut self) {
+        self.edges.clear();
+        #[cfg(feature = "verify")]
+        self.handles.clear();
+    }
+}
+
+impl std::fmt::Debug for Tracer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tracer").field("edges", &self.edges.len()).finish()
+    }
+}
