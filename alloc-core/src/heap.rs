@@ -77,9 +77,8 @@ impl<S: PageSource> Heap<S> {
     /// A block for `layout`, or `None` where the source has no more. A size of 0 is served as 1.
     pub fn alloc(&self, layout: Layout) -> Option<Block> {
         let Some(class) = SizeClass::of(layout.size(), layout.align()) else {
-            return self
-                .source
-                .map(round_up(layout.size(), PAGE_SIZE)?, layout.align().max(PAGE_SIZE));
+            let len = round_up(layout.size().max(1), PAGE_SIZE)?;
+            return self.source.map(len, layout.align().max(PAGE_SIZE));
         };
         let mut block = [MaybeUninit::uninit()];
         if self.take(class, &mut block) == 0 {

@@ -281,6 +281,18 @@ impl Cache {
         }
     }
 
+    /// Counts for a thread without a cache, of which many may write here.
+    pub(crate) fn note_mid_orphan(&self, index: usize, blocks: i64) {
+        let Some((bin, class)) = self.mid(index) else { return };
+        // Relaxed, twice: counts, no order.
+        if blocks > 0 {
+            bin.allocs.fetch_add(1, Relaxed);
+        }
+        if let Some(out) = self.counters.mid_out.get(class.index()) {
+            out.fetch_add(blocks.cast_unsigned(), Relaxed);
+        }
+    }
+
     fn note_mid(&self, class: LargeClass, blocks: i64) {
         if let Some(out) = self.counters.mid_out.get(class.index()) {
             bump(out, blocks.cast_unsigned());

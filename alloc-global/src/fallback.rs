@@ -16,10 +16,11 @@
 //!
 //! Nothing here holds a lock while the fallback runs.
 
-use crate::cache::{Cache, bump};
+use crate::cache::bump;
 use crate::config;
 use crate::large_class::{LargeClass, fallback_layout};
 use crate::mid_class::{LAST_BIN, bin_index};
+use crate::visit::{Visit, flush_others, free_erased};
 use crate::{shared, thread};
 use alloc_core::{Block, CLASSES};
 use core::alloc::{GlobalAlloc, Layout};
@@ -38,11 +39,11 @@ const ZERO_AT_HAND: usize = 1 << 20;
 
 /// A fallback whose type is forgotten.
 pub(crate) struct Registration {
-    dealloc: unsafe fn(*const Registration, *mut u8, Layout),
+    pub(crate) dealloc: unsafe fn(*const Registration, *mut u8, Layout),
 }
 
 /// The registered fallback: set once, never cleared, alive for good.
-static REGISTERED: AtomicPtr<Registration> = AtomicPtr::new(null_mut());
+pub(crate) static REGISTERED: AtomicPtr<Registration> = AtomicPtr::new(null_mut());
 
 /// A fallback and how to free its blocks without knowing its type.
 ///
@@ -103,36 +104,43 @@ impl<F: GlobalAlloc> Fallback<F> {
         last
     }
 
-    /// Whether blocks of this fallback may be cached: it is the registered one, or becomes it.
+    /// Whether blocks of this fallback may be cached: this value registered it.
     #[inline]
     fn is_registered(&self) -> bool {
-        let registered = self.look_registered();
-        if registered && config::fallback_cache() > 0 {
+        // Relaxed: see `last_bin`.
+        self.last_bin.load(Ordering::Relaxed) == LAST_BIN || self.try_register()
+    }
+
+    /// Registers a fallback without state, if none is registered yet.
+    #[cold]
+    fn try_register(&self) -> bool {
+        // The settings are read when the first thread gets its cache.
+        let ready = thread::attached().is_some() && config::fallback_cache() > 0;
+        let registered = ready && size_of::<F>() == 0 && register(Self::BY_TYPE);
+        if registered {
             // Relaxed: see `last_bin`.
             self.last_bin.store(LAST_BIN, Ordering::Relaxed);
         }
         registered
     }
 
-    #[inline]
-    fn look_registered(&self) -> bool {
-        // Relaxed: only compared. The pointed-to value is read in `free_erased` alone.
-        let now = REGISTERED.load(Ordering::Relaxed);
-        if size_of::<F>() > 0 {
-            return ptr::eq(now, &raw const self.registration);
-        }
-        if now.is_null() { register(Self::BY_TYPE) } else { ptr::eq(now, Self::BY_TYPE) }
-    }
-
     /// Registers a fallback that lives for good. Whether it is the registered one now.
     pub(crate) fn register(&'static self) -> bool {
-        if size_of::<F>() == 0 {
-            return register(Self::BY_TYPE);
+        if size_of::<F>() == 0 || self.last_bin() == LAST_BIN {
+            return self.is_registered();
+        }
+        if thread::attached().is_none() || config::fallback_cache() == 0 {
+            return false;
         }
         // The pointer is one to the whole, so that `dealloc_by_address` may reach `inner`.
         let this = ptr::from_ref(self).cast::<Registration>();
         // SAFETY: the first field of a value that lives for good.
-        register(unsafe { &*this })
+        let registered = register(unsafe { &*this });
+        if registered {
+            // Relaxed: see `last_bin`.
+            self.last_bin.store(LAST_BIN, Ordering::Relaxed);
+        }
+        registered
     }
 
     /// # Safety
@@ -141,7 +149,7 @@ impl<F: GlobalAlloc> Fallback<F> {
     #[inline]
     pub(crate) unsafe fn alloc(&self, layout: Layout, zeroed: bool) -> *mut u8 {
         let bin = bin_index(layout);
-        if bin <= LAST_BIN && self.is_registered() && config::fallback_cache() > 0 {
+        if bin <= LAST_BIN && self.is_registered() {
             // SAFETY: the caller's promise.
             return unsafe { self.alloc_mid(bin, layout, zeroed) };
         }
@@ -175,10 +183,6 @@ impl<F: GlobalAlloc> Fallback<F> {
             }
             return block.as_ptr();
         }
-        let Some(cache) = cache else {
-            // SAFETY: the caller's promise.
-            return unsafe { self.alloc_fresh(layout, zeroed) };
-        };
         // SAFETY: the size is at least that of the caller's layout, so not 0.
         let mut block = unsafe { self.ask(fallback_layout(layout), zeroed) };
         if block.is_null() && make_room() {
@@ -186,7 +190,7 @@ impl<F: GlobalAlloc> Fallback<F> {
             block = unsafe { self.ask(fallback_layout(layout), zeroed) };
         }
         if !block.is_null() {
-            cache.note_mid_fresh(bin);
+            thread::note_mid_fresh(cache, bin);
         }
         block
     }
@@ -196,7 +200,12 @@ impl<F: GlobalAlloc> Fallback<F> {
     /// # Safety
     ///
     /// As for `GlobalAlloc::dealloc`; `bin` is that of the block's layout, and this fallback is registered.
-    unsafe fn dealloc_mid(&self, cache: &'static Cache, bin: usize, block: Block) {
+    unsafe fn dealloc_mid(&self, bin: usize, block: *mut u8, layout: Layout) {
+        let Some(cache) = thread::attached() else {
+            thread::note_mid_orphan_free(bin);
+            // SAFETY: it came from there with this layout.
+            return unsafe { self.inner.dealloc(block, fallback_layout(layout)) };
+        };
         cache.tick();
         if !cache.grow_mid(bin) {
             let free = |class: LargeClass, old: Block| {
@@ -206,6 +215,8 @@ impl<F: GlobalAlloc> Fallback<F> {
             // SAFETY: the cache is this thread's.
             unsafe { cache.give_mid(bin, cache.mid_half(bin), free) };
         }
+        // SAFETY: the caller's contract: it came from `alloc`, which was not null.
+        let block = unsafe { NonNull::new_unchecked(block) };
         // SAFETY: `bin` is at most 68; the cache is this thread's; there is room now.
         unsafe { cache.push(bin, block) };
     }
@@ -261,15 +272,9 @@ impl<F: GlobalAlloc> Fallback<F> {
     #[inline]
     pub(crate) unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         let bin = bin_index(layout);
-        if bin <= LAST_BIN
-            && self.is_registered()
-            && config::fallback_cache() > 0
-            && let Some(cache) = thread::attached()
-        {
-            // SAFETY: the caller's contract: it came from `alloc`, which was not null.
-            let block = unsafe { NonNull::new_unchecked(block) };
+        if bin <= LAST_BIN && self.is_registered() {
             // SAFETY: the caller's promise.
-            return unsafe { self.dealloc_mid(cache, bin, block) };
+            return unsafe { self.dealloc_mid(bin, block, layout) };
         }
         if let Some(class) = LargeClass::of(layout) {
             // SAFETY: the caller's contract: it came from `alloc`, which was not null.
@@ -359,15 +364,13 @@ impl<F: GlobalAlloc> Fallback<F> {
     }
 }
 
+/// Registers a fallback unless one is registered. Which value did is kept in that value: addresses of
+/// constants, and of functions, are not unique.
 #[cold]
 fn register(registration: &'static Registration) -> bool {
     let this = ptr::from_ref(registration).cast_mut();
-    // Release: pairs with the Acquire in `free_erased`. Relaxed on failure: only compared.
-    let set = REGISTERED.compare_exchange(null_mut(), this, Ordering::Release, Ordering::Relaxed);
-    match set {
-        Ok(_) => true,
-        Err(now) => ptr::eq(now, this),
-    }
+    // Release: pairs with the Acquire in `free_erased`. Relaxed on failure: nothing is read.
+    REGISTERED.compare_exchange(null_mut(), this, Ordering::Release, Ordering::Relaxed).is_ok()
 }
 
 /// Gives back what is kept for reuse, because the system refused. Whether it is worth asking again.
@@ -435,123 +438,6 @@ unsafe fn move_cached(
         free_erased(old, left);
     }
     Some(moved.as_ptr())
-}
-
-/// Gives a cached block back to the registered fallback.
-fn free_erased(class: LargeClass, block: Block) {
-    free_erased_uncounted(class, block);
-    thread::note_bytes(-class.size().cast_signed());
-}
-
-fn free_erased_uncounted(class: LargeClass, block: Block) {
-    // Acquire: pairs with the Release in `register`.
-    let registered = REGISTERED.load(Ordering::Acquire);
-    // SAFETY: blocks are cached only once a fallback is registered, and it lives for good.
-    let dealloc = unsafe { (*registered).dealloc };
-    // SAFETY: a block of that fallback, allocated with the class's layout (invariant 1 of the cache).
-    unsafe { dealloc(registered, block.as_ptr(), class.layout()) };
-}
-
-/// Gives everything in a thread's cache of the fallback's blocks back. Returns bytes; 0 if another thread is at
-/// it, or the cache is in use by its owner.
-pub(crate) fn flush(cache: &'static Cache) -> usize {
-    for bin in CLASSES + 1..=LAST_BIN {
-        // SAFETY: the caller's own cache, or nobody's.
-        unsafe { cache.give_mid(bin, u32::MAX, free_erased_uncounted) };
-    }
-    Visit::of_owner(cache).map_or(0, |visit| visit.flush())
-}
-
-/// Gives back what other threads' caches hold, as far as they are not in use right now.
-pub(crate) fn flush_others() -> usize {
-    visit_others(Visit::flush)
-}
-
-/// Gives back half of what lay untouched in the calling thread's cache since the last sweep.
-pub(crate) fn sweep(cache: &'static Cache) {
-    if let Some(visit) = Visit::of_owner(cache) {
-        visit.sweep();
-    }
-}
-
-/// Sweeps the caches of threads that did not do so themselves for a while. Returns bytes given back.
-pub(crate) fn sweep_others(now: u64, idle_ms: u64) -> usize {
-    visit_others(|visit| {
-        if now.saturating_sub(visit.cache.swept_at()) < idle_ms {
-            return 0;
-        }
-        visit.cache.set_swept_at(now);
-        visit.sweep()
-    })
-}
-
-fn visit_others(mut f: impl FnMut(&Visit) -> usize) -> usize {
-    let mut bytes = 0;
-    thread::for_each_cache(|cache| {
-        if cache.large.cached() > 0 {
-            bytes += Visit::of_another(cache).map_or(0, |visit| f(&visit));
-        }
-    });
-    bytes
-}
-
-/// A cache of large blocks that this thread alone may use until the visit ends.
-struct Visit {
-    cache: &'static Cache,
-    owner: bool,
-}
-
-impl Visit {
-    #[inline]
-    fn of_owner(cache: &'static Cache) -> Option<Visit> {
-        cache.large.turn.enter().then_some(Visit { cache, owner: true })
-    }
-
-    #[cold]
-    fn of_another(cache: &'static Cache) -> Option<Visit> {
-        cache.large.turn.claim().then_some(Visit { cache, owner: false })
-    }
-
-    /// Gives cached blocks back, the largest first, until the bound holds with `live` bytes in use.
-    fn shrink(&self, live: usize) {
-        let mut excess = self.cache.large.excess(live);
-        while excess > 0 {
-            let Some((class, block)) = self.cache.large.pop_largest() else { return };
-            free_erased(class, block);
-            excess = excess.saturating_sub(class.size());
-        }
-    }
-
-    fn flush(&self) -> usize {
-        let bytes = self.cache.large.cached();
-        while let Some((class, block)) = self.cache.large.pop_largest() {
-            free_erased(class, block);
-        }
-        bytes
-    }
-
-    fn sweep(&self) -> usize {
-        let before = self.cache.large.cached();
-        let live = self.cache.counters.fallback_live();
-        self.cache.large.sweep(live, |class, count| {
-            for _ in 0..count {
-                let Some(block) = self.cache.large.pop(class) else { return };
-                free_erased(class, block);
-            }
-        });
-        before.saturating_sub(self.cache.large.cached())
-    }
-}
-
-impl Drop for Visit {
-    #[inline]
-    fn drop(&mut self) {
-        if self.owner {
-            self.cache.large.turn.leave();
-        } else {
-            self.cache.large.turn.unclaim();
-        }
-    }
 }
 
 /// Asks the system allocator to give its free memory back, where it has a call for that.

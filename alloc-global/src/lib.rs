@@ -28,6 +28,7 @@ mod shared;
 mod stats;
 mod thread;
 mod turn;
+mod visit;
 
 pub use memory::{Memory, memory};
 pub use pool_alloc::PoolAlloc;
@@ -41,7 +42,7 @@ use core::fmt;
 /// use, free pools by runs of 64 KiB; asks glibc to do the same (`malloc_trim`; what that gives back is not in
 /// the result). Costs a system call for each of them.
 pub fn trim() -> usize {
-    let bytes = thread::flush() + fallback::flush_others() + shared::trim();
+    let bytes = thread::flush() + visit::flush_others() + shared::trim();
     fallback::trim_system();
     bytes
 }

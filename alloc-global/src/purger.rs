@@ -4,7 +4,7 @@
 //! std's threads would allocate. It sleeps for half the purge delay, looks whether memory is due, and
 //! never uses the allocator. A child of `fork` has none; it may start its own.
 
-use crate::{config, fallback, purge, thread};
+use crate::{config, fallback, purge, thread, visit};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -62,7 +62,7 @@ extern "C" fn run(_: *mut libc::c_void) -> *mut libc::c_void {
         sleep(pause);
         let mut bytes = purge::run_if_due();
         if delay != config::NEVER {
-            bytes += fallback::sweep_others(purge::now(), 2 * thread::SWEEP_MS);
+            bytes += visit::sweep_others(purge::now(), 2 * thread::SWEEP_MS);
         }
         if bytes > 0 {
             fallback::trim_system();

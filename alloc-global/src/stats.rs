@@ -79,7 +79,7 @@ pub fn stats() -> Stats {
     }
     let (mut moves, mut frees, mut bytes) = (0u64, 0u64, 0u64);
     for bin in CLASSES + 1..=LAST_BIN {
-        thread::for_each_cache(|cache| {
+        thread::for_each_counted(|cache| {
             let Some((len, allocs, class)) = cache.mid_counts(bin) else { return };
             let Some(out) = cache.counters.mid_out.get(class.index()) else { return };
             let live = out.load(Relaxed).wrapping_sub(len);

@@ -23,7 +23,7 @@
 use crate::cache::{Cache, bump};
 use crate::lock::Lock;
 use crate::shared::{self, HEAPS};
-use crate::{config, fallback, fork, membarrier, owner, purge, purger};
+use crate::{config, fork, membarrier, owner, purge, purger, visit};
 use alloc_core::{Block, CLASS_TABLE, OsPages, PAGE_SIZE, PageSource, SizeClass};
 use core::cell::Cell;
 use core::mem::MaybeUninit;
@@ -146,7 +146,7 @@ pub(crate) fn tick(cache: &'static Cache) {
     let now = purge::now();
     if now.saturating_sub(cache.swept_at()) >= SWEEP_MS {
         cache.set_swept_at(now);
-        fallback::sweep(cache);
+        visit::sweep(cache);
     }
 }
 
@@ -376,7 +376,7 @@ fn detach() {
 
 /// Empties a cache that no thread uses any more and leaves it to others.
 fn retire(cache: &'static Cache) {
-    fallback::flush(cache);
+    visit::flush(cache);
     // SAFETY: nobody's until it is idle: its thread gave it up or is dead.
     unsafe { cache.flush(true) };
     let mut idle = IDLE.lock();
@@ -389,14 +389,33 @@ pub(crate) fn flush() -> usize {
     let Some(cache) = attached() else { return 0 };
     // SAFETY: the cache is this thread's.
     unsafe { cache.flush(false) };
-    fallback::flush(cache)
+    visit::flush(cache)
+}
+
+/// Notes that a block for a bin above 64 came from the fallback, for a thread that has this cache or none.
+pub(crate) fn note_mid_fresh(cache: Option<&'static Cache>, bin: usize) {
+    match cache {
+        Some(cache) => cache.note_mid_fresh(bin),
+        None => DETACHED.note_mid_orphan(bin, 1),
+    }
+}
+
+/// Notes that a thread without a cache gave such a block back.
+pub(crate) fn note_mid_orphan_free(bin: usize) {
+    DETACHED.note_mid_orphan(bin, -1);
+}
+
+/// Calls `f` with every cache ever made, and with the static in which threads without one count.
+pub(crate) fn for_each_counted(mut f: impl FnMut(&'static Cache)) {
+    f(&DETACHED);
+    for_each_cache(f);
 }
 
 /// Gives back what this thread's cache holds of the fallback's blocks.
 pub(crate) fn flush_large() {
     let cache = HOME.get();
     if !is_static(cache) {
-        fallback::flush(cache);
+        visit::flush(cache);
     }
 }
 

@@ -81,7 +81,8 @@ impl Turn {
 
     /// Another thread ends.
     pub(crate) fn unclaim(&self) {
-        // Release: pairs with the Acquire in `enter`, and in `claim` of a third thread.
-        self.claimed.store(false, Ordering::Release);
+        // Release: pairs with the Acquire in `enter`, and in `claim` of a third thread. A swap, so that it
+        // comes after a third thread's swap in `claim` and not before it.
+        self.claimed.swap(false, Ordering::Release);
     }
 }

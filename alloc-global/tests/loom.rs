@@ -141,7 +141,9 @@ unsafe impl Send for Sent {}
 
 #[test]
 fn the_lock_excludes_and_no_wakeup_is_lost() {
-    loom::model(|| {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
         let count = Arc::new(Lock::new(0));
         let threads: Vec<_> = (0..2)
             .map(|_| {

@@ -37,6 +37,12 @@ fn class_size(size: usize, align: usize) -> Option<usize> {
     (rounded <= 512).then_some(rounded)
 }
 
+/// Bytes that a block of the fallback counts for: up to 1,024 those of its class, else its layout's.
+fn fallback_size(size: usize, align: usize) -> usize {
+    let rounded = size.next_multiple_of(align.max(8));
+    if rounded <= 1024 && align <= 16 { rounded.next_multiple_of(128) } else { size }
+}
+
 /// Counts beside the allocator; holds its blocks without allocating.
 struct Oracle {
     blocks: [Option<Block>; 256],
@@ -86,9 +92,10 @@ impl Oracle {
             let (size, align) = (block.layout().size(), block.layout().align());
             let class = class_size(size, align);
             sums[0] += 1;
-            sums[1] += class.unwrap_or(size) as u64;
+            let fallback = fallback_size(size, align);
+            sums[1] += class.unwrap_or(fallback) as u64;
             sums[2] += u64::from(class.is_none());
-            sums[3] += if class.is_none() { size as u64 } else { 0 };
+            sums[3] += if class.is_none() { fallback as u64 } else { 0 };
         }
         sums
     }
@@ -179,7 +186,7 @@ fn reallocs() {
     let mut block = Block::new(10, 8, 1).expect("memory");
     assert_eq!(live_since(before), [1, 16, 0, 0]);
     for (count, (size, live)) in
-        [(16, 16), (17, 24), (512, 512), (513, 513), (600, 600), (70_000, 70_000), (30, 32)]
+        [(16, 16), (17, 24), (512, 512), (513, 640), (600, 640), (70_000, 70_000), (30, 32)]
             .into_iter()
             .enumerate()
     {

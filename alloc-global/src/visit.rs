@@ -1,0 +1,130 @@
+//! Visits to a thread's cache of large blocks: who may use it, and how it is emptied.
+//!
+//! The owner visits on every allocation and free above 1 KiB; any thread visits the caches of threads that
+//! rest, to give back what they keep (`turn` says how the two stay apart).
+//!
+//! It does not decide what is cached: that is `fallback`.
+
+use crate::cache::Cache;
+use crate::large_class::LargeClass;
+use crate::mid_class::LAST_BIN;
+use crate::{fallback, thread};
+use alloc_core::{Block, CLASSES};
+use core::sync::atomic::Ordering;
+
+/// Gives a cached block back to the registered fallback.
+pub(crate) fn free_erased(class: LargeClass, block: Block) {
+    free_erased_uncounted(class, block);
+    thread::note_bytes(-class.size().cast_signed());
+}
+
+fn free_erased_uncounted(class: LargeClass, block: Block) {
+    // Acquire: pairs with the Release in `register`.
+    let registered = fallback::REGISTERED.load(Ordering::Acquire);
+    // SAFETY: blocks are cached only once a fallback is registered, and it lives for good.
+    let dealloc = unsafe { (*registered).dealloc };
+    // SAFETY: a block of that fallback, allocated with the class's layout (invariant 1 of the cache).
+    unsafe { dealloc(registered, block.as_ptr(), class.layout()) };
+}
+
+/// Gives everything in a thread's cache of the fallback's blocks back. Returns bytes; 0 if another thread is at
+/// it, or the cache is in use by its owner.
+pub(crate) fn flush(cache: &'static Cache) -> usize {
+    for bin in CLASSES + 1..=LAST_BIN {
+        // SAFETY: the caller's own cache, or nobody's.
+        unsafe { cache.give_mid(bin, u32::MAX, free_erased_uncounted) };
+    }
+    Visit::of_owner(cache).map_or(0, |visit| visit.flush())
+}
+
+/// Gives back what other threads' caches hold, as far as they are not in use right now.
+pub(crate) fn flush_others() -> usize {
+    visit_others(Visit::flush)
+}
+
+/// Gives back half of what lay untouched in the calling thread's cache since the last sweep.
+pub(crate) fn sweep(cache: &'static Cache) {
+    if let Some(visit) = Visit::of_owner(cache) {
+        visit.sweep();
+    }
+}
+
+/// Sweeps the caches of threads that did not do so themselves for a while. Returns bytes given back.
+pub(crate) fn sweep_others(now: u64, idle_ms: u64) -> usize {
+    visit_others(|visit| {
+        if now.saturating_sub(visit.cache.swept_at()) < idle_ms {
+            return 0;
+        }
+        visit.cache.set_swept_at(now);
+        visit.sweep()
+    })
+}
+
+fn visit_others(mut f: impl FnMut(&Visit) -> usize) -> usize {
+    let mut bytes = 0;
+    thread::for_each_cache(|cache| {
+        if cache.large.cached() > 0 {
+            bytes += Visit::of_another(cache).map_or(0, |visit| f(&visit));
+        }
+    });
+    bytes
+}
+
+/// A cache of large blocks that this thread alone may use until the visit ends.
+pub(crate) struct Visit {
+    pub(crate) cache: &'static Cache,
+    owner: bool,
+}
+
+impl Visit {
+    #[inline]
+    pub(crate) fn of_owner(cache: &'static Cache) -> Option<Visit> {
+        cache.large.turn.enter().then_some(Visit { cache, owner: true })
+    }
+
+    #[cold]
+    fn of_another(cache: &'static Cache) -> Option<Visit> {
+        cache.large.turn.claim().then_some(Visit { cache, owner: false })
+    }
+
+    /// Gives cached blocks back, the largest first, until the bound holds with `live` bytes in use.
+    pub(crate) fn shrink(&self, live: usize) {
+        let mut excess = self.cache.large.excess(live);
+        while excess > 0 {
+            let Some((class, block)) = self.cache.large.pop_largest() else { return };
+            free_erased(class, block);
+            excess = excess.saturating_sub(class.size());
+        }
+    }
+
+    fn flush(&self) -> usize {
+        let bytes = self.cache.large.cached();
+        while let Some((class, block)) = self.cache.large.pop_largest() {
+            free_erased(class, block);
+        }
+        bytes
+    }
+
+    fn sweep(&self) -> usize {
+        let before = self.cache.large.cached();
+        let live = self.cache.counters.fallback_live();
+        self.cache.large.sweep(live, |class, count| {
+            for _ in 0..count {
+                let Some(block) = self.cache.large.pop(class) else { return };
+                free_erased(class, block);
+            }
+        });
+        before.saturating_sub(self.cache.large.cached())
+    }
+}
+
+impl Drop for Visit {
+    #[inline]
+    fn drop(&mut self) {
+        if self.owner {
+            self.cache.large.turn.leave();
+        } else {
+            self.cache.large.turn.unclaim();
+        }
+    }
+}
