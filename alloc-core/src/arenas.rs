@@ -35,6 +35,10 @@ use core::ptr::NonNull;
 /// system calls than it gives.
 const PURGE_POOLS: u32 = 4;
 
+/// In place of a time: the source refused to take an arena's pools back; not to be asked again before another
+/// pool becomes free there.
+const REFUSED: u64 = u64::MAX;
+
 /// A pool that was taken: 16 KiB, aligned to 16 KiB.
 #[derive(Debug)]
 pub struct TakenPool {
@@ -139,7 +143,8 @@ impl Arenas {
         // SAFETY: a taken pool lies in an arena in use.
         let arena = unsafe { ArenaRef::from_base(arena_base(base)) };
         let bit = 1u64 << pool_index(base);
-        arena.since.set(arena.since.get().max(now));
+        let since = arena.since.get();
+        arena.since.set(if since == REFUSED { now } else { since.max(now) });
         self.in_use -= 1;
         self.rebucket(arena, |arena| arena.free.set(arena.free.get() | bit));
     }
@@ -148,10 +153,8 @@ impl Arenas {
     /// would stay and it has been so since `before` or earlier; the oldest one.
     pub fn detach_empty(&mut self, keep: usize, before: u64) -> Option<DetachedArena> {
         let bucket = &self.buckets[USABLE_POOLS];
-        let oldest = bucket.back()?;
-        if oldest.since.get() > before || bucket.iter().nth(keep).is_none() {
-            return None;
-        }
+        bucket.iter().nth(keep)?;
+        let oldest = bucket.iter().filter(|arena| arena.since.get() <= before).last()?;
         self.unlist(oldest);
         self.arenas -= 1;
         let (base, chunk) = (oldest.base(), oldest.chunk);
@@ -194,7 +197,7 @@ impl Arenas {
             usable &= usable - 1;
             for arena in self.buckets[bucket].iter() {
                 let runs = full_runs(arena.free.get() & !arena.zero.get());
-                if runs != 0 && arena.since.get() <= before && arena.since.get() != u64::MAX {
+                if runs != 0 && arena.since.get() <= before && arena.since.get() != REFUSED {
                     self.rebucket(arena, |arena| {
                         arena.free.set(arena.free.get() & !runs);
                         arena.purging.set(arena.purging.get() | runs);
@@ -217,8 +220,7 @@ impl Arenas {
             let bucket = usable.trailing_zeros() as usize;
             usable &= usable - 1;
             let purgeable = |arena: ArenaRef| {
-                arena.since.get() != u64::MAX
-                    && full_runs(arena.free.get() & !arena.zero.get()) != 0
+                arena.since.get() != REFUSED && full_runs(arena.free.get() & !arena.zero.get()) != 0
             };
             if self.buckets[bucket].iter().any(purgeable) {
                 return true;
@@ -237,7 +239,7 @@ impl Arenas {
                 arena.zero.set(arena.zero.get() | pools);
             } else {
                 // Not again at once: the source refused.
-                arena.since.set(u64::MAX);
+                arena.since.set(REFUSED);
             }
         });
     }

@@ -30,10 +30,6 @@ impl<T: Linked> List<T> {
         self.head
     }
 
-    pub(crate) fn back(&self) -> Option<T> {
-        self.tail
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.head.is_none()
     }
@@ -129,10 +125,10 @@ mod tests {
         assert!(list.iter().eq([a, b, c]));
         list.remove(b);
         assert!(list.iter().eq([a, c]));
-        assert!(list.front() == Some(a) && list.back() == Some(c));
+        assert!(list.front() == Some(a) && list.tail == Some(c));
         list.remove(c);
         assert!(list.pop_front() == Some(a));
-        assert!(list.is_empty() && list.back().is_none());
+        assert!(list.is_empty() && list.tail.is_none());
         assert!(a.next().get().is_none() && a.prev().get().is_none());
     }
 }

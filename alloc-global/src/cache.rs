@@ -30,7 +30,7 @@
 use crate::large_cache::LargeCache;
 use crate::large_class::LargeClass;
 use crate::mid_class::{BIN_TABLE, MIDS, mid_class};
-use crate::{shared, stats, thread};
+use crate::{fallback, shared, stats, thread};
 use alloc_core::{Block, CLASSES, SizeClass};
 use core::cell::{Cell, UnsafeCell};
 use core::mem::{MaybeUninit, offset_of};
@@ -293,6 +293,13 @@ impl Cache {
         }
     }
 
+    /// Notes that a block of a bin above 64 went back to the fallback past the array.
+    pub(crate) fn note_mid_gone(&self, index: usize) {
+        if let Some((_, class)) = self.mid(index) {
+            self.note_mid(class, -1);
+        }
+    }
+
     fn note_mid(&self, class: LargeClass, blocks: i64) {
         if let Some(out) = self.counters.mid_out.get(class.index()) {
             bump(out, blocks.cast_unsigned());
@@ -315,12 +322,15 @@ impl Cache {
         let Some(slots) = self.slots.get(index) else { return };
         let len = bin.len.load(Relaxed);
         let count = count.min(len);
+        // Out of the array first: the fallback may call back in.
+        let mut out = [const { MaybeUninit::<Block>::uninit() }; SLOTS];
         for (at, slot) in (0..len).zip(slots) {
             // SAFETY: the owner's access (3).
             let value = unsafe { slot.get().read() };
             if at < count {
-                // SAFETY: below the length: a block (2).
-                free(class, unsafe { value.assume_init() });
+                if let Some(to) = out.get_mut(at as usize) {
+                    *to = value;
+                }
             } else if let Some(to) = slots.get((at - count) as usize) {
                 // SAFETY: the owner's access (3).
                 unsafe { to.get().write(value) };
@@ -328,6 +338,10 @@ impl Cache {
         }
         bin.len.store(len - count, Relaxed);
         self.note_mid(class, -i64::from(count));
+        for block in out.iter().take(count as usize) {
+            // USER CODE: a fallback's. SAFETY: it was below the length: a block (2).
+            free(class, unsafe { block.assume_init() });
+        }
     }
 
     /// Half of the greatest capacity of a bin above 64: how many go when it is full.
@@ -383,12 +397,35 @@ impl Cache {
     ///
     /// The cache is that of the calling thread.
     pub(crate) unsafe fn refill(&'static self, class: SizeClass) -> *mut u8 {
+        // May run a fallback's code, which may call back in: before anything is looked at.
+        self.tick();
         // SAFETY: the caller's promise. Not empty: allocations were gated, or the size was 0.
         if let Some(block) = unsafe { self.pop(class.index()) } {
             return block.as_ptr();
         }
-        self.tick();
         let want = self.grow(class) / 2;
+        // SAFETY: the caller's promise.
+        if unsafe { self.fill(class, want) } == 0 {
+            // The system has no more. What is kept of the fallback's blocks goes back to it, which may run
+            // its code: no slice of slots is alive.
+            fallback::make_room_above();
+            // SAFETY: the caller's promise.
+            if let Some(block) = unsafe { self.pop(class.index()) } {
+                return block.as_ptr();
+            }
+            // SAFETY: the caller's promise.
+            unsafe { self.fill(class, want) };
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.pop(class.index()) }.map_or(null_mut(), NonNull::as_ptr)
+    }
+
+    /// Fills an empty array with up to `want` blocks from the heap. Returns how many.
+    ///
+    /// # Safety
+    ///
+    /// The cache is that of the calling thread.
+    unsafe fn fill(&self, class: SizeClass, want: u32) -> usize {
         // SAFETY: the caller's promise.
         let slots = unsafe { self.slots(class, want) };
         let got = shared::take(self.heap.get(), class, slots);
@@ -398,8 +435,7 @@ impl Cache {
         self.note_bytes((got * class.size()).cast_signed());
         // Relaxed: one writer (3).
         self.bin(class).len.store(got as u32, Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { self.pop(class.index()) }.map_or(null_mut(), NonNull::as_ptr)
+        got
     }
 
     /// Makes room in the array of a class, by growing it or giving its older half back, and puts

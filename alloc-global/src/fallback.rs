@@ -74,7 +74,11 @@ unsafe fn dealloc_by_address<F: GlobalAlloc>(
 /// # Safety
 ///
 /// `F` is zero-sized, and a value of it was used; the rest is as for `GlobalAlloc::dealloc`.
-unsafe fn dealloc_by_type<F: GlobalAlloc>(_: *const Registration, block: *mut u8, layout: Layout) {
+unsafe fn dealloc_by_type<F: GlobalAlloc + Sync>(
+    _: *const Registration,
+    block: *mut u8,
+    layout: Layout,
+) {
     // SAFETY: without a size any aligned address will do, and there is no state to be gone.
     let inner: &F = unsafe { NonNull::dangling().as_ref() };
     // SAFETY: the caller's promise: a block of that fallback with that layout.
@@ -82,9 +86,6 @@ unsafe fn dealloc_by_type<F: GlobalAlloc>(_: *const Registration, block: *mut u8
 }
 
 impl<F: GlobalAlloc> Fallback<F> {
-    /// What is registered for a fallback without state: its type.
-    const BY_TYPE: &'static Registration = &Registration { dealloc: dealloc_by_type::<F> };
-
     pub(crate) const fn new(inner: F) -> Self {
         let registration = Registration { dealloc: dealloc_by_address::<F> };
         Fallback { registration, last_bin: AtomicUsize::new(CLASSES), inner }
@@ -93,6 +94,11 @@ impl<F: GlobalAlloc> Fallback<F> {
     pub(crate) const fn inner(&self) -> &F {
         &self.inner
     }
+}
+
+impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
+    /// What is registered for a fallback without state: its type.
+    const BY_TYPE: &'static Registration = &Registration { dealloc: dealloc_by_type::<F> };
 
     /// The last bin of thread caches that may be used.
     #[inline(always)]
@@ -116,7 +122,8 @@ impl<F: GlobalAlloc> Fallback<F> {
     fn try_register(&self) -> bool {
         // The settings are read when the first thread gets its cache.
         let ready = thread::attached().is_some() && config::fallback_cache() > 0;
-        let registered = ready && size_of::<F>() == 0 && register(Self::BY_TYPE);
+        let stateless = size_of::<F>() == 0 && !core::mem::needs_drop::<F>();
+        let registered = ready && stateless && register(Self::BY_TYPE);
         if registered {
             // Relaxed: see `last_bin`.
             self.last_bin.store(LAST_BIN, Ordering::Relaxed);
@@ -126,8 +133,11 @@ impl<F: GlobalAlloc> Fallback<F> {
 
     /// Registers a fallback that lives for good. Whether it is the registered one now.
     pub(crate) fn register(&'static self) -> bool {
-        if size_of::<F>() == 0 || self.last_bin() == LAST_BIN {
-            return self.is_registered();
+        if self.is_registered() {
+            return true;
+        }
+        if size_of::<F>() == 0 {
+            return false;
         }
         if thread::attached().is_none() || config::fallback_cache() == 0 {
             return false;
@@ -217,15 +227,20 @@ impl<F: GlobalAlloc> Fallback<F> {
         }
         // SAFETY: the caller's contract: it came from `alloc`, which was not null.
         let block = unsafe { NonNull::new_unchecked(block) };
-        // SAFETY: `bin` is at most 68; the cache is this thread's; there is room now.
-        unsafe { cache.push(bin, block) };
+        // SAFETY: `bin` is at most 68; the cache is this thread's.
+        if !unsafe { cache.push(bin, block) } {
+            // The fallback called back in and filled it again.
+            cache.note_mid_gone(bin);
+            // SAFETY: it came from there with this layout.
+            unsafe { self.inner.dealloc(block.as_ptr(), fallback_layout(layout)) };
+        }
     }
 
     /// Lets the cache make way for bytes that come fresh from the fallback.
     fn make_way(&self, bytes: usize) {
         if let Some(visit) = thread::attached().and_then(Visit::of_owner) {
             visit.cache.tick();
-            visit.shrink(visit.cache.counters.fallback_live() + bytes);
+            visit.shrink(visit.cache.counters.fallback_live().saturating_add(bytes));
         }
     }
 
@@ -249,6 +264,7 @@ impl<F: GlobalAlloc> Fallback<F> {
             thread::count(|c| &c.fallback_allocs, 1);
             thread::count(|c| &c.fallback_bytes_in, layout.size() as u64);
             thread::note_bytes(asked.size().cast_signed());
+            note_peak();
         }
         block
     }
@@ -347,6 +363,7 @@ impl<F: GlobalAlloc> Fallback<F> {
                 count_change(layout.size(), new.size());
                 let grown = asked_new.size().cast_signed() - asked_old.size().cast_signed();
                 thread::note_bytes(grown);
+                note_peak();
             }
             return moved;
         }
@@ -373,12 +390,26 @@ fn register(registration: &'static Registration) -> bool {
     REGISTERED.compare_exchange(null_mut(), this, Ordering::Release, Ordering::Relaxed).is_ok()
 }
 
+/// Tells this thread's cache what is in use, after a block came fresh from the fallback.
+fn note_peak() {
+    if let Some(visit) = thread::attached().and_then(Visit::of_owner) {
+        visit.cache.large.note_peak(visit.cache.counters.fallback_live());
+    }
+}
+
 /// Gives back what is kept for reuse, because the system refused. Whether it is worth asking again.
 #[cold]
 pub(crate) fn make_room() -> bool {
     let bytes = thread::flush() + flush_others() + shared::trim();
+    trim_system() || bytes > 0
+}
+
+/// The same for the pools' sake: gives back what is kept of blocks above 512 bytes.
+#[cold]
+pub(crate) fn make_room_above() {
+    thread::flush_large();
+    flush_others();
     trim_system();
-    bytes > 0
 }
 
 /// Takes a cached block of a class for a request of `size` bytes.
@@ -441,12 +472,14 @@ unsafe fn move_cached(
 }
 
 /// Asks the system allocator to give its free memory back, where it has a call for that.
-pub(crate) fn trim_system() {
+/// Returns whether it gave any.
+pub(crate) fn trim_system() -> bool {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: always callable; it touches free memory of the system allocator only.
-    unsafe {
-        libc::malloc_trim(0)
-    };
+    let gave = unsafe { libc::malloc_trim(0) } == 1;
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    let gave = false;
+    gave
 }
 
 fn count_change(old: usize, new: usize) {

@@ -133,10 +133,25 @@ impl LargeCache {
         more > 0
     }
 
+    /// Notes what is in use.
+    pub(crate) fn note_peak(&self, live: usize) {
+        self.peak.set(self.peak.get().max(live));
+    }
+
+    /// Forgets what the thread that leaves was granted. Rooms of blocks that are still there stay.
+    pub(crate) fn forget(&self) {
+        let mut granted = 0;
+        for (class, bin) in self.classes() {
+            bin.cap.set(bin.len.load(Relaxed));
+            granted += bin.cap.get() as usize * class.size();
+        }
+        self.granted.set(granted);
+        self.peak.set(0);
+    }
+
     /// How many bytes must go now that `live` bytes are in use, some of them fresh from the fallback.
     pub(crate) fn excess(&self, live: usize) -> usize {
-        self.peak.set(self.peak.get().max(live));
-        let room = self.peak.get() + SLACK - live;
+        let room = self.peak.get().max(live).saturating_add(SLACK) - live;
         // Nearly always: no need to add up.
         if self.granted.get() <= room { 0 } else { self.cached().saturating_sub(room) }
     }
@@ -152,8 +167,9 @@ impl LargeCache {
 
     fn take_room(&self, class: LargeClass, blocks: u32) {
         if let Some(bin) = self.bins.get(class.index()) {
-            bin.cap.set(bin.cap.get() - blocks);
-            self.granted.set(self.granted.get() - blocks as usize * class.size());
+            let bytes = blocks as usize * class.size();
+            bin.cap.set(bin.cap.get().saturating_sub(blocks));
+            self.granted.set(self.granted.get().saturating_sub(bytes));
         }
     }
 
@@ -262,7 +278,7 @@ mod tests {
         let block = NonNull::from(&mut byte);
         for size in [513, 4096, 1 << 20, 32 << 20] {
             let cache = unlimited();
-            cache.excess(1 << 40);
+            cache.note_peak(1 << 40);
             let held = (0..1000).take_while(|_| free(&cache, class(size), block, 0)).count();
             assert_eq!(held, max_cap(class(size)) as usize);
         }

@@ -4,7 +4,10 @@
 //! which may have been in the middle of something, are not mistaken for those of dead threads.
 //! A number that was given to another thread meanwhile only delays the answer.
 
-/// The calling thread; never 0.
+/// Stands for an owner who is being asked about: no thread.
+pub(crate) const ASKED: u64 = 1;
+
+/// The calling thread; never 0 or [`ASKED`].
 pub(crate) fn current() -> u64 {
     #[cfg(target_os = "linux")]
     {

@@ -74,7 +74,10 @@ impl<F: GlobalAlloc> PoolAlloc<F> {
     pub fn spawn_purger(&self) -> bool {
         crate::purger::spawn()
     }
+}
 
+// Cached blocks are freed by whichever thread gives them back, at any time: hence `Sync` and `'static`.
+impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
     /// The bin of thread caches that serves this layout: up to 64 those of the pools.
     #[inline(always)]
     fn bin(&self, layout: Layout) -> Option<usize> {
@@ -86,7 +89,6 @@ impl<F: GlobalAlloc> PoolAlloc<F> {
     pub const fn fallback(&self) -> &F {
         self.fallback.inner()
     }
-
     /// Lets threads cache freed blocks of a fallback that has state. Returns whether this fallback's blocks
     /// are cached from now on: one per process can be.
     ///
@@ -152,7 +154,7 @@ impl<F: GlobalAlloc> PoolAlloc<F> {
 // SAFETY: blocks of pools are distinct, stay valid until freed, and keep size and alignment by the
 // construction of size classes; other requests are the fallback's, with unchanged layouts. Nothing
 // here unwinds.
-unsafe impl<F: GlobalAlloc> GlobalAlloc for PoolAlloc<F> {
+unsafe impl<F: GlobalAlloc + Sync + 'static> GlobalAlloc for PoolAlloc<F> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let Some(index) = self.bin(layout) else {

@@ -23,7 +23,7 @@
 use crate::config;
 use crate::fatal::Line;
 use crate::lock::Lock;
-use crate::{fallback, purge, thread, visit};
+use crate::{purge, thread};
 use alloc_core::{
     Arenas, Bin, Block, CLASS_TABLE, Emptied, Fault, MappedChunk, OsPages, POOL_SIZE, SizeClass,
     Usage, owner_of,
@@ -96,11 +96,6 @@ fn map_chunk() -> bool {
 #[cold]
 fn take_last(class: SizeClass, out: &mut [MaybeUninit<Block>]) -> usize {
     drain_bins(purge::now());
-    // Of what is kept for reuse above 512 bytes, all that can be reached without this thread's arrays, which are in
-    // the middle of being filled.
-    thread::flush_large();
-    visit::flush_others();
-    fallback::trim_system();
     map_chunk();
     for heap in 0..HEAPS as u8 {
         let Some(bin) = bin(heap, class) else { continue };

@@ -23,7 +23,7 @@
 use crate::cache::{Cache, bump};
 use crate::lock::Lock;
 use crate::shared::{self, HEAPS};
-use crate::{config, fork, membarrier, owner, purge, purger, visit};
+use crate::{config, fork, membarrier, owner, purge, purger, stats, visit};
 use alloc_core::{Block, CLASS_TABLE, OsPages, PAGE_SIZE, PageSource, SizeClass};
 use core::cell::Cell;
 use core::mem::MaybeUninit;
@@ -190,8 +190,11 @@ pub(crate) unsafe fn dealloc_slow(index: usize, block: Block) {
     match attached() {
         // SAFETY: the cache is this thread's; the caller's promise.
         Some(cache) => unsafe { cache.spill(class, block) },
-        // SAFETY: the caller's promise.
-        None => unsafe { shared::give(class, &mut [block]) },
+        None => {
+            stats::publish(-class.size().cast_signed());
+            // SAFETY: the caller's promise.
+            unsafe { shared::give(class, &mut [block]) }
+        }
     }
 }
 
@@ -228,6 +231,7 @@ fn alloc_orphan(class: SizeClass) -> *mut u8 {
     if shared::take(0, class, &mut block) == 0 {
         return null_mut();
     }
+    stats::publish(class.size().cast_signed());
     if let Some(count) = ORPHAN_ALLOCS.get(class.index()) {
         // Relaxed: a count, no order.
         count.fetch_add(1, Ordering::Relaxed);
@@ -242,6 +246,11 @@ fn alloc_orphan(class: SizeClass) -> *mut u8 {
 fn attach() -> Option<&'static Cache> {
     let key = exit_key();
     let cache = idle_cache()?;
+    if !is_static(HOME.get()) {
+        // Looking for one ran a fallback's code, which came here first.
+        leave_idle(cache);
+        return Some(HOME.get());
+    }
     // Relaxed: read by who looks for caches of dead threads, which synchronises by itself.
     cache.owner.store(owner::current(), Ordering::Relaxed);
     cache.large.set_limit(config::fallback_cache());
@@ -277,13 +286,19 @@ fn reclaim_dead() -> bool {
     let mut found = false;
     for_each_cache(|cache| {
         let owner = cache.owner.load(Ordering::Relaxed);
-        // Acquire: pairs with nothing in this program; the kernel's report that the thread is gone comes
-        // after all it wrote. Exchanged, so that only one thread reclaims.
-        if owner::is_dead(owner)
-            && cache.owner.compare_exchange(owner, 0, Ordering::Acquire, Ordering::Relaxed).is_ok()
-        {
-            found = true;
-            retire(cache);
+        // Claimed first and asked about then: between the two its number may be given to a new thread that is
+        // handed this very cache. Acquire, twice: the kernel's report that a thread is gone comes after
+        // all it wrote.
+        let claim = |from, to| {
+            cache.owner.compare_exchange(from, to, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        };
+        if owner > owner::ASKED && claim(owner, owner::ASKED) {
+            let next = if owner::is_dead(owner) { 0 } else { owner };
+            // Fails where the owner left meanwhile.
+            if claim(owner::ASKED, next) && next == 0 {
+                found = true;
+                retire(cache);
+            }
         }
     });
     found
@@ -376,9 +391,14 @@ fn detach() {
 
 /// Empties a cache that no thread uses any more and leaves it to others.
 fn retire(cache: &'static Cache) {
-    visit::flush(cache);
+    visit::retire(cache);
     // SAFETY: nobody's until it is idle: its thread gave it up or is dead.
     unsafe { cache.flush(true) };
+    leave_idle(cache);
+}
+
+/// Puts a cache that nobody uses on the list of those that wait.
+fn leave_idle(cache: &'static Cache) {
     let mut idle = IDLE.lock();
     cache.next_idle.set(idle.head);
     idle.head = Some(cache);
@@ -456,9 +476,7 @@ pub(crate) fn count(f: impl FnOnce(&crate::cache::Counters) -> &AtomicU64, by: u
 /// Adds to the bytes in use, for the peak.
 pub(crate) fn note_bytes(bytes: isize) {
     let cache = HOME.get();
-    if !is_static(cache) {
-        cache.note_bytes(bytes);
-    }
+    if is_static(cache) { stats::publish(bytes) } else { cache.note_bytes(bytes) }
 }
 
 /// Calls `f` with the counters of every thread that ever was.
@@ -474,6 +492,8 @@ pub(crate) fn adopt_after_fork() {
     if !is_static(cache) {
         // Relaxed: the child has one thread.
         cache.owner.store(owner::current(), Ordering::Relaxed);
+        // A visitor of this cache, if there was one, does not exist here.
+        cache.large.turn.unclaim();
     }
 }
 

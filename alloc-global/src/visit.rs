@@ -30,11 +30,24 @@ fn free_erased_uncounted(class: LargeClass, block: Block) {
 /// Gives everything in a thread's cache of the fallback's blocks back. Returns bytes; 0 if another thread is at
 /// it, or the cache is in use by its owner.
 pub(crate) fn flush(cache: &'static Cache) -> usize {
+    let mut bytes = 0;
     for bin in CLASSES + 1..=LAST_BIN {
+        let free = |class: LargeClass, block: Block| {
+            bytes += class.size();
+            free_erased_uncounted(class, block);
+        };
         // SAFETY: the caller's own cache, or nobody's.
-        unsafe { cache.give_mid(bin, u32::MAX, free_erased_uncounted) };
+        unsafe { cache.give_mid(bin, u32::MAX, free) };
     }
-    Visit::of_owner(cache).map_or(0, |visit| visit.flush())
+    bytes + Visit::of_owner(cache).map_or(0, |visit| visit.flush())
+}
+
+/// Empties the cache of a thread that leaves, and what it was granted.
+pub(crate) fn retire(cache: &'static Cache) {
+    flush(cache);
+    if let Some(visit) = Visit::of_owner(cache) {
+        visit.cache.large.forget();
+    }
 }
 
 /// Gives back what other threads' caches hold, as far as they are not in use right now.

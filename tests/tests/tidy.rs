@@ -127,8 +127,15 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("dbg", "!("),
 ];
 
+/// Derives write code into other people's crates, where only `allow` keeps lints quiet that may or may not fire.
+const WRITES_CODE: &str = "rc-gc/derive/src/";
+
 fn words(source: &Source) -> Vec<String> {
-    let forbidden = FORBIDDEN.iter().map(|(front, back)| format!("{front}{back}"));
+    let writes_code = source.path.starts_with(WRITES_CODE);
+    let forbidden = FORBIDDEN
+        .iter()
+        .map(|(front, back)| format!("{front}{back}"))
+        .filter(|word| !(writes_code && word.starts_with('#') && word.ends_with("low(")));
     find_all(source, &forbidden.collect::<Vec<_>>(), "is not for a source file")
 }
 
