@@ -22,6 +22,7 @@ mod mid_class;
 mod owner;
 mod pool_alloc;
 mod primitive;
+mod profile;
 mod purge;
 mod purger;
 mod shared;
@@ -32,6 +33,7 @@ mod visit;
 
 pub use memory::{Memory, memory};
 pub use pool_alloc::PoolAlloc;
+pub use profile::{Dropped, Lifetimes, Module, Site, Snapshot};
 pub use stats::{Stats, stats};
 
 use core::fmt;

@@ -1,0 +1,112 @@
+//! A snapshot: what the profile knew at one moment, as plain data.
+//!
+//! Invariants:
+//!
+//! 1. Estimates are unbiased per sample, then summed: a sample of `s` bytes stands for `1 / (1 - exp(-s / rate))`
+//!    blocks of `s` bytes (Go's issue 26618 shows what the other order costs).
+//! 2. Sites are distinct by stack, region and thread; their sums are the totals, what was dropped apart.
+//!
+//! No unsafe here.
+
+use crate::Stats;
+use std::time::{Duration, SystemTime};
+
+/// What the profile knew at one moment.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// The exact counters of the same moment.
+    pub stats: Stats,
+    /// Mean bytes between two samples; 1 where every block was traced; 0 where nothing was watched.
+    pub rate: u64,
+    /// Call sites, the most live bytes first.
+    pub sites: Vec<Site>,
+    /// What was loaded, for symbols to be found later.
+    pub modules: Vec<Module>,
+    /// What the bounded tables could not hold.
+    pub dropped: Dropped,
+    /// Bytes that the profile itself takes, in pages of its own.
+    pub tool_bytes: u64,
+    /// When the snapshot was taken.
+    pub taken: SystemTime,
+    /// How long the profile had been on.
+    pub duration: Duration,
+}
+
+/// One call site: a stack, in one region and one thread. Counts are estimates where blocks are sampled (see
+/// [`Snapshot::rate`]), and exact where all are traced.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Site {
+    /// Addresses of the calls, the innermost first: return addresses less one. Empty where no stack could be had.
+    pub stack: Vec<u64>,
+    /// Whether the walk of the stack was cut, by the bound or by what looked corrupt.
+    pub truncated: bool,
+    /// The region that was entered, or empty.
+    pub region: String,
+    /// The name of the thread that allocated, or its number.
+    pub thread: String,
+    /// Blocks allocated.
+    pub allocs: f64,
+    /// Their bytes, as blocks take them.
+    pub alloc_bytes: f64,
+    /// Blocks live.
+    pub live: f64,
+    /// Their bytes, as blocks take them.
+    pub live_bytes: f64,
+    /// Bytes that the layouts of the live blocks asked for: the difference to `live_bytes` is lost to rounding.
+    pub live_requested_bytes: f64,
+    /// Blocks freed before the thread allocated again: temporary, in heaptrack's sense.
+    pub temporary: f64,
+    /// Samples that the estimates of allocations rest on.
+    pub samples: u64,
+    /// Samples that the estimates of what is live rest on.
+    pub live_samples: u64,
+    /// How long the freed blocks lived.
+    pub lifetimes: Lifetimes,
+}
+
+/// How long freed blocks lived: a count per power of two of microseconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Lifetimes {
+    /// `counts[i]`: blocks that lived from `2^i` to `2^(i+1)` microseconds; in `counts[0]` also shorter ones, in the
+    /// last also longer ones (six days and up).
+    pub counts: [f64; 40],
+}
+
+impl Default for Lifetimes {
+    fn default() -> Self {
+        Lifetimes { counts: [0.0; 40] }
+    }
+}
+
+/// Something loaded into the process that code lies in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Module {
+    /// Its first address.
+    pub start: u64,
+    /// Past its last.
+    pub end: u64,
+    /// Address in memory less address in the file.
+    pub bias: u64,
+    /// The file.
+    pub path: String,
+    /// Its build identifier, in hexadecimal, or empty.
+    pub build_id: String,
+}
+
+/// What bounded tables could not hold: sums of sites are short by that much, and say so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Dropped {
+    /// Samples whose stack had no room: they count in the site without a stack.
+    pub stacks: u64,
+    /// Samples whose block had no room among the live ones: they count as allocated and freed.
+    pub blocks: u64,
+    /// Stacks whose walk was cut by the bound on frames.
+    pub truncated: u64,
+    /// Stacks whose walk met what looked corrupt, and stopped there.
+    pub corrupt: u64,
+}
