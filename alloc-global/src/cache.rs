@@ -17,25 +17,28 @@
 //!
 //! Invariants:
 //!
-//! 1. `len <= cap <= 64` for every class; `len = cap = 0` for index 0 and in the statics
+//! 1. `len <= cap <= 64` for every class, except (5); `len = cap = 0` for index 0 and in the statics
 //!    `NOT_ATTACHED`, `GATED` and `DETACHED`: there every operation takes the slow path.
 //! 2. `slots[c][..len]` are blocks of class c out of the shared heaps, above 64 blocks of the registered
 //!    fallback (`mid_class`), each in one cache once.
 //! 3. Only the thread that the cache is attached to writes to it; `len` and the counters are read
 //!    by others, which is why they are atomic.
-//! 4. Bit c - 1 of `used` is set if `cap` of class c is not 0.
+//! 4. Bit c - 1 of `used` is set if `cap` or `len` of class c is not 0.
+//! 5. A cache that only hands out (`watch`) has `len > cap = 0`: the bound of 1 is the array's then.
 //!
 //! It does not know how threads find their cache: that is `thread`.
 
 use crate::large_cache::LargeCache;
-use crate::large_class::LargeClass;
-use crate::mid_class::{BIN_TABLE, MIDS, mid_class};
+use crate::mid_class::{BIN_TABLE, MIDS};
+use crate::watch::{self, Watch};
 use crate::{fallback, shared, stats, thread};
-use alloc_core::{Block, CLASSES, SizeClass};
+use alloc_core::{Block, SizeClass};
 use core::cell::{Cell, UnsafeCell};
 use core::mem::{MaybeUninit, offset_of};
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+mod mid;
 
 /// Slots per class.
 const SLOTS: usize = 64;
@@ -99,6 +102,8 @@ pub(crate) struct Cache {
     pub(crate) large: LargeCache,
     /// Counters of the slow path, written by the owner only.
     pub(crate) counters: Counters,
+    /// What the thread watches.
+    pub(crate) watch: Watch,
 }
 
 /// What is counted beside `allocs`; all written by the cache's owner only.
@@ -174,6 +179,7 @@ impl Cache {
             owner: AtomicU64::new(0),
             large: LargeCache::new(),
             counters: Counters::new(),
+            watch: Watch::new(),
         }
     }
 
@@ -259,109 +265,6 @@ impl Cache {
     fn bin(&self, class: SizeClass) -> &CacheBin {
         // SAFETY: a class is at most 64.
         unsafe { self.bins.get_unchecked(class.index()) }
-    }
-
-    /// The bin of the fallback's blocks with this index above 64, and their class.
-    fn mid(&self, index: usize) -> Option<(&CacheBin, LargeClass)> {
-        Some((self.bins.get(index)?, mid_class(index)?))
-    }
-
-    /// Makes more room for the fallback's blocks of a bin above 64; whether there is more now.
-    pub(crate) fn grow_mid(&self, index: usize) -> bool {
-        let Some((bin, class)) = self.mid(index) else { return false };
-        let cap = (bin.cap.get() * 2).max(FIRST_CAP).min(max_cap(class.size()));
-        bin.cap.replace(cap) < cap
-    }
-
-    /// Notes that a block for a bin above 64 came from the fallback and went to the program.
-    pub(crate) fn note_mid_fresh(&self, index: usize) {
-        if let Some((bin, class)) = self.mid(index) {
-            bump(&bin.allocs, 1);
-            self.note_mid(class, 1);
-        }
-    }
-
-    /// Counts for a thread without a cache, of which many may write here.
-    pub(crate) fn note_mid_orphan(&self, index: usize, blocks: i64) {
-        let Some((bin, class)) = self.mid(index) else { return };
-        // Relaxed, twice: counts, no order.
-        if blocks > 0 {
-            bin.allocs.fetch_add(1, Relaxed);
-        }
-        if let Some(out) = self.counters.mid_out.get(class.index()) {
-            out.fetch_add(blocks.cast_unsigned(), Relaxed);
-        }
-    }
-
-    /// Notes that a block of a bin above 64 went back to the fallback past the array.
-    pub(crate) fn note_mid_gone(&self, index: usize) {
-        if let Some((_, class)) = self.mid(index) {
-            self.note_mid(class, -1);
-        }
-    }
-
-    fn note_mid(&self, class: LargeClass, blocks: i64) {
-        if let Some(out) = self.counters.mid_out.get(class.index()) {
-            bump(out, blocks.cast_unsigned());
-        }
-        self.note_bytes((class.size() as i64 * blocks) as isize);
-    }
-
-    /// Hands the `count` oldest of the fallback's blocks in a bin above 64 to `free`.
-    ///
-    /// # Safety
-    ///
-    /// The cache is that of the calling thread, or nobody's.
-    pub(crate) unsafe fn give_mid(
-        &self,
-        index: usize,
-        count: u32,
-        mut free: impl FnMut(LargeClass, Block),
-    ) {
-        let Some((bin, class)) = self.mid(index) else { return };
-        let Some(slots) = self.slots.get(index) else { return };
-        let len = bin.len.load(Relaxed);
-        let count = count.min(len);
-        // Out of the array first: the fallback may call back in.
-        let mut out = [const { MaybeUninit::<Block>::uninit() }; SLOTS];
-        for (at, slot) in (0..len).zip(slots) {
-            // SAFETY: the owner's access (3).
-            let value = unsafe { slot.get().read() };
-            if at < count {
-                if let Some(to) = out.get_mut(at as usize) {
-                    *to = value;
-                }
-            } else if let Some(to) = slots.get((at - count) as usize) {
-                // SAFETY: the owner's access (3).
-                unsafe { to.get().write(value) };
-            }
-        }
-        bin.len.store(len - count, Relaxed);
-        self.note_mid(class, -i64::from(count));
-        for block in out.iter().take(count as usize) {
-            // USER CODE: a fallback's. SAFETY: it was below the length: a block (2).
-            free(class, unsafe { block.assume_init() });
-        }
-    }
-
-    /// Half of the greatest capacity of a bin above 64: how many go when it is full.
-    pub(crate) fn mid_half(&self, index: usize) -> u32 {
-        self.mid(index).map_or(0, |(bin, _)| bin.cap.get() / 2)
-    }
-
-    /// Blocks in a bin above 64, and blocks it handed out since the process began.
-    pub(crate) fn mid_counts(&self, index: usize) -> Option<(u64, u64, LargeClass)> {
-        let (bin, class) = self.mid(index)?;
-        Some((bin.len.load(Relaxed) as u64, bin.allocs.load(Relaxed), class))
-    }
-
-    /// Forgets the capacities of bins above 64, which are empty.
-    fn forget_mids(&self) {
-        for index in CLASSES + 1..BIN_TABLE {
-            if let Some((bin, _)) = self.mid(index) {
-                bin.cap.set(bin.len.load(Relaxed));
-            }
-        }
     }
 
     /// The first `count` slots of a class.
@@ -470,11 +373,45 @@ impl Cache {
         let Some((oldest, _)) = slots.split_at_mut_checked(count as usize) else { return };
         // SAFETY: slots below `len` are initialised (2), and both types have one layout.
         let oldest = unsafe { &mut *(core::ptr::from_mut(oldest) as *mut [Block]) };
+        if watch::is_watched() {
+            oldest.iter().copied().for_each(watch::forget);
+        }
         // SAFETY: blocks of this class (2), which this thread owns and forgets below.
         unsafe { shared::give(class, oldest) };
         self.note_bytes(-(count as usize * class.size()).cast_signed());
         slots.copy_within(count as usize.., 0);
         bin.len.store(len - count, Relaxed);
+    }
+
+    /// Moves up to `most` of the newest blocks of a class into another cache, in their order, and calls `each` with
+    /// them. Returns how many.
+    ///
+    /// # Safety
+    ///
+    /// Both caches are that of the calling thread, and `other` has no block of this class. `each` does not touch them.
+    pub(crate) unsafe fn move_newest(
+        &self,
+        class: SizeClass,
+        other: &Cache,
+        most: u32,
+        each: impl Fn(Block),
+    ) -> u32 {
+        let bin = self.bin(class);
+        let len = bin.len.load(Relaxed);
+        let moved = len.min(most);
+        // SAFETY: the caller's promise.
+        let from = unsafe { self.slots(class, len) };
+        // SAFETY: the caller's promise; another cache's.
+        let to = unsafe { other.slots(class, moved) };
+        for (to, from) in to.iter_mut().zip(from.iter().skip((len - moved) as usize)) {
+            *to = *from;
+            // SAFETY: slots below `len` are initialised (2).
+            each(unsafe { from.assume_init() });
+        }
+        bin.len.store(len - moved, Relaxed);
+        other.used.set(other.used.get() | 1 << (class.index() - 1));
+        other.bin(class).len.store(moved, Relaxed);
+        moved
     }
 
     /// Gives everything back. The arrays stay, with their first capacity.

@@ -6,6 +6,15 @@
 //! | `POOLALLOC_PURGE_DELAY_MS` | milliseconds that free memory is kept; 0 = none; `never` | `500` |
 //! | `POOLALLOC_HUGE_PAGES` | `never`, `always`, or bytes in use from which on they are asked for | `64m` |
 //! | `POOLALLOC_PURGER` | `1`: a background thread gives memory back while the program is idle | `0` |
+//! | `POOLALLOC_SAMPLE` | mean bytes between two samples of the profile; `off` | `off` |
+//! | `POOLALLOC_TRACE` | frames of each stack: every block is recorded; 0 = off | `0` |
+//! | `POOLALLOC_SEED` | a number: samples repeat from run to run | differs |
+//! | `POOLALLOC_REPORT` | `1`: a report on standard error when the program ends; or a path: `.txt`, `.json`, `.html` | none |
+//! | `POOLALLOC_PROFILE` | a path: `.pb.gz`, `.dhat.json`, `.folded`; turns sampling on | none |
+//! | `POOLALLOC_SIGNAL` | `USR1`, `USR2`, `HUP`: on this signal the report and the profile are written | none |
+//! | `POOLALLOC_STATS_FILE` | a path: counters for `poolalloc-top` | none |
+//!
+//! In paths `%p` stands for the process, `%t` for the time in seconds, `%e` for the program.
 //!
 //! Bytes and counts may end in `k`, `m` or `g`. A variable that starts with `POOLALLOC_` and is not listed, and
 //! a value that cannot be read, are named once on standard error and ignored. A program that runs
@@ -14,8 +23,11 @@
 //! It does not watch for changes: a program that sets variables in itself does so too late.
 
 use crate::fatal::Line;
+use crate::watch;
+use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char};
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize};
 
 /// Value of the purge delay that stands for `never`.
 pub(crate) const NEVER: u64 = u64::MAX;
@@ -25,6 +37,65 @@ static FALLBACK_CACHE: AtomicUsize = AtomicUsize::new(32 << 20);
 static PURGE_DELAY_MS: AtomicU64 = AtomicU64::new(500);
 static HUGE_FROM: AtomicUsize = AtomicUsize::new(64 << 20);
 static PURGER: AtomicBool = AtomicBool::new(false);
+static SAMPLE: AtomicU64 = AtomicU64::new(0);
+static TRACE: AtomicUsize = AtomicUsize::new(0);
+static SIGNAL: AtomicI32 = AtomicI32::new(0);
+
+/// Where the report goes; `1` for standard error; empty for none.
+pub(crate) static REPORT: Text = Text::new();
+/// Where the profile goes; empty for none.
+pub(crate) static PROFILE: Text = Text::new();
+/// Where counters are laid out for others to read; empty for none.
+pub(crate) static STATS_FILE: Text = Text::new();
+
+/// Mean bytes between two samples where a profile was asked for and no distance was: as in Go and jemalloc.
+const SAMPLE_DEFAULT: u64 = 512 << 10;
+
+/// Longest value kept of a setting that is text.
+const LONGEST: usize = 1024;
+
+/// A setting that is text: written once, when the environment is read.
+///
+/// Invariant: `bytes[..len]` are not written any more once `len` is not 0.
+pub(crate) struct Text {
+    bytes: UnsafeCell<[u8; LONGEST]>,
+    len: AtomicUsize,
+}
+
+// SAFETY: written by the one call that reads the environment, before `len` says that there is anything.
+unsafe impl Sync for Text {}
+
+impl Text {
+    const fn new() -> Text {
+        Text { bytes: UnsafeCell::new([0; LONGEST]), len: AtomicUsize::new(0) }
+    }
+
+    /// Keeps a value; whether it is there now: not if it is empty, too long, or not the first.
+    fn set(&self, value: &[u8]) -> bool {
+        // Relaxed: this thread alone writes.
+        if value.is_empty() || value.len() > LONGEST || self.len.load(Relaxed) != 0 {
+            return false;
+        }
+        // SAFETY: nobody reads while `len` is 0, and one thread writes.
+        let bytes = unsafe { &mut *self.bytes.get() };
+        bytes.iter_mut().zip(value).for_each(|(to, from)| *to = *from);
+        // Release: pairs with the Acquire in `get`.
+        self.len.store(value.len(), Release);
+        true
+    }
+
+    /// The value, or nothing.
+    pub(crate) fn get(&self) -> &[u8] {
+        // Acquire: pairs with the Release in `set`.
+        let len = self.len.load(Acquire);
+        if len == 0 {
+            return &[];
+        }
+        // SAFETY: not written any more.
+        let bytes = unsafe { &*self.bytes.get() };
+        bytes.get(..len).unwrap_or_default()
+    }
+}
 
 /// Bytes of the fallback's blocks that a thread may cache.
 #[inline]
@@ -47,6 +118,29 @@ pub(crate) fn huge_from() -> usize {
 pub(crate) fn purger() -> bool {
     PURGER.load(Relaxed)
 }
+
+/// What threads record from the start: mean bytes between two samples, 1 for every block, 0 for nothing.
+pub(crate) fn first_rate() -> u64 {
+    match (TRACE.load(Relaxed), SAMPLE.load(Relaxed)) {
+        (0, 0) if !PROFILE.get().is_empty() => SAMPLE_DEFAULT,
+        (0, rate) if rate == OFF => 0,
+        (0, rate) => rate,
+        _ => 1,
+    }
+}
+
+/// Frames of each stack where every block is to be recorded; 0 = not asked for.
+pub(crate) fn trace_frames() -> usize {
+    TRACE.load(Relaxed)
+}
+
+/// The signal on which a report is wanted; 0 = none.
+pub(crate) fn signal() -> i32 {
+    SIGNAL.load(Relaxed)
+}
+
+/// Stands for sampling that was switched off by name, even where a profile was asked for.
+const OFF: u64 = u64::MAX;
 
 const PREFIX: &[u8] = b"POOLALLOC_";
 
@@ -115,6 +209,26 @@ fn apply(name: &[u8], value: &[u8]) -> Option<bool> {
             }
             _ => Some(false),
         },
+        b"SAMPLE" => {
+            let rate =
+                if value == b"off" { Some(OFF) } else { bytes(value).map(|rate| rate as u64) };
+            Some(rate.map(|rate| SAMPLE.store(rate, Relaxed)).is_some())
+        }
+        b"TRACE" => Some(store(&TRACE, bytes(value))),
+        b"SEED" => Some(number(value).map(watch::set_seed).is_some()),
+        b"SIGNAL" => {
+            let signal = match value {
+                b"USR1" => libc::SIGUSR1,
+                b"USR2" => libc::SIGUSR2,
+                b"HUP" => libc::SIGHUP,
+                _ => return Some(false),
+            };
+            SIGNAL.store(signal, Relaxed);
+            Some(true)
+        }
+        b"REPORT" => Some(value == b"0" || REPORT.set(value)),
+        b"PROFILE" => Some(PROFILE.set(value)),
+        b"STATS_FILE" => Some(STATS_FILE.set(value)),
         _ => None,
     }
 }
@@ -150,6 +264,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_text_is_kept_once_and_whole() {
+        let text = Text::new();
+        assert_eq!(text.get(), b"");
+        assert!(!text.set(b"") && !text.set(&[b'x'; LONGEST + 1]));
+        assert!(text.set(b"/tmp/a.json") && !text.set(b"/tmp/b.json"));
+        assert_eq!(text.get(), b"/tmp/a.json");
+    }
+
+    #[test]
     fn bytes_take_suffixes_and_refuse_the_rest() {
         assert_eq!(bytes(b"0"), Some(0));
         assert_eq!(bytes(b"64k"), Some(65_536));
@@ -167,5 +290,7 @@ mod tests {
         assert_eq!(apply(b"POOLALLOC_PURGER", b"yes"), Some(false));
         assert_eq!(apply(b"POOLALLOC_SPEED", b"11"), None);
         assert_eq!(apply(b"POOLALLOC_HUGE_PAGES", b"16m"), Some(true));
+        assert_eq!(apply(b"POOLALLOC_SAMPLE", b"often"), Some(false));
+        assert_eq!(apply(b"POOLALLOC_SIGNAL", b"KILL"), Some(false));
     }
 }

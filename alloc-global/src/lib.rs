@@ -7,6 +7,7 @@
 #![cfg(not(loom))]
 
 mod cache;
+mod caches;
 mod clock;
 mod config;
 mod fallback;
@@ -25,16 +26,19 @@ mod primitive;
 mod profile;
 mod purge;
 mod purger;
+mod scope;
 mod shared;
 mod stats;
 mod thread;
 mod turn;
 mod visit;
+mod watch;
 
 pub use memory::{Memory, memory};
 pub use pool_alloc::PoolAlloc;
 pub use profile::{Dropped, Lifetimes, Module, Site, Snapshot};
 pub use stats::{Stats, stats};
+pub use watch::{start_sampling, start_tracing, stop_profiling};
 
 use core::fmt;
 

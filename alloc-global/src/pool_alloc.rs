@@ -6,8 +6,9 @@
 
 use crate::cache::bump;
 use crate::fallback::Fallback;
+use crate::large_class::fallback_layout;
 use crate::mid_class::bin_index;
-use crate::thread;
+use crate::{thread, watch};
 use alloc_core::CLASSES;
 use core::alloc::{GlobalAlloc, Layout};
 use core::fmt;
@@ -118,14 +119,43 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
     #[inline(never)]
     unsafe fn alloc_large(&self, layout: Layout, zeroed: bool) -> *mut u8 {
         // SAFETY: the caller's contract.
-        unsafe { self.fallback.alloc(layout, zeroed) }
+        let block = unsafe { self.fallback.alloc(layout, zeroed) };
+        if watch::is_watched() {
+            watch::large_alloc(block, layout);
+        }
+        block
     }
 
     #[cold]
     #[inline(never)]
     unsafe fn dealloc_large(&self, block: *mut u8, layout: Layout) {
+        if watch::is_watched() {
+            watch::large_free(block, layout);
+        }
         // SAFETY: the caller's contract.
         unsafe { self.fallback.dealloc(block, layout) };
+    }
+
+    /// `realloc` of the fallback, for a profile a free and an allocation, unless the block stays as it is.
+    #[cold]
+    #[inline(never)]
+    unsafe fn realloc_watched(&self, block: *mut u8, layout: Layout, new: Layout) -> *mut u8 {
+        let stays = fallback_layout(layout) == fallback_layout(new);
+        let (_, moves) = thread::own_reallocs();
+        if !stays {
+            // Before: once it is moved its address may be somebody else's.
+            watch::large_free(block, layout);
+        }
+        // SAFETY: the caller's contract.
+        let moved = unsafe { self.fallback.realloc(block, layout, new) };
+        if !stays {
+            match moved.is_null() {
+                true => watch::large_alloc(block, layout),
+                false => watch::large_alloc(moved, new),
+            }
+            watch::note_large_realloc(moves);
+        }
+        moved
     }
 
     /// `realloc` where the block may have to move.
@@ -133,6 +163,10 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
     #[inline(never)]
     unsafe fn realloc_slow(&self, block: *mut u8, layout: Layout, new: Layout) -> *mut u8 {
         if self.bin(layout).is_none() && self.bin(new).is_none() {
+            if watch::is_watched() {
+                // SAFETY: the caller's contract; neither layout is one that pools serve.
+                return unsafe { self.realloc_watched(block, layout, new) };
+            }
             // SAFETY: the caller's contract; neither layout is one that pools serve.
             return unsafe { self.fallback.realloc(block, layout, new) };
         }
@@ -164,7 +198,7 @@ unsafe impl<F: GlobalAlloc + Sync + 'static> GlobalAlloc for PoolAlloc<F> {
         // SAFETY: `index` is at most 68; the cache is this thread's.
         match unsafe { thread::alloc_cache().pop(index) } {
             Some(block) => block.as_ptr(),
-            None if index <= CLASSES => thread::alloc_slow(index),
+            None if index <= CLASSES => thread::alloc_slow(index, layout.size()),
             // SAFETY: the caller's contract.
             None => unsafe { self.alloc_large(layout, false) },
         }
@@ -179,7 +213,7 @@ unsafe impl<F: GlobalAlloc + Sync + 'static> GlobalAlloc for PoolAlloc<F> {
         // SAFETY: the caller's contract: it came from `alloc`, which was not null.
         let block = unsafe { NonNull::new_unchecked(block) };
         // SAFETY: `index` is at most 68; the cache is this thread's; the layout is that of `alloc`.
-        if !unsafe { thread::home().push(index, block) } {
+        if !unsafe { thread::free_cache().push(index, block) } {
             if index <= CLASSES {
                 // SAFETY: as above.
                 unsafe { thread::dealloc_slow(index, block) };
@@ -218,7 +252,7 @@ unsafe impl<F: GlobalAlloc + Sync + 'static> GlobalAlloc for PoolAlloc<F> {
                 let block = unsafe { NonNull::new_unchecked(block) };
                 let kept = layout.size().min(new_size);
                 // SAFETY: the classes of both layouts, which hold `kept` bytes.
-                unsafe { thread::realloc_small(block, old, new, kept) }
+                unsafe { thread::realloc_small(block, (old, new), kept, new_size) }
             }
             // SAFETY: the caller's contract.
             _ => unsafe { self.realloc_slow(block, layout, new) },

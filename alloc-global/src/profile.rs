@@ -12,3 +12,5 @@ mod record;
 mod snapshot;
 
 pub use snapshot::{Dropped, Lifetimes, Module, Site, Snapshot};
+
+pub(crate) use record::{is_recorded, on_alloc, on_free};

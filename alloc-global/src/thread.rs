@@ -1,18 +1,18 @@
 //! Which cache a thread uses: found, made, and left at the thread's end.
 //!
 //! ```text
-//!              a new thread        first slow path        key destructor, third round
-//! HOME      -> NOT_ATTACHED     -> its cache          ->  DETACHED      frees, and all slow paths
-//! ALLOCS    -> NOT_ATTACHED     -> its cache | GATED  ->  DETACHED      the fast path of alloc
+//!              a new thread        first slow path                key destructor, third round
+//! HOME      -> NOT_ATTACHED     -> its cache                  ->  DETACHED      all slow paths
+//! FREES     -> NOT_ATTACHED     -> its cache | GATED          ->  DETACHED      the fast path of free
+//! ALLOCS    -> NOT_ATTACHED     -> its cache | GATED | drain  ->  DETACHED      the fast path of alloc
 //! ```
 //!
 //! `NOT_ATTACHED`, `GATED` and `DETACHED` are caches without room, so the fast paths need no test for them: every
 //! operation on them is slow, and the slow path looks closer. Allocations have a word of their own so that they can be
 //! made slow alone: a thread that just freed much goes on freeing at full speed, and its next
-//! allocation sees whether memory is due to go back (`purge`).
+//! allocation sees whether memory is due to go back (`purge`). What a thread watches (`watch`) moves both words.
 //!
-//! A cache is never unmapped. When its thread ends it is emptied and waits, warm, for another
-//! thread. The end is seen by a pthread key's destructor, which runs after the destructors
+//! When a thread ends its cache is emptied and waits, warm, for another thread (`caches`). The end is seen by a pthread key's destructor, which runs after the destructors
 //! of Rust's thread-locals, and puts itself off for two more rounds so that it comes after the keys of others.
 //! What still allocates after that is served by the shared heaps, one block at a time, and counted. A thread that
 //! first allocates in the last of its destructors leaves its cache behind; such caches are found by the
@@ -21,15 +21,14 @@
 //! Works before `main` and after it: everything here is in constant-initialised statics.
 
 use crate::cache::{Cache, bump};
-use crate::lock::Lock;
-use crate::shared::{self, HEAPS};
-use crate::{config, fork, membarrier, owner, purge, purger, stats, visit};
-use alloc_core::{Block, CLASS_TABLE, OsPages, PAGE_SIZE, PageSource, SizeClass};
+pub(crate) use crate::caches::{for_each_cache, lock_idle, unlock_idle};
+use crate::{caches, config, fork, membarrier, owner, purge, purger, shared, stats, visit, watch};
+use alloc_core::{Block, CLASS_TABLE, SizeClass};
 use core::cell::Cell;
 use core::mem::MaybeUninit;
 use core::num::NonZeroUsize;
-use core::ptr::{self, NonNull, null_mut};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use core::ptr::{self, null_mut};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use once_cell::race::OnceNonZeroUsize;
 
 /// What a thread starts with.
@@ -47,35 +46,16 @@ const GATE: u32 = 256;
 pub(crate) const SWEEP_MS: u64 = 500;
 
 thread_local! {
-    // Neither needs a destructor or lazy initialisation: plain thread-local words.
+    // None needs a destructor or lazy initialisation: plain thread-local words.
     static HOME: Cell<&'static Cache> = const { Cell::new(&NOT_ATTACHED) };
     static ALLOCS: Cell<&'static Cache> = const { Cell::new(&NOT_ATTACHED) };
+    static FREES: Cell<&'static Cache> = const { Cell::new(&NOT_ATTACHED) };
     /// How often the key's destructor ran in this thread.
     static EXIT_ROUNDS: Cell<u8> = const { Cell::new(0) };
 }
 
 /// Rounds in which the key's destructor only asks for another one; POSIX promises four rounds.
 const PUT_OFF: u8 = 2;
-
-/// Caches mapped at once.
-const SLAB: usize = 8;
-
-/// Bytes from one cache to the next: whole pages, so that an idle one shares none.
-const CACHE_STRIDE: usize = size_of::<Cache>().next_multiple_of(PAGE_SIZE);
-
-/// Caches that wait for a thread, and how many were made.
-struct Idle {
-    head: Option<&'static Cache>,
-    made: usize,
-}
-
-// SAFETY: a list of caches that belong to no thread; whoever owns the list owns them.
-unsafe impl Send for Idle {}
-
-static IDLE: Lock<Idle> = Lock::new(Idle { head: None, made: 0 });
-
-/// All caches ever made, linked by `next_all`.
-static ALL: AtomicPtr<Cache> = AtomicPtr::new(null_mut());
 
 /// The pthread key, plus one.
 static KEY: OnceNonZeroUsize = OnceNonZeroUsize::new();
@@ -91,8 +71,25 @@ pub(crate) fn alloc_cache() -> &'static Cache {
 
 /// The cache that this thread's frees try first: its own, or a static without room.
 #[inline(always)]
+pub(crate) fn free_cache() -> &'static Cache {
+    FREES.get()
+}
+
+/// This thread's cache, or a static without room.
+#[inline(always)]
 pub(crate) fn home() -> &'static Cache {
     HOME.get()
+}
+
+/// Points the fast paths at what this thread's mode has them use.
+pub(crate) fn aim(cache: &'static Cache) {
+    if cache.watch.is_every() {
+        ALLOCS.set(&GATED);
+        FREES.set(&GATED);
+    } else {
+        ALLOCS.set(cache.watch.drain().unwrap_or(cache));
+        FREES.set(cache);
+    }
 }
 
 /// Whether `HOME` says that this thread has no cache.
@@ -135,7 +132,8 @@ fn pass_gate(cache: &'static Cache) {
     let left = cache.gate.get().saturating_sub(1);
     cache.gate.set(left);
     if left == 0 || !purge::is_pending() {
-        ALLOCS.set(cache);
+        cache.gate.set(0);
+        aim(cache);
     }
 }
 
@@ -151,15 +149,19 @@ pub(crate) fn tick(cache: &'static Cache) {
 }
 
 /// Serves a request that the fast path could not. `index` is at most 64; 0 (a size of 0) is
-/// served as class 1.
+/// served as class 1. `size` is what the program asked for.
 #[cold]
 #[inline(never)]
-pub(crate) fn alloc_slow(index: usize) -> *mut u8 {
+pub(crate) fn alloc_slow(index: usize, size: usize) -> *mut u8 {
     let Some(class) = SizeClass::from_index(index.max(1)) else { return null_mut() };
     match attached() {
         Some(cache) => {
-            if ptr::eq(ALLOCS.get(), &raw const GATED) {
+            if cache.gate.get() > 0 {
                 pass_gate(cache);
+            }
+            if cache.watch.is_on() {
+                // SAFETY: the cache is this thread's.
+                return unsafe { watch::alloc(cache, class, size) };
             }
             // SAFETY: the cache is this thread's.
             unsafe { cache.refill(class) }
@@ -171,7 +173,7 @@ pub(crate) fn alloc_slow(index: usize) -> *mut u8 {
 /// This thread's cache, for an allocation that the fast path could not serve and that pools do not.
 pub(crate) fn for_slow_alloc() -> Option<&'static Cache> {
     let cache = attached()?;
-    if ptr::eq(ALLOCS.get(), &raw const GATED) {
+    if cache.gate.get() > 0 {
         pass_gate(cache);
     }
     cache.tick();
@@ -189,8 +191,13 @@ pub(crate) unsafe fn dealloc_slow(index: usize, block: Block) {
     let Some(class) = SizeClass::from_index(index.max(1)) else { return };
     match attached() {
         // SAFETY: the cache is this thread's; the caller's promise.
+        Some(cache) if cache.watch.is_on() => unsafe { watch::dealloc(cache, class, block) },
+        // SAFETY: the cache is this thread's; the caller's promise.
         Some(cache) => unsafe { cache.spill(class, block) },
         None => {
+            if watch::is_watched() {
+                watch::forget(block);
+            }
             stats::publish(-class.size().cast_signed());
             // SAFETY: the caller's promise.
             unsafe { shared::give(class, &mut [block]) }
@@ -202,23 +209,28 @@ pub(crate) unsafe fn dealloc_slow(index: usize, block: Block) {
 ///
 /// # Safety
 ///
-/// Both indices are at most 64; the block is the caller's and of class `old`; `kept` bytes fit both classes.
+/// Both indices are at most 64; the block is the caller's and of class `old`; `kept` bytes fit both classes, of which `new`
+/// fits `size` bytes.
 #[inline(never)]
-pub(crate) unsafe fn realloc_small(block: Block, old: usize, new: usize, kept: usize) -> *mut u8 {
+pub(crate) unsafe fn realloc_small(
+    block: Block,
+    (old, new): (usize, usize),
+    kept: usize,
+    size: usize,
+) -> *mut u8 {
     // SAFETY: the caller's promise; the cache is this thread's.
     let moved = match unsafe { alloc_cache().pop(new) } {
         Some(moved) => moved.as_ptr(),
-        None => alloc_slow(new),
+        None => alloc_slow(new, size),
     };
     if moved.is_null() {
         return moved;
     }
     // SAFETY: both blocks hold as many bytes, and are distinct.
     unsafe { block.as_ptr().copy_to_nonoverlapping(moved, kept) };
-    let home = home();
-    bump(&home.counters.moves, 1);
+    bump(&home().counters.moves, 1);
     // SAFETY: the caller's promise; the cache is this thread's.
-    if !unsafe { home.push(old, block) } {
+    if !unsafe { free_cache().push(old, block) } {
         // SAFETY: the caller's promise.
         unsafe { dealloc_slow(old, block) };
     }
@@ -245,92 +257,23 @@ fn alloc_orphan(class: SizeClass) -> *mut u8 {
 #[cold]
 fn attach() -> Option<&'static Cache> {
     let key = exit_key();
-    let cache = idle_cache()?;
+    let cache = caches::take_idle()?;
     if !is_static(HOME.get()) {
         // Looking for one ran a fallback's code, which came here first.
-        leave_idle(cache);
+        caches::leave_idle(cache);
         return Some(HOME.get());
     }
     // Relaxed: read by who looks for caches of dead threads, which synchronises by itself.
     cache.owner.store(owner::current(), Ordering::Relaxed);
     cache.large.set_limit(config::fallback_cache());
     HOME.set(cache);
-    ALLOCS.set(cache);
+    aim(cache);
     if let Some(key) = key {
         // SAFETY: a key of ours; the value is only handed back to `at_exit`. Where this fails, the
         // death of the thread is found out later.
         unsafe { libc::pthread_setspecific(key, ptr::from_ref(cache).cast()) };
     }
     Some(cache)
-}
-
-fn idle_cache() -> Option<&'static Cache> {
-    loop {
-        let mut idle = IDLE.lock();
-        if let Some(cache) = idle.head {
-            idle.head = cache.next_idle.take();
-            return Some(cache);
-        }
-        // Each doubling is a good moment to look for caches that were left behind.
-        let look = idle.made.is_power_of_two();
-        drop(idle);
-        if !(look && reclaim_dead()) {
-            make_caches()?;
-        }
-    }
-}
-
-/// Empties the caches of threads that ended without `at_exit`; whether there were any.
-#[cold]
-fn reclaim_dead() -> bool {
-    let mut found = false;
-    for_each_cache(|cache| {
-        let owner = cache.owner.load(Ordering::Relaxed);
-        // Claimed first and asked about then: between the two its number may be given to a new thread that is
-        // handed this very cache. Acquire, twice: the kernel's report that a thread is gone comes after
-        // all it wrote.
-        let claim = |from, to| {
-            cache.owner.compare_exchange(from, to, Ordering::Acquire, Ordering::Relaxed).is_ok()
-        };
-        if owner > owner::ASKED && claim(owner, owner::ASKED) {
-            let next = if owner::is_dead(owner) { 0 } else { owner };
-            // Fails where the owner left meanwhile.
-            if claim(owner::ASKED, next) && next == 0 {
-                found = true;
-                retire(cache);
-            }
-        }
-    });
-    found
-}
-
-/// Maps some caches, with no lock held.
-#[cold]
-fn make_caches() -> Option<()> {
-    let start = OsPages.map(SLAB * CACHE_STRIDE, PAGE_SIZE)?;
-    for number in 0..SLAB {
-        // SAFETY: inside the mapping.
-        let cache = unsafe { start.add(number * CACHE_STRIDE) }.cast::<Cache>();
-        // SAFETY: zeroed, aligned to a page, never unmapped; zero bytes are an empty cache.
-        let cache: &'static Cache = unsafe { cache.as_ref() };
-        let mut idle = IDLE.lock();
-        cache.heap.set((idle.made % HEAPS) as u8);
-        idle.made += 1;
-        // Acquire: `next_all` of the head was set before the head was stored.
-        let mut head = ALL.load(Ordering::Acquire);
-        loop {
-            cache.next_all.store(head, Ordering::Relaxed);
-            let new = ptr::from_ref(cache).cast_mut();
-            // Release: pairs with the Acquire of who walks from here. Acquire: as above.
-            match ALL.compare_exchange(head, new, Ordering::Release, Ordering::Acquire) {
-                Ok(_) => break,
-                Err(now) => head = now,
-            }
-        }
-        cache.next_idle.set(idle.head);
-        idle.head = Some(cache);
-    }
-    Some(())
 }
 
 /// The key whose destructor sees threads end, made together with the handlers of fork. Two threads that
@@ -355,6 +298,9 @@ fn start_process() {
         config::read_environment();
         fork::register();
         membarrier::register();
+        if config::first_rate() != 0 {
+            watch::set_rate(config::first_rate());
+        }
         if config::purger() {
             purger::spawn();
         }
@@ -381,27 +327,14 @@ unsafe extern "C" fn at_exit(value: *mut libc::c_void) {
 fn detach() {
     let cache = HOME.replace(&DETACHED);
     ALLOCS.set(&DETACHED);
+    FREES.set(&DETACHED);
     if !is_static(cache) {
         // Relaxed: read again only under the lock on idle caches.
         cache.owner.store(0, Ordering::Relaxed);
-        retire(cache);
+        watch::leave(cache);
+        caches::retire(cache);
         purge::run_if_due();
     }
-}
-
-/// Empties a cache that no thread uses any more and leaves it to others.
-fn retire(cache: &'static Cache) {
-    visit::retire(cache);
-    // SAFETY: nobody's until it is idle: its thread gave it up or is dead.
-    unsafe { cache.flush(true) };
-    leave_idle(cache);
-}
-
-/// Puts a cache that nobody uses on the list of those that wait.
-fn leave_idle(cache: &'static Cache) {
-    let mut idle = IDLE.lock();
-    cache.next_idle.set(idle.head);
-    idle.head = Some(cache);
 }
 
 /// Gives back what this thread's cache holds. Returns the bytes that went to the fallback.
@@ -409,6 +342,10 @@ pub(crate) fn flush() -> usize {
     let Some(cache) = attached() else { return 0 };
     // SAFETY: the cache is this thread's.
     unsafe { cache.flush(false) };
+    if let Some(drain) = cache.watch.drain() {
+        // SAFETY: the drain is this thread's too.
+        unsafe { drain.flush(false) };
+    }
     visit::flush(cache)
 }
 
@@ -436,19 +373,6 @@ pub(crate) fn flush_large() {
     let cache = HOME.get();
     if !is_static(cache) {
         visit::flush(cache);
-    }
-}
-
-/// Calls `f` with every cache ever made.
-pub(crate) fn for_each_cache(mut f: impl FnMut(&'static Cache)) {
-    // Acquire: pairs with the Release in `make_caches`.
-    let mut at = NonNull::new(ALL.load(Ordering::Acquire));
-    while let Some(cache) = at {
-        // SAFETY: caches are never unmapped.
-        let cache: &'static Cache = unsafe { cache.as_ref() };
-        f(cache);
-        // Relaxed: set before the cache could be found.
-        at = NonNull::new(cache.next_all.load(Ordering::Relaxed));
     }
 }
 
@@ -494,13 +418,13 @@ pub(crate) fn adopt_after_fork() {
         cache.owner.store(owner::current(), Ordering::Relaxed);
         // A visitor of this cache, if there was one, does not exist here.
         cache.large.turn.unclaim();
+        watch::adopt_after_fork(cache);
     }
 }
 
-pub(crate) fn lock_idle() {
-    IDLE.lock_for_fork();
-}
-
-pub(crate) fn unlock_idle() {
-    IDLE.unlock_after_fork();
+/// Calls of `realloc` in this thread, and how many of them moved a small block or one into or out of the pools.
+pub(crate) fn own_reallocs() -> (u64, u64) {
+    let counters = &HOME.get().counters;
+    // Relaxed: this thread's own.
+    (counters.reallocs.load(Ordering::Relaxed), counters.moves.load(Ordering::Relaxed))
 }

@@ -4,7 +4,6 @@
 //! another is held.
 //!
 //! No unsafe here.
-#![expect(dead_code, reason = "called once threads can be watched")]
 
 use alloc_core::Block;
 

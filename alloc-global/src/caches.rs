@@ -1,0 +1,148 @@
+//! All caches there are: mapped, waiting for a thread, taken, left, and found again after a thread that died.
+//!
+//! ```text
+//! ALL  -> cache -> cache -> cache ...       by next_all, never unmapped
+//! IDLE -> cache -> ...                      by next_idle: those that wait for a thread, warm
+//! ```
+//!
+//! Invariants:
+//!
+//! 1. A cache is on the list of idle ones, or it is one thread's (`owner`), never both.
+//! 2. An idle cache holds no blocks.
+//!
+//! It does not know when threads begin and end: that is `thread`.
+
+use crate::cache::Cache;
+use crate::lock::Lock;
+use crate::shared::HEAPS;
+use crate::{owner, visit, watch};
+use alloc_core::{OsPages, PAGE_SIZE, PageSource};
+use core::ptr::{self, NonNull, null_mut};
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+/// Caches mapped at once.
+const SLAB: usize = 8;
+
+/// Bytes from one cache to the next: whole pages, so that an idle one shares none.
+const CACHE_STRIDE: usize = size_of::<Cache>().next_multiple_of(PAGE_SIZE);
+
+/// Caches that wait for a thread, and how many were made.
+struct Idle {
+    head: Option<&'static Cache>,
+    made: usize,
+}
+
+// SAFETY: a list of caches that belong to no thread; whoever owns the list owns them.
+unsafe impl Send for Idle {}
+
+static IDLE: Lock<Idle> = Lock::new(Idle { head: None, made: 0 });
+
+/// All caches ever made, linked by `next_all`.
+static ALL: AtomicPtr<Cache> = AtomicPtr::new(null_mut());
+
+/// A cache for the calling thread, taken off the list or made.
+pub(crate) fn take_idle() -> Option<&'static Cache> {
+    loop {
+        let mut idle = IDLE.lock();
+        if let Some(cache) = idle.head {
+            idle.head = cache.next_idle.take();
+            return Some(cache);
+        }
+        // Each doubling is a good moment to look for caches that were left behind.
+        let look = idle.made.is_power_of_two();
+        drop(idle);
+        if !(look && reclaim_dead()) {
+            make_caches()?;
+        }
+    }
+}
+
+/// Empties the caches of threads that ended without `at_exit`; whether there were any.
+#[cold]
+fn reclaim_dead() -> bool {
+    let mut found = false;
+    for_each_cache(|cache| {
+        let owner = cache.owner.load(Ordering::Relaxed);
+        // Claimed first and asked about then: between the two its number may be given to a new thread that is
+        // handed this very cache. Acquire, twice: the kernel's report that a thread is gone comes after
+        // all it wrote.
+        let claim = |from, to| {
+            cache.owner.compare_exchange(from, to, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        };
+        if owner > owner::ASKED && claim(owner, owner::ASKED) {
+            let next = if owner::is_dead(owner) { 0 } else { owner };
+            // Fails where the owner left meanwhile.
+            if claim(owner::ASKED, next) && next == 0 {
+                found = true;
+                watch::forget_thread(cache);
+                retire(cache);
+            }
+        }
+    });
+    found
+}
+
+/// Maps some caches, with no lock held.
+#[cold]
+fn make_caches() -> Option<()> {
+    let start = OsPages.map(SLAB * CACHE_STRIDE, PAGE_SIZE)?;
+    for number in 0..SLAB {
+        // SAFETY: inside the mapping.
+        let cache = unsafe { start.add(number * CACHE_STRIDE) }.cast::<Cache>();
+        // SAFETY: zeroed, aligned to a page, never unmapped; zero bytes are an empty cache.
+        let cache: &'static Cache = unsafe { cache.as_ref() };
+        let mut idle = IDLE.lock();
+        cache.heap.set((idle.made % HEAPS) as u8);
+        idle.made += 1;
+        // Acquire: `next_all` of the head was set before the head was stored.
+        let mut head = ALL.load(Ordering::Acquire);
+        loop {
+            cache.next_all.store(head, Ordering::Relaxed);
+            let new = ptr::from_ref(cache).cast_mut();
+            // Release: pairs with the Acquire of who walks from here. Acquire: as above.
+            match ALL.compare_exchange(head, new, Ordering::Release, Ordering::Acquire) {
+                Ok(_) => break,
+                Err(now) => head = now,
+            }
+        }
+        cache.next_idle.set(idle.head);
+        idle.head = Some(cache);
+    }
+    Some(())
+}
+
+/// Empties a cache that no thread uses any more and leaves it to others.
+pub(crate) fn retire(cache: &'static Cache) {
+    visit::retire(cache);
+    // SAFETY: nobody's until it is idle: its thread gave it up or is dead.
+    unsafe { cache.flush(true) };
+    leave_idle(cache);
+}
+
+/// Puts a cache that nobody uses on the list of those that wait.
+pub(crate) fn leave_idle(cache: &'static Cache) {
+    let mut idle = IDLE.lock();
+    cache.next_idle.set(idle.head);
+    idle.head = Some(cache);
+}
+
+/// Calls `f` with every cache ever made.
+pub(crate) fn for_each_cache(mut f: impl FnMut(&'static Cache)) {
+    // Acquire: pairs with the Release in `make_caches`.
+    let mut at = NonNull::new(ALL.load(Ordering::Acquire));
+    while let Some(cache) = at {
+        // SAFETY: caches are never unmapped.
+        let cache: &'static Cache = unsafe { cache.as_ref() };
+        f(cache);
+        // Relaxed: set before the cache could be found.
+        at = NonNull::new(cache.next_all.load(Ordering::Relaxed));
+    }
+}
+
+pub(crate) fn lock_idle() {
+    IDLE.lock_for_fork();
+}
+
+pub(crate) fn unlock_idle() {
+    IDLE.unlock_after_fork();
+}

@@ -1,0 +1,315 @@
+//! A scope: every operation of one thread counted, exactly, between two points of the program.
+//!
+//! While a scope is open all operations of its thread go out of line (mode `Every` of `watch`). It keeps the
+//! addresses of the blocks that were allocated inside it and are still live, so that a free of an older block
+//! is told apart from that of one of its own, and what is left over is known exactly.
+//!
+//! Invariants:
+//!
+//! 1. Scopes of a thread are a stack: each knows the one around it, and closes before it.
+//! 2. `live` holds exactly the blocks that this thread allocated since the scope opened and did not free, unless
+//!    `lost` says that there was no memory to remember them.
+//! 3. Used by the thread that opened it only.
+//!
+//! Blocks that another thread frees stay in `live`: this thread does not see that.
+
+use crate::thread;
+use alloc_core::{Block, OsPages, PAGE_SIZE, PageSource};
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+
+/// What one thread did between two points of the program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ScopeCounts {
+    /// Calls that allocated, `realloc` apart.
+    pub(crate) allocs: u64,
+    /// Calls that freed, `realloc` apart.
+    pub(crate) deallocs: u64,
+    /// Calls of `realloc`.
+    pub(crate) reallocs: u64,
+    /// Bytes of blocks allocated, as blocks take them, `realloc` included.
+    pub(crate) alloc_bytes: u64,
+    /// Bytes of blocks freed.
+    pub(crate) dealloc_bytes: u64,
+    /// The most bytes in blocks of the scope at once.
+    pub(crate) peak_bytes: u64,
+    /// Frees of blocks that were allocated outside the scope.
+    pub(crate) foreign_frees: u64,
+    /// Blocks of the scope that this thread did not free.
+    pub(crate) left_blocks: u64,
+    /// Their bytes.
+    pub(crate) left_bytes: u64,
+    /// Whether there was no memory to remember blocks: counts of foreign frees and of what is left are guesses.
+    pub(crate) lost: bool,
+}
+
+/// See the head of this file.
+pub(crate) struct Scope {
+    outer: Option<NonNull<Scope>>,
+    counts: ScopeCounts,
+    live: AddressSet,
+}
+
+impl Scope {
+    /// # Safety
+    ///
+    /// `scope` and those around it are open scopes of the calling thread.
+    pub(crate) unsafe fn note_alloc(scope: NonNull<Scope>, block: Block, size: usize) {
+        let mut at = Some(scope);
+        while let Some(mut scope) = at {
+            // SAFETY: the caller's promise; used by this thread only (3), and not re-entered: nothing here allocates.
+            let scope = unsafe { scope.as_mut() };
+            scope.counts.allocs += 1;
+            scope.counts.alloc_bytes += size as u64;
+            scope.counts.left_blocks += 1;
+            scope.counts.left_bytes += size as u64;
+            scope.counts.peak_bytes = scope.counts.peak_bytes.max(scope.counts.left_bytes);
+            scope.counts.lost |= !scope.live.insert(block);
+            at = scope.outer;
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `scope` and those around it are open scopes of the calling thread.
+    pub(crate) unsafe fn note_free(scope: NonNull<Scope>, block: Block, size: usize) {
+        let mut at = Some(scope);
+        while let Some(mut scope) = at {
+            // SAFETY: as in `note_alloc`.
+            let scope = unsafe { scope.as_mut() };
+            scope.counts.deallocs += 1;
+            if scope.live.remove(block) {
+                scope.counts.dealloc_bytes += size as u64;
+                scope.counts.left_blocks -= 1;
+                scope.counts.left_bytes = scope.counts.left_bytes.saturating_sub(size as u64);
+            } else {
+                scope.counts.foreign_frees += 1;
+            }
+            at = scope.outer;
+        }
+    }
+}
+
+impl Scope {
+    /// A free and an allocation just counted were one call of `realloc`.
+    ///
+    /// # Safety
+    ///
+    /// `scope` and those around it are open scopes of the calling thread.
+    pub(crate) unsafe fn note_realloc(scope: NonNull<Scope>) {
+        let mut at = Some(scope);
+        while let Some(mut scope) = at {
+            // SAFETY: as in `note_alloc`.
+            let scope = unsafe { scope.as_mut() };
+            scope.counts.allocs = scope.counts.allocs.saturating_sub(1);
+            scope.counts.deallocs = scope.counts.deallocs.saturating_sub(1);
+            at = scope.outer;
+        }
+    }
+}
+
+/// An open scope of the calling thread; it must be closed by the same thread, after all that were opened later.
+pub(crate) struct ThreadScope {
+    scope: NonNull<Scope>,
+    reallocs: u64,
+    moves: u64,
+    not_send: PhantomData<*const ()>,
+}
+
+impl ThreadScope {
+    /// Opens a scope; `None` where the thread has no cache, or there is no memory.
+    pub(crate) fn begin() -> Option<ThreadScope> {
+        let cache = thread::attached()?;
+        let scope = OsPages.map(PAGE_SIZE, PAGE_SIZE)?.cast::<Scope>();
+        let (reallocs, moves) = thread::own_reallocs();
+        let value = Scope {
+            outer: cache.watch.scope(),
+            counts: ScopeCounts::default(),
+            live: AddressSet::new(),
+        };
+        // SAFETY: a fresh page, large enough.
+        unsafe { scope.write(value) };
+        crate::watch::set_scope(cache, Some(scope));
+        Some(ThreadScope { scope, reallocs, moves, not_send: PhantomData })
+    }
+
+    /// Closes it. Dropping it does the same.
+    pub(crate) fn end(mut self) -> ScopeCounts {
+        self.close()
+    }
+
+    fn close(&mut self) -> ScopeCounts {
+        // SAFETY: open until now (3).
+        let scope = unsafe { self.scope.as_mut() };
+        if let Some(cache) = thread::attached() {
+            crate::watch::set_scope(cache, scope.outer);
+        }
+        let (reallocs, moves) = thread::own_reallocs();
+        let moves = moves.wrapping_sub(self.moves);
+        scope.live.unmap();
+        let mut counts = scope.counts;
+        counts.reallocs = reallocs.wrapping_sub(self.reallocs);
+        // A `realloc` that moves allocates and frees.
+        counts.allocs = counts.allocs.saturating_sub(moves);
+        counts.deallocs = counts.deallocs.saturating_sub(moves);
+        counts
+    }
+}
+
+impl Drop for ThreadScope {
+    fn drop(&mut self) {
+        // After `end` the set is empty and the counts are the same: only the page is left.
+        let is_innermost = thread::attached().and_then(|cache| cache.watch.scope());
+        if is_innermost == Some(self.scope) {
+            self.close();
+        }
+        // SAFETY: mapped by `begin`, and nobody's any more.
+        unsafe { OsPages.unmap(self.scope.cast(), PAGE_SIZE) };
+    }
+}
+
+const _: () = assert!(size_of::<Scope>() <= PAGE_SIZE);
+
+/// A set of addresses in pages of its own: open addressing, linear probing, removal by shifting back (Knuth, 6.4 R).
+///
+/// Invariant: `slots` is null or `1 << bits` words, at most half of them not 0; a word lies between its home and the next 0.
+struct AddressSet {
+    slots: Option<NonNull<usize>>,
+    bits: u32,
+    len: usize,
+}
+
+/// Slots of a new set: one page.
+const FIRST_BITS: u32 = 9;
+
+impl AddressSet {
+    const fn new() -> AddressSet {
+        AddressSet { slots: None, bits: 0, len: 0 }
+    }
+
+    fn home(address: usize, bits: u32) -> usize {
+        // Fibonacci hashing (Knuth, 6.4).
+        (address as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) as usize >> (64 - bits)
+    }
+
+    fn slot(slots: NonNull<usize>, bits: u32, index: usize) -> NonNull<usize> {
+        // SAFETY: below `1 << bits`: inside the mapping.
+        unsafe { slots.add(index & ((1 << bits) - 1)) }
+    }
+
+    /// Adds an address; whether there was memory for it.
+    fn insert(&mut self, block: Block) -> bool {
+        let is_full = self.slots.is_none() || (self.len + 1) * 2 > 1 << self.bits;
+        if is_full && !self.grow() {
+            return false;
+        }
+        let Some(slots) = self.slots else { return false };
+        self.len += 1;
+        Self::put(slots, self.bits, block.addr().get());
+        true
+    }
+
+    fn put(slots: NonNull<usize>, bits: u32, address: usize) {
+        let mut index = Self::home(address, bits);
+        loop {
+            let slot = Self::slot(slots, bits, index);
+            // SAFETY: inside the mapping.
+            if unsafe { slot.read() } == 0 {
+                // SAFETY: inside the mapping.
+                return unsafe { slot.write(address) };
+            }
+            index += 1;
+        }
+    }
+
+    /// Removes an address; whether it was there.
+    fn remove(&mut self, block: Block) -> bool {
+        let Some(slots) = self.slots else { return false };
+        let (bits, mask) = (self.bits, (1usize << self.bits) - 1);
+        let read = |index: usize| {
+            // SAFETY: inside the mapping.
+            unsafe { Self::slot(slots, bits, index).read() }
+        };
+        let mut hole = Self::home(block.addr().get(), bits);
+        loop {
+            match read(hole) {
+                0 => return false,
+                found if found == block.addr().get() => break,
+                _ => hole += 1,
+            }
+        }
+        let mut at = hole;
+        loop {
+            at += 1;
+            let moved = read(at);
+            if moved == 0 {
+                break;
+            }
+            let home = Self::home(moved, bits);
+            // Whether the hole lies between the word's home and its place.
+            if (at.wrapping_sub(home) & mask) >= (at.wrapping_sub(hole) & mask) {
+                // SAFETY: inside the mapping.
+                unsafe { Self::slot(slots, bits, hole).write(moved) };
+                hole = at;
+            }
+        }
+        // SAFETY: inside the mapping.
+        unsafe { Self::slot(slots, bits, hole).write(0) };
+        self.len -= 1;
+        true
+    }
+
+    fn grow(&mut self) -> bool {
+        let bits = (self.bits + 1).max(FIRST_BITS);
+        let Some(new) = OsPages.map(size_of::<usize>() << bits, PAGE_SIZE) else { return false };
+        let new = new.cast::<usize>();
+        if let Some(old) = self.slots {
+            for index in 0..1 << self.bits {
+                // SAFETY: inside the mapping.
+                let address = unsafe { Self::slot(old, self.bits, index).read() };
+                if address != 0 {
+                    Self::put(new, bits, address);
+                }
+            }
+        }
+        let len = self.len;
+        self.unmap();
+        *self = AddressSet { slots: Some(new), bits, len };
+        true
+    }
+
+    fn unmap(&mut self) {
+        if let Some(slots) = self.slots.take() {
+            // SAFETY: mapped by `grow` with this size.
+            unsafe { OsPages.unmap(slots.cast(), size_of::<usize>() << self.bits) };
+        }
+        *self = AddressSet::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn a_set_agrees_with_std() {
+        let (mut set, mut model) = (AddressSet::new(), HashSet::new());
+        let mut x = 1u64;
+        for _ in 0..200_000 {
+            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            // Few distinct addresses, close together: long probes, wraps, removals that shift.
+            let address = ((x >> 33) as usize % 3_000 + 1) * 8;
+            let block = NonNull::without_provenance(address.try_into().unwrap());
+            if x & 1 << 20 == 0 {
+                if model.insert(address) {
+                    assert!(set.insert(block));
+                }
+            } else {
+                assert_eq!(set.remove(block), model.remove(&address), "{address}");
+            }
+            assert_eq!(set.len, model.len());
+        }
+        set.unmap();
+    }
+}

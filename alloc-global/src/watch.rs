@@ -1,0 +1,522 @@
+//! When a thread looks at what it allocates: never, at samples, or at every block.
+//!
+//! ```text
+//! mode      alloc's fast path takes from   free's fast path puts into
+//! Off       the thread's cache             the same
+//! Sample    a second cache, the drain      the thread's cache
+//! Every     nowhere: always slow           nowhere: always slow
+//! ```
+//!
+//! Sampling costs the fast paths nothing. Bytes between two samples are exponentially distributed, so the
+//! allocations of one class between two samples are geometrically distributed, classes independent of each other: a
+//! countdown per class is the same as one in bytes. The drain holds at most as many blocks of a class as may be
+//! handed out until the next sample; frees cannot refill it, so every allocation that is due takes the slow path.
+//! Blocks that were freed are looked at when they leave the thread's cache, a batch at a time: for the drain, for
+//! the shared heaps, for the fallback.
+//!
+//! What is switched by another thread takes effect at a thread's next slow path; until then it may hand out again
+//! a block whose recorded life is over, unseen.
+//!
+//! Invariants:
+//!
+//! 1. A thread has a drain if and only if its mode is `Sample`; the drain has the same owner as the cache.
+//! 2. In mode `Sample` the drain holds at most `left[class]` blocks fewer than were due when it was filled: whichever allocation is a sample
+//!    finds `left` at 0 and the drain empty.
+//! 3. No block leaves a thread's cache for the program, the heaps or the fallback with a record of a former life, if its thread
+//!    has seen that something is recorded.
+//!
+//! It does not know what is recorded of a block: that is `profile`.
+//!
+//! Sampling by bytes: Go's and jemalloc's heap profiles, tcmalloc's sampler.
+
+use crate::cache::Cache;
+use crate::caches;
+use crate::large_class::fallback_layout;
+use crate::scope::Scope;
+use crate::{clock, profile, thread};
+use alloc_core::{Block, CLASS_TABLE, SizeClass};
+use core::alloc::Layout;
+use core::cell::Cell;
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+/// Stands for a distance without end: nothing new is recorded, what is on record is followed.
+const PAUSED: u64 = u64::MAX;
+
+/// Counts changes of [`RATE`].
+static EPOCH: AtomicU32 = AtomicU32::new(0);
+
+/// Mean bytes between two samples; 0 = off, 1 = every block.
+static RATE: AtomicU64 = AtomicU64::new(0);
+
+/// Whether anything was ever watched in this process.
+static WATCHED: AtomicBool = AtomicBool::new(false);
+
+/// What the threads' random numbers start from; each thread adds its turn. 0 = not chosen yet.
+static SEED: AtomicU64 = AtomicU64::new(0);
+
+/// See the head of this file. Zero bytes are `Off`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Mode {
+    Off = 0,
+    Sample = 1,
+    Every = 2,
+}
+
+/// What a thread watches; part of its cache. Zero bytes: nothing, and no change seen.
+pub(crate) struct Watch {
+    /// The last change that this thread acted on.
+    seen: Cell<u32>,
+    mode: Cell<Mode>,
+    /// Mean bytes between two samples; 0 = off, 1 = every block.
+    rate: Cell<u64>,
+    /// The cache that allocations take from in mode `Sample` (1).
+    drain: Cell<Option<&'static Cache>>,
+    /// Scopes that count every operation of this thread, innermost first.
+    scope: Cell<Option<NonNull<Scope>>>,
+    /// State of the random numbers; 0 = not begun.
+    random: Cell<u64>,
+    /// Bytes above 512 bytes a block until the next sample.
+    left_bytes: Cell<f64>,
+    /// Allocations of a class that are none, before the next sample.
+    left: [Cell<u32>; CLASS_TABLE],
+}
+
+impl Watch {
+    pub(crate) const fn new() -> Watch {
+        Watch {
+            seen: Cell::new(0),
+            mode: Cell::new(Mode::Off),
+            rate: Cell::new(0),
+            drain: Cell::new(None),
+            scope: Cell::new(None),
+            random: Cell::new(0),
+            left_bytes: Cell::new(0.0),
+            left: [const { Cell::new(0) }; CLASS_TABLE],
+        }
+    }
+
+    /// Whether a slow path has anything to look at.
+    #[inline]
+    pub(crate) fn is_on(&self) -> bool {
+        // Relaxed: `update` looks again.
+        self.mode.get() != Mode::Off || self.seen.get() != EPOCH.load(Ordering::Relaxed)
+    }
+
+    /// The cache that allocations take from, beside the thread's own.
+    pub(crate) fn drain(&self) -> Option<&'static Cache> {
+        self.drain.get()
+    }
+
+    /// Whether no operation of this thread may take a fast path.
+    pub(crate) fn is_every(&self) -> bool {
+        self.mode.get() == Mode::Every
+    }
+
+    pub(crate) fn scope(&self) -> Option<NonNull<Scope>> {
+        self.scope.get()
+    }
+
+    /// A number in (0, 1].
+    fn uniform(&self) -> f64 {
+        let mut x = self.random.get();
+        if x == 0 {
+            // Relaxed, here and below: only makes threads differ.
+            if SEED.load(Ordering::Relaxed) == 0 {
+                let _ = SEED.compare_exchange(
+                    0,
+                    clock::nanoseconds() | 1,
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                );
+            }
+            x = mix(SEED.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed)) | 1;
+        }
+        // Marsaglia's xorshift, 64 bits.
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.random.set(x);
+        ((x >> 11) + 1) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Bytes until the next sample.
+    fn draw_bytes(&self) -> f64 {
+        -self.uniform().ln() * self.rate.get() as f64
+    }
+
+    /// Allocations of blocks of `size` bytes that come before the next sample.
+    fn draw_count(&self, size: usize) -> u32 {
+        // Saturates.
+        (self.draw_bytes() / size as f64) as u32
+    }
+}
+
+/// The finaliser of SplitMix64 (Steele, Lea, Flood, 2014): neighbours become strangers.
+fn mix(x: u64) -> u64 {
+    let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 31)
+}
+
+/// Makes samples repeat from run to run, as far as the program does.
+pub(crate) fn set_seed(seed: u64) {
+    // Relaxed: threads that already drew keep what they have.
+    SEED.store(mix(seed) | 1, Ordering::Relaxed);
+}
+
+/// Mean bytes between two samples; 0 where nothing is recorded, 1 where all is.
+pub(crate) fn rate() -> u64 {
+    // Relaxed: a value of its own.
+    match RATE.load(Ordering::Relaxed) {
+        PAUSED => 0,
+        rate => rate,
+    }
+}
+
+/// Sets what threads record from their next slow path on: 0 = nothing, 1 = every block, else the mean bytes
+/// between two samples.
+pub(crate) fn set_rate(rate: u64) {
+    if rate != 0 {
+        note_watched();
+    }
+    // Relaxed: the Release below publishes it.
+    RATE.store(rate, Ordering::Relaxed);
+    // Release: pairs with the Acquire in `update`, which then reads this rate or a later one.
+    EPOCH.fetch_add(1, Ordering::Release);
+}
+
+/// Notes that blocks may have records from now on.
+pub(crate) fn note_watched() {
+    // Relaxed: a thread that misses it for a moment is one that has not seen the change yet.
+    WATCHED.store(true, Ordering::Relaxed);
+}
+
+/// Whether any block may have a record, or any scope may be open: never again false once it was true.
+#[inline]
+pub(crate) fn is_watched() -> bool {
+    // Relaxed: see `note_watched`.
+    WATCHED.load(Ordering::Relaxed)
+}
+
+/// Records a sample of what the process allocates from now on, `mean_bytes` apart on average (512 KiB is
+/// what production systems use), in every thread from its next slow path on. 0 is taken for 1: every block.
+///
+/// Costs the fast paths nothing; each sample a walk of the stack. The same as `POOLALLOC_SAMPLE`.
+///
+/// ```
+/// alloc_global::start_sampling(512 << 10);
+/// // ...
+/// let snapshot = alloc_global::Snapshot::take();
+/// alloc_global::stop_profiling();
+/// # assert_eq!(snapshot.rate, 512 << 10);
+/// ```
+pub fn start_sampling(mean_bytes: u64) {
+    set_rate(mean_bytes.clamp(1, PAUSED - 1));
+}
+
+/// Records every block that the process allocates from now on, with its stack. The same as `POOLALLOC_TRACE`.
+///
+/// Every operation goes out of line: it costs some 100 ns for each allocation.
+pub fn start_tracing() {
+    set_rate(1);
+}
+
+/// Records no more blocks. What was recorded stays, and frees of those blocks are still seen: that leaves threads
+/// with the cost of sampling, less the samples.
+pub fn stop_profiling() {
+    if rate() != 0 {
+        set_rate(PAUSED);
+    }
+}
+
+/// Ends the record of a block's former life, if there is one (3).
+#[inline]
+pub(crate) fn forget(block: Block) {
+    if profile::is_recorded(block) {
+        profile::on_free(block);
+    }
+}
+
+/// Acts on a change of what is watched.
+#[cold]
+fn update(cache: &'static Cache) {
+    let watch = &cache.watch;
+    // Acquire: pairs with the Release in `set_rate`.
+    watch.seen.set(EPOCH.load(Ordering::Acquire));
+    // Relaxed: the Acquire above saw it stored.
+    watch.rate.set(RATE.load(Ordering::Relaxed));
+    choose_mode(cache);
+    if watch.rate.get() > 1 {
+        for class in SizeClass::all() {
+            if let Some(left) = watch.left.get(class.index()) {
+                left.set(watch.draw_count(class.size()));
+            }
+        }
+        watch.left_bytes.set(watch.draw_bytes());
+    }
+}
+
+/// Takes up the mode that the rate and the scopes ask for.
+fn choose_mode(cache: &'static Cache) {
+    let watch = &cache.watch;
+    let every = watch.rate.get() == 1 || watch.scope.get().is_some();
+    drop_drain(cache);
+    let mode = if every {
+        Mode::Every
+    } else if watch.rate.get() > 1 && take_drain(cache) {
+        Mode::Sample
+    } else {
+        Mode::Off
+    };
+    watch.mode.set(mode);
+    thread::aim(cache);
+}
+
+fn take_drain(cache: &'static Cache) -> bool {
+    let Some(drain) = caches::take_idle() else { return false };
+    // Relaxed: read by who looks for caches of dead threads, which synchronises by itself.
+    drain.owner.store(cache.owner.load(Ordering::Relaxed), Ordering::Relaxed);
+    // Taking one may have run a fallback's code, which came here first.
+    if let Some(former) = cache.watch.drain.replace(Some(drain)) {
+        leave_drain(former);
+    }
+    true
+}
+
+fn drop_drain(cache: &'static Cache) {
+    if let Some(drain) = cache.watch.drain.take() {
+        // Nothing may take from it while it is emptied.
+        thread::aim(cache);
+        leave_drain(drain);
+    }
+}
+
+fn leave_drain(drain: &'static Cache) {
+    // Relaxed: read again only under the lock on idle caches.
+    drain.owner.store(0, Ordering::Relaxed);
+    caches::retire(drain);
+}
+
+/// The thread of this cache leaves: it watches nothing any more.
+pub(crate) fn leave(cache: &'static Cache) {
+    let drain = cache.watch.drain.take();
+    forget_thread(cache);
+    if let Some(drain) = drain {
+        leave_drain(drain);
+    }
+}
+
+/// The thread of this cache is dead: its drain is found by itself.
+pub(crate) fn forget_thread(cache: &'static Cache) {
+    cache.watch.drain.set(None);
+    cache.watch.scope.set(None);
+    cache.watch.mode.set(Mode::Off);
+    cache.watch.rate.set(0);
+    cache.watch.seen.set(0);
+}
+
+/// In a child of fork: the drain too is that of a thread of this process.
+pub(crate) fn adopt_after_fork(cache: &'static Cache) {
+    if let Some(drain) = cache.watch.drain.get() {
+        // Relaxed: the child has one thread.
+        drain.owner.store(cache.owner.load(Ordering::Relaxed), Ordering::Relaxed);
+        drain.large.turn.unclaim();
+    }
+}
+
+/// Opens or closes scopes: `scope` is the innermost one now.
+pub(crate) fn set_scope(cache: &'static Cache, scope: Option<NonNull<Scope>>) {
+    note_watched();
+    cache.watch.scope.set(scope);
+    choose_mode(cache);
+}
+
+/// Serves a request of a class on the slow path of a thread that watches.
+///
+/// # Safety
+///
+/// The cache is that of the calling thread.
+#[cold]
+pub(crate) unsafe fn alloc(cache: &'static Cache, class: SizeClass, size: usize) -> *mut u8 {
+    // Relaxed: `update` looks again.
+    if cache.watch.seen.get() != EPOCH.load(Ordering::Relaxed) {
+        update(cache);
+    }
+    match cache.watch.mode.get() {
+        // SAFETY: the caller's promise.
+        Mode::Off => unsafe { cache.refill(class) },
+        // SAFETY: the caller's promise.
+        Mode::Sample => unsafe { alloc_sample(cache, class, size) },
+        Mode::Every => {
+            // SAFETY: the caller's promise.
+            let block = unsafe { cache.refill(class) };
+            if let Some(block) = NonNull::new(block) {
+                note_alloc(cache, block, size, class.size(), || is_due(cache, class));
+            }
+            block
+        }
+    }
+}
+
+/// Whether this allocation of a class is a sample.
+fn is_due(cache: &'static Cache, class: SizeClass) -> bool {
+    let Some(left) = cache.watch.left.get(class.index()) else { return false };
+    match left.get().checked_sub(1) {
+        Some(less) => {
+            left.set(less);
+            false
+        }
+        None => {
+            left.set(cache.watch.draw_count(class.size()));
+            true
+        }
+    }
+}
+
+/// # Safety
+///
+/// The cache is that of the calling thread.
+unsafe fn alloc_sample(cache: &'static Cache, class: SizeClass, size: usize) -> *mut u8 {
+    // May run a fallback's code, which may call back in: before anything is looked at.
+    cache.tick();
+    let watch = &cache.watch;
+    let (Some(drain), Some(left)) = (watch.drain.get(), watch.left.get(class.index())) else {
+        // SAFETY: the caller's promise.
+        return unsafe { cache.refill(class) };
+    };
+    // Not empty: allocations were gated.
+    // SAFETY: the drain is the calling thread's too (1); a class is at most 64.
+    if let Some(block) = unsafe { drain.pop(class.index()) } {
+        return block.as_ptr();
+    }
+    if left.get() > 0 {
+        // SAFETY: both are the calling thread's (1); the drain has none of this class.
+        let moved = unsafe { cache.move_newest(class, drain, left.get(), forget) };
+        if moved > 0 {
+            left.set(left.get() - moved);
+            // SAFETY: as above.
+            return unsafe { drain.pop(class.index()) }.map_or(null_mut(), NonNull::as_ptr);
+        }
+    }
+    let due = is_due(cache, class);
+    // SAFETY: the caller's promise.
+    let block = unsafe { cache.refill(class) };
+    if let Some(block) = NonNull::new(block) {
+        forget(block);
+        if due && watch.rate.get() != PAUSED {
+            profile::on_alloc(block, size, class.size(), watch.rate.get());
+        }
+    }
+    block
+}
+
+/// Takes back a block of a class on the slow path of a thread that watches.
+///
+/// # Safety
+///
+/// As for [`Cache::push`].
+#[cold]
+pub(crate) unsafe fn dealloc(cache: &'static Cache, class: SizeClass, block: Block) {
+    // Relaxed: `update` looks again.
+    if cache.watch.seen.get() != EPOCH.load(Ordering::Relaxed) {
+        update(cache);
+    }
+    if cache.watch.is_every() {
+        note_free(cache, block, class.size());
+    }
+    // SAFETY: the caller's promise. There is room where the free did not fail for want of it.
+    if !unsafe { cache.push(class.index(), block) } {
+        // SAFETY: the caller's promise.
+        unsafe { cache.spill(class, block) };
+    }
+}
+
+/// A block above 512 bytes was handed out.
+#[cold]
+#[inline(never)]
+pub(crate) fn large_alloc(block: *mut u8, layout: Layout) {
+    let (Some(block), Some(cache)) = (NonNull::new(block), thread::attached()) else { return };
+    if cache.watch.seen.get() != EPOCH.load(Ordering::Relaxed) {
+        update(cache);
+    }
+    let size = fallback_layout(layout).size();
+    note_alloc(cache, block, layout.size(), size, || {
+        let left = cache.watch.left_bytes.get() - size as f64;
+        let due = left < 0.0;
+        cache.watch.left_bytes.set(if due { cache.watch.draw_bytes() } else { left });
+        due
+    });
+}
+
+/// A block above 512 bytes comes back.
+#[cold]
+#[inline(never)]
+pub(crate) fn large_free(block: *mut u8, layout: Layout) {
+    let Some(block) = NonNull::new(block) else { return };
+    match thread::attached() {
+        Some(cache) => note_free(cache, block, fallback_layout(layout).size()),
+        None => forget(block),
+    }
+}
+
+/// A free and an allocation above 512 bytes were one `realloc`; `moves` is what the thread's count of such stood at before.
+pub(crate) fn note_large_realloc(moves: u64) {
+    let Some(scope) = thread::attached().and_then(|cache| cache.watch.scope.get()) else { return };
+    // Otherwise the scope finds it in that count when it closes.
+    if thread::own_reallocs().1 == moves {
+        // SAFETY: open scopes of this thread, by their owner.
+        unsafe { Scope::note_realloc(scope) };
+    }
+}
+
+/// Records what there is to record of a new block; `due` says whether it is a sample.
+fn note_alloc(
+    cache: &'static Cache,
+    block: Block,
+    requested: usize,
+    size: usize,
+    due: impl FnOnce() -> bool,
+) {
+    forget(block);
+    if let Some(scope) = cache.watch.scope.get() {
+        // SAFETY: open scopes of this thread, by their owner.
+        unsafe { Scope::note_alloc(scope, block, size) };
+    }
+    match cache.watch.rate.get() {
+        0 | PAUSED => {}
+        1 => profile::on_alloc(block, requested, size, 1),
+        rate => {
+            if due() {
+                profile::on_alloc(block, requested, size, rate);
+            }
+        }
+    }
+}
+
+fn note_free(cache: &'static Cache, block: Block, size: usize) {
+    forget(block);
+    if let Some(scope) = cache.watch.scope.get() {
+        // SAFETY: open scopes of this thread, by their owner.
+        unsafe { Scope::note_free(scope, block, size) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances_have_the_mean_asked_for() {
+        let watch = Watch::new();
+        watch.rate.set(4096);
+        let n = 100_000;
+        let mean = (0..n).map(|_| watch.draw_bytes()).sum::<f64>() / n as f64;
+        // Standard error of the mean: 4096 / sqrt(n) = 13.
+        assert!((mean - 4096.0).abs() < 65.0, "{mean}");
+        // Geometric: the share of zeros is 1 - exp(-size / rate) = 0.1175.
+        let zeros = (0..n).filter(|_| watch.draw_count(512) == 0).count() as f64 / n as f64;
+        assert!((zeros - 0.1175).abs() < 0.006, "{zeros}");
+    }
+}
