@@ -118,11 +118,21 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
     #[cold]
     #[inline(never)]
     unsafe fn alloc_large(&self, layout: Layout, zeroed: bool) -> *mut u8 {
+        if watch::is_watched() {
+            // SAFETY: the caller's contract.
+            return unsafe { self.alloc_watched(layout, zeroed) };
+        }
+        // SAFETY: the caller's contract.
+        unsafe { self.fallback.alloc(layout, zeroed) }
+    }
+
+    /// Apart, so that the one above keeps nothing for after the call.
+    #[cold]
+    #[inline(never)]
+    unsafe fn alloc_watched(&self, layout: Layout, zeroed: bool) -> *mut u8 {
         // SAFETY: the caller's contract.
         let block = unsafe { self.fallback.alloc(layout, zeroed) };
-        if watch::is_watched() {
-            watch::large_alloc(block, layout);
-        }
+        watch::large_alloc(block, layout);
         block
     }
 
