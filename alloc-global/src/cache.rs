@@ -3,10 +3,10 @@
 //! ```text
 //! Cache
 //!     0  bins[69]: { len (4), cap (4), allocs (8) } per class, index 0 unused
-//!  1104  slots[69][64]: the blocks of class c are slots[c][0..len], last in first out
+//!  1104  slots[69][128]: the blocks of class c are slots[c][0..len], last in first out
 //!        cold part: links, counters that the slow path keeps
 //!
-//!          0            len         cap       64
+//!          0            len         cap      128
 //! slots[c] [b][b][b][b][b]............|........     alloc: take slots[c][len - 1]
 //!           oldest      newest                      free:  put slots[c][len]
 //! ```
@@ -17,7 +17,7 @@
 //!
 //! Invariants:
 //!
-//! 1. `len <= cap <= 64` for every class, except (5); `len = cap = 0` for index 0 and in the statics
+//! 1. `len <= cap <= 128` for every class, except (5); `len = cap = 0` for index 0 and in the statics
 //!    `NOT_ATTACHED`, `GATED` and `DETACHED`: there every operation takes the slow path.
 //! 2. `slots[c][..len]` are blocks of class c out of the shared heaps, above 64 blocks of the registered
 //!    fallback (`mid_class`), each in one cache once.
@@ -41,7 +41,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 mod mid;
 
 /// Slots per class.
-const SLOTS: usize = 64;
+const SLOTS: usize = 128;
 
 /// Bytes of blocks that one class may hold; large classes have fewer slots in use.
 const CLASS_BYTES: usize = 16 << 10;
@@ -229,7 +229,7 @@ impl Cache {
         bump(&bin.allocs, 1);
         // SAFETY: `index` is at most 68.
         let slots = unsafe { self.slots.get_unchecked(index) };
-        // SAFETY: `len` was below the old length, at most 64 (1).
+        // SAFETY: `len` was below the old length, at most 128 (1).
         let slot = unsafe { slots.get_unchecked(len as usize) };
         // SAFETY: the owner's access (3).
         let slot = unsafe { slot.get().read() };
@@ -254,7 +254,7 @@ impl Cache {
         }
         // SAFETY: `index` is at most 68.
         let slots = unsafe { self.slots.get_unchecked(index) };
-        // SAFETY: `len` is below `cap`, at most 64 (1).
+        // SAFETY: `len` is below `cap`, at most 128 (1).
         let slot = unsafe { slots.get_unchecked(len as usize) };
         // SAFETY: the owner's access (3).
         unsafe { slot.get().write(MaybeUninit::new(block)) };

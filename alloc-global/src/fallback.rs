@@ -18,7 +18,7 @@
 
 use crate::cache::bump;
 use crate::config;
-use crate::large_class::{LargeClass, fallback_layout};
+use crate::large_class::{LARGE_ALIGN, LargeClass, fallback_layout};
 use crate::mid_class::{LAST_BIN, bin_index};
 use crate::visit::{Visit, flush_others, free_erased};
 use crate::{shared, thread};
@@ -314,6 +314,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         if let (Some(class), Some(cache), true) =
             (LargeClass::of(layout), thread::attached(), self.is_registered())
         {
+            self.teach(class);
             if let Some(visit) = Visit::of_owner(cache) {
                 cache.tick();
                 let live = cache.counters.fallback_live().saturating_sub(layout.size());
@@ -331,6 +332,28 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         thread::note_bytes(-asked.size().cast_signed());
         // SAFETY: it came from there with this layout.
         unsafe { self.inner.dealloc(block, asked) };
+    }
+
+    /// Lets the fallback see a free of a block as large as this one, which may be kept from it.
+    ///
+    /// glibc maps blocks of 128 KiB and more one by one, and trims its heap to as much, until a mapped block is freed:
+    /// from then on its bounds are the size of that block and twice that. A program that caches nothing gets there by
+    /// itself; behind our cache every growth of a large vector would be paid in page faults again. So once for each
+    /// doubling a block is allocated and freed untouched: two system calls.
+    fn teach(&self, class: LargeClass) {
+        // Relaxed, here and below: two threads may both teach; nobody infers anything.
+        if class.size() <= TAUGHT.load(Ordering::Relaxed) {
+            return;
+        }
+        let size = class.size().next_power_of_two();
+        TAUGHT.store(size, Ordering::Relaxed);
+        let Ok(layout) = Layout::from_size_align(size, LARGE_ALIGN) else { return };
+        // SAFETY: the size is not 0.
+        let block = unsafe { self.inner.alloc(layout) };
+        if !block.is_null() {
+            // SAFETY: just allocated with this layout.
+            unsafe { self.inner.dealloc(block, layout) };
+        }
     }
 
     /// `realloc` from the fallback to the fallback.
@@ -380,6 +403,9 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         moved
     }
 }
+
+/// The largest block that the fallback saw freed for its own good; see `teach`.
+static TAUGHT: AtomicUsize = AtomicUsize::new(MOVES_PAGES);
 
 /// Registers a fallback unless one is registered. Which value did is kept in that value: addresses of
 /// constants, and of functions, are not unique.

@@ -5,13 +5,17 @@
 //!
 //! It does not call the fallback itself: that is `fallback` and `visit`.
 
-use super::{Cache, CacheBin, FIRST_CAP, SLOTS, bump, max_cap};
+use super::{Cache, CacheBin, FIRST_CAP, SLOTS, bump};
 use crate::large_class::LargeClass;
 use crate::mid_class::{BIN_TABLE, mid_class};
 use crate::watch;
 use alloc_core::{Block, CLASSES};
 use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering::Relaxed;
+
+/// Greatest capacity of these arrays, in blocks: up to 64 KiB each. The fallback behind them costs several
+/// times what the shared heaps do.
+const MID_SLOTS: u32 = 64;
 
 impl Cache {
     /// The bin of the fallback's blocks with this index above 64, and their class.
@@ -22,7 +26,7 @@ impl Cache {
     /// Makes more room for the fallback's blocks of a bin above 64; whether there is more now.
     pub(crate) fn grow_mid(&self, index: usize) -> bool {
         let Some((bin, class)) = self.mid(index) else { return false };
-        let cap = (bin.cap.get() * 2).max(FIRST_CAP).min(max_cap(class.size()));
+        let cap = (bin.cap.get() * 2).max(FIRST_CAP).min(MID_SLOTS);
         bin.cap.replace(cap) < cap
     }
 
