@@ -92,12 +92,13 @@ pub(crate) struct Visit {
 impl Visit {
     #[inline]
     pub(crate) fn of_owner(cache: &'static Cache) -> Option<Visit> {
-        cache.large.turn.enter().then_some(Visit { cache, owner: true })
+        // Not `then_some`: a visit that never began must not be ended.
+        cache.large.turn.enter().then(|| Visit { cache, owner: true })
     }
 
     #[cold]
     fn of_another(cache: &'static Cache) -> Option<Visit> {
-        cache.large.turn.claim().then_some(Visit { cache, owner: false })
+        cache.large.turn.claim().then(|| Visit { cache, owner: false })
     }
 
     /// Gives cached blocks back, the largest first, until the bound holds with `live` bytes in use.
@@ -139,5 +140,29 @@ impl Drop for Visit {
         } else {
             self.cache.large.turn.unclaim();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_visit_that_is_refused_does_not_end_the_one_that_runs() {
+        static CACHE: Cache = Cache::new();
+        let running = Visit::of_owner(&CACHE).unwrap();
+        for _ in 0..2 {
+            assert!(Visit::of_owner(&CACHE).is_none(), "the owner is in the middle of something");
+        }
+        drop(running);
+        crate::membarrier::register();
+        let Some(other) = Visit::of_another(&CACHE) else {
+            return assert!(!crate::membarrier::heavy_fence(), "refused for no reason");
+        };
+        for _ in 0..2 {
+            assert!(Visit::of_another(&CACHE).is_none() && Visit::of_owner(&CACHE).is_none());
+        }
+        drop(other);
+        assert!(Visit::of_owner(&CACHE).is_some());
     }
 }
