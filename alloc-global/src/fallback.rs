@@ -16,10 +16,10 @@
 //!
 //! Nothing here holds a lock while the fallback runs.
 
-use crate::cache::bump;
+use crate::cache::{Cache, bump};
 use crate::config;
 use crate::large_class::{LARGE_ALIGN, LargeClass, fallback_layout};
-use crate::mid_class::{LAST_BIN, bin_index};
+use crate::mid_class::{LAST_BIN, MID_MAX, bin_index};
 use crate::visit::{Visit, flush_others, free_erased};
 use crate::{shared, thread};
 use alloc_core::{Block, CLASSES};
@@ -157,7 +157,27 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     ///
     /// As for `GlobalAlloc::alloc`.
     #[inline]
-    pub(crate) unsafe fn alloc(&self, layout: Layout, zeroed: bool) -> *mut u8 {
+    pub(crate) unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // Nothing is kept for after a call on this path, so it needs no frame.
+        if layout.size() > MID_MAX
+            && self.last_bin() == LAST_BIN
+            && let Some(class) = LargeClass::of(layout)
+            && let Some((block, cache, look)) = pop(class, layout.size())
+        {
+            return if look { look_and_return(cache, block) } else { block.as_ptr() };
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.alloc_otherwise(layout, false) }
+    }
+
+    /// Blocks of the bins above 64, zeroed ones, those that are not cached, and all before the fallback is registered.
+    ///
+    /// # Safety
+    ///
+    /// As for `GlobalAlloc::alloc`.
+    #[cold]
+    #[inline(never)]
+    pub(crate) unsafe fn alloc_otherwise(&self, layout: Layout, zeroed: bool) -> *mut u8 {
         let bin = bin_index(layout);
         if bin <= LAST_BIN && self.is_registered() {
             // SAFETY: the caller's promise.
@@ -166,8 +186,11 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         if let Some(class) = LargeClass::of(layout)
             && self.is_registered()
             && !(zeroed && class.size() >= ZERO_AT_HAND)
-            && let Some(block) = pop(class, layout.size())
+            && let Some((block, cache, look)) = pop(class, layout.size())
         {
+            if look {
+                thread::tick(cache);
+            }
             if zeroed {
                 // SAFETY: at least `size` bytes that are the caller's.
                 unsafe { block.write_bytes(0, layout.size()) };
@@ -287,17 +310,30 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     /// As for `GlobalAlloc::dealloc`.
     #[inline]
     pub(crate) unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        if layout.size() > MID_MAX
+            && self.last_bin() == LAST_BIN
+            && let Some(class) = LargeClass::of(layout)
+        {
+            // SAFETY: the caller's contract: it came from `alloc`, which was not null.
+            let kept = unsafe { NonNull::new_unchecked(block) };
+            if push(class, kept, layout.size()) {
+                return;
+            }
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.dealloc_otherwise(block, layout) };
+    }
+
+    /// # Safety
+    ///
+    /// As for `GlobalAlloc::dealloc`.
+    #[cold]
+    #[inline(never)]
+    unsafe fn dealloc_otherwise(&self, block: *mut u8, layout: Layout) {
         let bin = bin_index(layout);
         if bin <= LAST_BIN && self.is_registered() {
             // SAFETY: the caller's promise.
             return unsafe { self.dealloc_mid(bin, block, layout) };
-        }
-        if let Some(class) = LargeClass::of(layout) {
-            // SAFETY: the caller's contract: it came from `alloc`, which was not null.
-            let kept = unsafe { NonNull::new_unchecked(block) };
-            if self.is_registered() && push(class, kept, layout.size()) {
-                return;
-            }
         }
         // SAFETY: the caller's promise.
         unsafe { self.dealloc_full(block, layout) };
@@ -392,7 +428,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         }
         // From a class (alignment 16) to a request handed on as it is, or back.
         // SAFETY: the caller's contract.
-        let moved = unsafe { self.alloc(new, false) };
+        let moved = unsafe { self.alloc(new) };
         if !moved.is_null() {
             thread::count(|c| &c.moves, 1);
             // SAFETY: both blocks are at least as large, and distinct.
@@ -438,19 +474,24 @@ pub(crate) fn make_room_above() {
     trim_system();
 }
 
-/// Takes a cached block of a class for a request of `size` bytes.
+/// Takes a cached block of a class for a request of `size` bytes. Also this thread's cache, and whether it is time to
+/// look at the clock.
 #[inline]
-fn pop(class: LargeClass, size: usize) -> Option<Block> {
+fn pop(class: LargeClass, size: usize) -> Option<(Block, &'static Cache, bool)> {
     let cache = thread::home();
     let visit = Visit::of_owner(cache)?;
     let block = cache.large.pop(class)?;
     drop(visit);
     let allocs = bump(&cache.counters.fallback_allocs, 1);
     bump(&cache.counters.fallback_bytes_in, size as u64);
-    if allocs.is_multiple_of(LOOK) {
-        thread::tick(cache);
-    }
-    Some(block)
+    Some((block, cache, allocs.is_multiple_of(LOOK)))
+}
+
+#[cold]
+#[inline(never)]
+fn look_and_return(cache: &'static Cache, block: Block) -> *mut u8 {
+    thread::tick(cache);
+    block.as_ptr()
 }
 
 /// Caches a freed block that was asked for with `size` bytes, if its class has room.
@@ -482,7 +523,10 @@ unsafe fn move_cached(
     if old.size() >= MOVES_PAGES {
         return None;
     }
-    let moved = pop(class, new.size())?;
+    let (moved, cache, look) = pop(class, new.size())?;
+    if look {
+        thread::tick(cache);
+    }
     thread::count(|c| &c.moves, 1);
     let kept = layout.size().min(new.size());
     // SAFETY: both blocks are at least as large, and distinct.

@@ -22,6 +22,9 @@ pub(crate) const MIDS: usize = 4;
 /// The last bin.
 pub(crate) const LAST_BIN: usize = CLASSES + MIDS;
 
+/// The largest size, in bytes, that these bins serve.
+pub(crate) const MID_MAX: usize = 1024;
+
 /// Length of a table indexed by bin: index 0 stays unused.
 pub(crate) const BIN_TABLE: usize = LAST_BIN + 1;
 

@@ -117,13 +117,24 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
 
     #[cold]
     #[inline(never)]
-    unsafe fn alloc_large(&self, layout: Layout, zeroed: bool) -> *mut u8 {
+    unsafe fn alloc_large(&self, layout: Layout) -> *mut u8 {
         if watch::is_watched() {
             // SAFETY: the caller's contract.
-            return unsafe { self.alloc_watched(layout, zeroed) };
+            return unsafe { self.alloc_watched(layout, false) };
         }
         // SAFETY: the caller's contract.
-        unsafe { self.fallback.alloc(layout, zeroed) }
+        unsafe { self.fallback.alloc(layout) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    unsafe fn alloc_large_zeroed(&self, layout: Layout) -> *mut u8 {
+        if watch::is_watched() {
+            // SAFETY: the caller's contract.
+            return unsafe { self.alloc_watched(layout, true) };
+        }
+        // SAFETY: the caller's contract.
+        unsafe { self.fallback.alloc_otherwise(layout, true) }
     }
 
     /// Apart, so that the one above keeps nothing for after the call.
@@ -131,7 +142,7 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
     #[inline(never)]
     unsafe fn alloc_watched(&self, layout: Layout, zeroed: bool) -> *mut u8 {
         // SAFETY: the caller's contract.
-        let block = unsafe { self.fallback.alloc(layout, zeroed) };
+        let block = unsafe { self.fallback.alloc_otherwise(layout, zeroed) };
         watch::large_alloc(block, layout);
         block
     }
@@ -203,14 +214,14 @@ unsafe impl<F: GlobalAlloc + Sync + 'static> GlobalAlloc for PoolAlloc<F> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let Some(index) = self.bin(layout) else {
             // SAFETY: the caller's contract.
-            return unsafe { self.alloc_large(layout, false) };
+            return unsafe { self.alloc_large(layout) };
         };
         // SAFETY: `index` is at most 68; the cache is this thread's.
         match unsafe { thread::alloc_cache().pop(index) } {
             Some(block) => block.as_ptr(),
             None if index <= CLASSES => thread::alloc_slow(index, layout.size()),
             // SAFETY: the caller's contract.
-            None => unsafe { self.alloc_large(layout, false) },
+            None => unsafe { self.alloc_large(layout) },
         }
     }
 
@@ -238,7 +249,7 @@ unsafe impl<F: GlobalAlloc + Sync + 'static> GlobalAlloc for PoolAlloc<F> {
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         if self.bin(layout).is_none() {
             // SAFETY: the caller's contract.
-            return unsafe { self.alloc_large(layout, true) };
+            return unsafe { self.alloc_large_zeroed(layout) };
         }
         // SAFETY: the caller's contract.
         let block = unsafe { self.alloc(layout) };
