@@ -14,9 +14,12 @@
 //! | sites, live, tables | stacks with what was freed of theirs; blocks that are live; both as one |
 //! | record | the events, from the allocator |
 //! | snapshot, take, modules | what was known at one moment, as plain data |
+//! | group, diff, symbols | questions to snapshots |
 //!
 //! Nothing here is reached while nothing is watched. No unsafe here; the modules say what they use it for.
 
+mod diff;
+mod group;
 mod live;
 mod local;
 mod modules;
@@ -26,11 +29,14 @@ mod record;
 mod sites;
 mod snapshot;
 mod stack;
+mod symbols;
 mod tables;
 #[cfg(test)]
 mod tables_tests;
 mod take;
 
+pub use diff::{Diff, Growth};
+pub use group::{Filter, Group, Grouping, Totals};
 pub use local::{Region, untracked};
 pub use snapshot::{Dropped, Lifetimes, Module, Site, Snapshot};
 
