@@ -36,7 +36,10 @@ mod watch;
 
 pub use memory::{Memory, memory};
 pub use pool_alloc::PoolAlloc;
-pub use profile::{Dropped, Lifetimes, Module, Site, Snapshot};
+pub use profile::{
+    Diff, Dropped, Filter, Group, Grouping, Growth, Lifetimes, Module, Region, Site, Snapshot,
+    Totals, untracked,
+};
 pub use stats::{Stats, stats};
 pub use watch::{start_sampling, start_tracing, stop_profiling};
 

@@ -6,11 +6,38 @@
 //!                                                        Snapshot::take()  ->  report (formats)
 //! ```
 //!
+//! | module | knows |
+//! |---|---|
+//! | pages | memory of the tool's own, and its cap |
+//! | names, local | names of regions and threads; what a thread knows of itself |
+//! | stack | call stacks, by frame pointers or the unwinder |
+//! | sites, live, tables | stacks with what was freed of theirs; blocks that are live; both as one |
+//! | record | the events, from the allocator |
+//! | snapshot, take, modules | what was known at one moment, as plain data |
+//! | group, diff, symbols | questions to snapshots |
+//!
 //! Nothing here is reached while nothing is watched. No unsafe here; the modules say what they use it for.
 
+mod diff;
+mod group;
+mod live;
+mod local;
+mod modules;
+mod names;
+mod pages;
 mod record;
+mod sites;
 mod snapshot;
+mod stack;
+mod symbols;
+mod tables;
+#[cfg(test)]
+mod tables_tests;
+mod take;
 
+pub use diff::{Diff, Growth};
+pub use group::{Filter, Group, Grouping, Totals};
+pub use local::{Region, untracked};
 pub use snapshot::{Dropped, Lifetimes, Module, Site, Snapshot};
 
 pub(crate) use record::{is_recorded, on_alloc, on_free};

@@ -1,24 +1,168 @@
 //! One watched event: from the slow paths of the allocator into the profile's tables.
 //!
 //! Reached from `GlobalAlloc`: nothing here allocates from the allocator, panics, or waits on a lock while
-//! another is held.
+//! another is held. What the C library does for a thread's first event (it looks up where the stack lies) is done
+//! while the thread is untracked and holds no lock.
 //!
-//! No unsafe here.
+//! It decides nothing: who calls has chosen the block.
 
+use super::local::{self, NAMES};
+use super::sites::Place;
+use super::stack::{self, frame_pointer};
+use super::tables::{Allocation, Tables};
+use super::{live, pages};
 use alloc_core::Block;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+/// The tables of the process: half of what they may take for sites, and half, less what else there is, for blocks.
+pub(super) static TABLES: Tables = Tables::new(
+    || pages::cap() / 2,
+    || (pages::cap() / 2).saturating_sub(live::FILTER + (64 << 10)),
+);
+
+/// Whether this process is the child of one that had recorded something.
+static FORKED: AtomicBool = AtomicBool::new(false);
 
 /// A block was allocated and chosen: stands for `1 / (1 - exp(-size / rate))` blocks like it, or, where `rate`
 /// is at most 1, for itself.
 ///
 /// `requested` is the size of the layout, `size` what the block takes: that of its class, or of the
 /// layout that the fallback was asked for.
-pub(crate) fn on_alloc(_block: Block, _requested: usize, _size: usize, _rate: u64) {}
+#[inline(never)]
+pub(crate) fn on_alloc(block: Block, requested: usize, size: usize, rate: u64) {
+    let fp = frame_pointer();
+    local::with(|local| {
+        if local.is_untracked() {
+            return;
+        }
+        let stack = stack::capture(local, fp);
+        let (region, thread) = local.names();
+        let exact = rate <= 1;
+        let stamp = if exact { local.next_stamp() } else { 0 };
+        let place = Place { region, thread };
+        let now = microseconds(exact);
+        TABLES.on_alloc(Allocation { block, requested, size, rate, now, place, stamp }, &stack);
+    });
+}
 
 /// Whether a block may be among those chosen: false for sure, or true most likely. A few instructions.
-#[inline]
-pub(crate) fn is_recorded(_block: Block) -> bool {
-    false
+#[inline(always)]
+pub(crate) fn is_recorded(block: Block) -> bool {
+    TABLES.may_hold(block)
 }
 
 /// A block for which [`is_recorded`] held is free.
-pub(crate) fn on_free(_block: Block) {}
+#[inline(never)]
+pub(crate) fn on_free(block: Block) {
+    TABLES.on_free(block, local::with(local::Local::stamp), microseconds);
+}
+
+/// Microseconds of the monotonic clock: to a few milliseconds where it is `coarse`, which costs a quarter.
+fn microseconds(coarse: bool) -> u64 {
+    #[cfg(target_os = "linux")]
+    let clock = if coarse { libc::CLOCK_MONOTONIC_COARSE } else { libc::CLOCK_MONOTONIC };
+    #[cfg(not(target_os = "linux"))]
+    let (clock, _) = (libc::CLOCK_MONOTONIC, coarse);
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes the time to a place that is ours.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    // Neither is negative on a monotonic clock.
+    time.tv_sec.unsigned_abs() * 1_000_000 + time.tv_nsec.unsigned_abs() / 1_000
+}
+
+/// The rate that is set, or where that is none, that of the last event; and microseconds since the first event.
+pub(super) fn rate_and_duration() -> (u64, u64) {
+    let (last, start) = TABLES.rate_and_start();
+    let rate = match crate::watch::rate() {
+        0 => last,
+        rate => rate,
+    };
+    (rate, if start == 0 { 0 } else { microseconds(false).saturating_sub(start) })
+}
+
+/// Bytes that the profile takes.
+pub(super) fn tool_bytes() -> usize {
+    TABLES.bytes() + NAMES.bytes()
+}
+
+/// Takes every lock of the profile in one order, after those of the allocator: before a fork.
+#[expect(dead_code, reason = "wired where forks are handled")]
+pub(crate) fn lock_for_fork() {
+    TABLES.lock_for_fork();
+    NAMES.lock_for_fork();
+}
+
+/// Frees what [`lock_for_fork`] took, in parent and child.
+#[expect(dead_code, reason = "wired where forks are handled")]
+pub(crate) fn unlock_after_fork() {
+    NAMES.unlock_after_fork();
+    TABLES.unlock_after_fork();
+}
+
+/// The child keeps what its parent had recorded, for it has the same blocks, and knows that it is one.
+#[expect(dead_code, reason = "wired where forks are handled")]
+pub(crate) fn note_child() {
+    // Relaxed: a value of its own.
+    FORKED.store(TABLES.rate_and_start().0 != 0, Ordering::Relaxed);
+}
+
+/// Whether this process is the child of one that had recorded something: such counts are in its own.
+#[expect(dead_code, reason = "wired where forks are handled")]
+pub(crate) fn is_forked() -> bool {
+    // Relaxed: a value of its own.
+    FORKED.load(Ordering::Relaxed)
+}
+
+/// Verifies every numbered invariant of the tables.
+#[cfg_attr(not(test), expect(dead_code, reason = "wired where all is checked"))]
+pub(crate) fn check() -> Result<(), &'static str> {
+    local::untracked(|| TABLES.check())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Snapshot;
+    use core::num::NonZeroUsize;
+
+    /// The tables of the process, fed with addresses that no allocator has.
+    #[test]
+    fn events_come_out_in_a_snapshot() {
+        let block =
+            |n: usize| Block::without_provenance(NonZeroUsize::new((1 << 60) + n * 64).unwrap());
+        let region = crate::Region::enter("record test");
+        for n in 0..10 {
+            on_alloc(block(n), 40, 48, 1);
+            assert!(is_recorded(block(n)));
+        }
+        crate::untracked(|| on_alloc(block(100), 40, 48, 1));
+        drop(region);
+        for n in 0..4 {
+            on_free(block(n));
+        }
+        check().unwrap();
+        let snapshot = Snapshot::take();
+        let sites: Vec<_> =
+            snapshot.sites.iter().filter(|site| site.region == "record test").collect();
+        let sum =
+            |count: fn(&crate::Site) -> f64| sites.iter().map(|site| count(site)).sum::<f64>();
+        assert_eq!((sum(|site| site.allocs), sum(|site| site.live)), (10.0, 6.0));
+        assert_eq!((sum(|site| site.alloc_bytes), sum(|site| site.live_bytes)), (480.0, 288.0));
+        assert_eq!(
+            (sum(|site| site.live_requested_bytes), sum(|site| site.temporary)),
+            (240.0, 0.0)
+        );
+        assert_eq!(sum(|site| site.lifetimes.counts.iter().sum()), 4.0);
+        assert!(sites.iter().all(|site| !site.stack.is_empty() && !site.thread.is_empty()));
+        assert!(snapshot.tool_bytes > 0 && snapshot.tool_bytes <= pages::cap() as u64);
+        assert_eq!(snapshot.rate, 1);
+        (4..10).for_each(|n| on_free(block(n)));
+        assert!(
+            Snapshot::take()
+                .sites
+                .iter()
+                .filter(|site| site.region == "record test")
+                .all(|site| site.live == 0.0)
+        );
+    }
+}

@@ -1,0 +1,471 @@
+//! Call sites: stacks, each kept once for a region and a thread, with what was freed of theirs.
+//!
+//! ```text
+//! area:  | index: u32 per slot | record | frames | record | frames | ...            | not used |
+//!        slot: 0 is empty, else the place of a record in the area, in steps of 8 bytes
+//! ```
+//!
+//! What a site allocated is what was freed of it plus what is live, and the live table knows that. So a record counts frees
+//! only, and an allocation writes nothing here unless its site is new.
+//!
+//! Invariants:
+//!
+//! 1. A record is written before its place is stored in the index (Release), and its key never changes after.
+//! 2. No two records have the same key: only the holder of `end` adds one, after it looked again.
+//! 3. `index` never fills up: as many slots as the area has 256 bytes, and a record has more.
+//! 4. Counts are changed under the lock of a stripe of the live table: who holds all stripes sees them at rest.
+//!
+//! It does not resolve addresses, and forgets no site.
+
+use super::pages::Area;
+use super::stack::{End, Stack, mix};
+use crate::lock::Lock;
+use core::mem::offset_of;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Powers of two of microseconds that lifetimes are counted by.
+pub(crate) const LIFETIMES: usize = 40;
+
+/// Parts of a block that weights are counted in.
+pub(crate) const WEIGHT_ONE: u64 = 1 << 10;
+
+/// What belongs to a site beside its stack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Place {
+    /// The number of the region's name.
+    pub(crate) region: u16,
+    /// The number of the thread's name.
+    pub(crate) thread: u16,
+}
+
+/// What was freed of a site. Weights are in parts of [`WEIGHT_ONE`], bytes are estimates in whole bytes.
+pub(crate) struct Freed {
+    /// Blocks whose lifetime is known, by the power of two of microseconds.
+    lifetimes: [AtomicU64; LIFETIMES],
+    /// Blocks whose lifetime is not: the live table had no room for them, or missed their end.
+    unseen: AtomicU64,
+    bytes: AtomicU64,
+    samples: AtomicU64,
+    temporary: AtomicU64,
+}
+
+/// A copy of [`Freed`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FreedCounts {
+    pub(crate) lifetimes: [u64; LIFETIMES],
+    pub(crate) unseen: u64,
+    pub(crate) bytes: u64,
+    pub(crate) samples: u64,
+    pub(crate) temporary: u64,
+}
+
+impl FreedCounts {
+    /// Of a site of which nothing was freed.
+    pub(crate) const NONE: FreedCounts =
+        FreedCounts { lifetimes: [0; LIFETIMES], unseen: 0, bytes: 0, samples: 0, temporary: 0 };
+}
+
+impl Freed {
+    const fn new() -> Self {
+        Freed {
+            lifetimes: [const { AtomicU64::new(0) }; LIFETIMES],
+            unseen: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            samples: AtomicU64::new(0),
+            temporary: AtomicU64::new(0),
+        }
+    }
+
+    /// Counts a freed block, of which `lifetime` is known in microseconds or not.
+    #[inline]
+    pub(crate) fn add(&self, weight: u64, bytes: u64, lifetime: Option<u64>, temporary: bool) {
+        let slot = lifetime.and_then(|us| {
+            let power = us.checked_ilog2().unwrap_or(0) as usize;
+            self.lifetimes.get(power.min(LIFETIMES - 1))
+        });
+        // Relaxed, here and below: sums; who needs them consistent holds the locks of all stripes (4).
+        slot.unwrap_or(&self.unseen).fetch_add(weight, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.samples.fetch_add(1, Ordering::Relaxed);
+        if temporary {
+            self.temporary.fetch_add(weight, Ordering::Relaxed);
+        }
+    }
+
+    fn counts(&self) -> FreedCounts {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        FreedCounts {
+            lifetimes: core::array::from_fn(|power| self.lifetimes.get(power).map_or(0, read)),
+            unseen: read(&self.unseen),
+            bytes: read(&self.bytes),
+            samples: read(&self.samples),
+            temporary: read(&self.temporary),
+        }
+    }
+}
+
+/// A site; its frames follow it.
+///
+/// ```text
+///   0 hash   8 region (2)  10 thread (2)  12 frames (2)  14 cut (1)   15 -   16 number (4)   20 -   24 freed
+/// ```
+#[repr(C)]
+struct Record {
+    hash: u64,
+    place: Place,
+    frames: u16,
+    cut: bool,
+    /// How many records stand before it.
+    number: u32,
+    freed: Freed,
+}
+
+const _: () = assert!(offset_of!(Record, frames) == 12);
+const _: () = assert!(offset_of!(Record, number) == 16);
+const _: () = assert!(offset_of!(Record, freed) == 24);
+const _: () =
+    assert!(size_of::<Record>() > BYTES_PER_SLOT && size_of::<Record>().is_multiple_of(STEP));
+
+/// Bytes of the area for each slot of the index (3).
+const BYTES_PER_SLOT: usize = 256;
+
+/// Places in the area are counted in these.
+const STEP: usize = 8;
+
+/// A site's place in the area, in steps; 0 is the site of all that had no room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct SiteRef(pub(crate) u32);
+
+/// The site of all that had no room.
+pub(crate) const OTHER: SiteRef = SiteRef(0);
+
+/// A site, as it is read for a snapshot.
+pub(crate) struct SiteView<'a> {
+    pub(crate) stack: &'a [usize],
+    pub(crate) cut: bool,
+    /// `None`: the site of all that had no room.
+    pub(crate) place: Option<Place>,
+    pub(crate) freed: FreedCounts,
+}
+
+/// What the last record ends at.
+struct EndOf {
+    /// In steps; 0 before the first.
+    at: usize,
+    records: u32,
+}
+
+/// All sites.
+pub(crate) struct Sites {
+    area: Area,
+    end: Lock<EndOf>,
+    /// How many records there are.
+    records: AtomicU32,
+    other: Freed,
+    /// Samples that went to the other site.
+    dropped: AtomicU64,
+}
+
+impl Sites {
+    /// Sites in an area of as many bytes as `len` says.
+    pub(crate) const fn new(len: fn() -> usize) -> Self {
+        Sites {
+            area: Area::new(len),
+            end: Lock::new(EndOf { at: 0, records: 0 }),
+            records: AtomicU32::new(0),
+            other: Freed::new(),
+            dropped: AtomicU64::new(0),
+        }
+    }
+
+    fn slots(&self) -> usize {
+        (self.area.len() / BYTES_PER_SLOT).next_power_of_two()
+    }
+
+    fn slot(&self, start: NonNull<u8>, index: usize) -> &AtomicU32 {
+        // SAFETY: `index` is masked by the callers to be below `slots`, which are at the start of the area.
+        let slot = unsafe { start.cast::<AtomicU32>().add(index) };
+        // SAFETY: zeroed, aligned memory that is never unmapped is an atomic.
+        unsafe { slot.as_ref() }
+    }
+
+    /// A record that the index names.
+    #[inline]
+    fn record(&self, start: NonNull<u8>, site: SiteRef) -> &Record {
+        // SAFETY: what the index holds is the place of a record in the area (1).
+        let record = unsafe { start.add(site.0 as usize * STEP) }.cast::<Record>();
+        // SAFETY: written before it was stored in the index, and only its atomics change (1).
+        unsafe { record.as_ref() }
+    }
+
+    /// The frames of a site that the index names, as many as its record says.
+    #[inline]
+    fn frames(&self, start: NonNull<u8>, site: SiteRef, count: u16) -> &[usize] {
+        // SAFETY: frames stand behind their record, in the area (1).
+        let frames = unsafe { start.add(site.0 as usize * STEP + size_of::<Record>()) };
+        // SAFETY: so many were written with the record (1), and never change.
+        unsafe { core::slice::from_raw_parts(frames.cast::<usize>().as_ptr(), count as usize) }
+    }
+
+    /// The site of a stack in a place; [`OTHER`] where there is no room for another.
+    #[inline]
+    pub(crate) fn intern(&self, stack: &Stack, place: Place) -> SiteRef {
+        let cut = stack.end != End::Whole;
+        let hash =
+            mix(stack.hash, (place.region as u64) << 17 | (place.thread as u64) << 1 | cut as u64);
+        let Some(start) = self.area.start() else { return self.drop_one() };
+        match self.find(start, hash, stack, place) {
+            Ok(site) => site,
+            Err(_) => self.insert(start, hash, stack, place),
+        }
+    }
+
+    /// The site, or the empty slot where the search ended.
+    #[inline]
+    fn find(
+        &self,
+        start: NonNull<u8>,
+        hash: u64,
+        stack: &Stack,
+        place: Place,
+    ) -> Result<SiteRef, usize> {
+        let mask = self.slots() - 1;
+        // The upper bits of a product are its best.
+        let mut at = (hash >> 32) as usize & mask;
+        loop {
+            // Acquire: pairs with the Release in `insert`: the record is there before its place (1).
+            let site = SiteRef(self.slot(start, at).load(Ordering::Acquire));
+            if site == OTHER {
+                // There is always an empty slot (3).
+                return Err(at);
+            }
+            let record = self.record(start, site);
+            let same = record.hash == hash && record.place == place;
+            if same && self.frames(start, site, record.frames) == stack.frames() {
+                return Ok(site);
+            }
+            at = (at + 1) & mask;
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn insert(&self, start: NonNull<u8>, hash: u64, stack: &Stack, place: Place) -> SiteRef {
+        let mut end = self.end.lock();
+        // Another thread may have been here first (2).
+        let slot = match self.find(start, hash, stack, place) {
+            Ok(site) => return site,
+            Err(slot) => slot,
+        };
+        let first = (self.slots() * size_of::<AtomicU32>()).div_ceil(STEP);
+        let at = end.at.max(first);
+        let steps = size_of::<Record>() / STEP + stack.frames().len();
+        let fits = (at + steps) * STEP <= self.area.len();
+        let (Ok(site), true) = (u32::try_from(at), fits) else {
+            drop(end);
+            return self.drop_one();
+        };
+        let record = Record {
+            hash,
+            place,
+            // At most `MOST_FRAMES`.
+            frames: stack.frames().len() as u16,
+            cut: stack.end != End::Whole,
+            number: end.records,
+            freed: Freed::new(),
+        };
+        // SAFETY: `at + steps` is inside the area.
+        let to = unsafe { start.add(at * STEP) };
+        // SAFETY: aligned to a step, inside the area; nobody reads it yet.
+        unsafe { to.cast::<Record>().write(record) };
+        // SAFETY: inside the area, see above.
+        let frames = unsafe { to.add(size_of::<Record>()) }.cast::<usize>();
+        let from = stack.frames();
+        // SAFETY: as many words are inside the area after the record; the two do not overlap.
+        unsafe { frames.as_ptr().copy_from_nonoverlapping(from.as_ptr(), from.len()) };
+        end.at = at + steps;
+        end.records += 1;
+        // Release: pairs with the Acquire in `for_each`.
+        self.records.store(end.records, Ordering::Release);
+        // Release: pairs with the Acquire in `find` (1).
+        self.slot(start, slot).store(site, Ordering::Release);
+        SiteRef(site)
+    }
+
+    #[cold]
+    fn drop_one(&self) -> SiteRef {
+        // Relaxed: a count.
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+        OTHER
+    }
+
+    /// What was freed of a site that `intern` returned.
+    #[inline]
+    pub(crate) fn freed(&self, site: SiteRef) -> &Freed {
+        match self.area.mapped() {
+            Some(start) if site != OTHER => &self.record(start, site).freed,
+            _ => &self.other,
+        }
+    }
+
+    /// The number of a site that `intern` returned: below [`Sites::len`].
+    pub(crate) fn number(&self, site: SiteRef) -> usize {
+        match self.area.mapped() {
+            Some(start) if site != OTHER => self.record(start, site).number as usize + 1,
+            _ => 0,
+        }
+    }
+
+    /// How many sites there are, with that of all that had no room, which has the number 0.
+    pub(crate) fn len(&self) -> usize {
+        // Acquire: pairs with the Release in `insert`: so many records are there.
+        self.records.load(Ordering::Acquire) as usize + 1
+    }
+
+    /// Samples that had no room.
+    pub(crate) fn dropped(&self) -> u64 {
+        // Relaxed: a count.
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Calls `f` with every site, in the order of their numbers.
+    pub(crate) fn for_each(&self, mut f: impl FnMut(SiteView<'_>)) {
+        let records = self.len() - 1;
+        f(SiteView { stack: &[], cut: false, place: None, freed: self.other.counts() });
+        let Some(start) = self.area.mapped() else { return };
+        let mut at = (self.slots() * size_of::<AtomicU32>()).div_ceil(STEP);
+        for _ in 0..records {
+            // Inside the area, as its record is: the cast keeps the value.
+            let site = SiteRef(at as u32);
+            let record = self.record(start, site);
+            f(SiteView {
+                stack: self.frames(start, site, record.frames),
+                cut: record.cut,
+                place: Some(record.place),
+                freed: record.freed.counts(),
+            });
+            at += size_of::<Record>() / STEP + record.frames as usize;
+        }
+    }
+
+    /// Bytes of pages that are backed by memory.
+    pub(crate) fn bytes(&self) -> usize {
+        let page = alloc_core::PAGE_SIZE;
+        let used = || (self.end.lock().at * STEP).next_multiple_of(page);
+        self.area.mapped().map_or(0, |_| used())
+    }
+
+    pub(crate) fn lock_for_fork(&self) {
+        self.end.lock_for_fork();
+    }
+
+    pub(crate) fn unlock_after_fork(&self) {
+        self.end.unlock_after_fork();
+    }
+
+    /// Verifies invariants 1 to 3, at rest.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        let Some(start) = self.area.mapped() else { return Ok(()) };
+        let end = self.end.lock();
+        let (mut named, slots) = (0, self.slots());
+        for index in 0..slots {
+            let site = SiteRef(self.slot(start, index).load(Ordering::Acquire));
+            if site == OTHER {
+                continue;
+            }
+            named += 1;
+            let record = self.record(start, site);
+            if record.number >= end.records || site.0 as usize >= end.at {
+                return Err("sites 1: a place beyond the last record");
+            }
+            let mut stack = Stack::new(super::stack::MOST_FRAMES);
+            self.frames(start, site, record.frames).iter().for_each(|frame| {
+                stack.push(*frame);
+            });
+            if record.cut {
+                stack.end = End::Cut;
+            }
+            if self.find(start, record.hash, &stack, record.place) != Ok(site) {
+                return Err("sites 2: a key twice, or one that is not found");
+            }
+        }
+        if named != end.records as usize {
+            return Err("sites 2: not as many places as records");
+        }
+        if named >= slots {
+            return Err("sites 3: the index is full");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stack(frames: &[usize]) -> Stack {
+        let mut stack = Stack::new(64);
+        frames.iter().for_each(|frame| {
+            stack.push(*frame);
+        });
+        stack
+    }
+
+    #[test]
+    fn sites_are_told_apart_by_stack_region_thread_and_cut() {
+        let sites = Sites::new(|| 64 << 10);
+        let place = Place { region: 1, thread: 2 };
+        let first = sites.intern(&stack(&[1, 2, 3]), place);
+        assert_ne!(first, OTHER);
+        assert_eq!(sites.intern(&stack(&[1, 2, 3]), place), first);
+        let mut cut = stack(&[1, 2, 3]);
+        cut.end = End::Cut;
+        let others = [
+            sites.intern(&stack(&[1, 2]), place),
+            sites.intern(&stack(&[3, 2, 1]), place),
+            sites.intern(&stack(&[1, 2, 3]), Place { region: 2, thread: 2 }),
+            sites.intern(&stack(&[1, 2, 3]), Place { region: 1, thread: 1 }),
+            sites.intern(&cut, place),
+            sites.intern(&stack(&[]), place),
+        ];
+        let mut all: Vec<u32> = others.iter().chain([&first]).map(|site| site.0).collect();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!((all.len(), sites.len()), (7, 8));
+        sites.check().unwrap();
+        let mut stacks = Vec::new();
+        sites.for_each(|site| stacks.push((site.stack.to_vec(), site.cut, site.place)));
+        assert_eq!(stacks[0], (vec![], false, None));
+        assert_eq!(stacks[sites.number(first)], (vec![1, 2, 3], false, Some(place)));
+        assert_eq!(stacks[sites.number(others[4])], (vec![1, 2, 3], true, Some(place)));
+    }
+
+    #[test]
+    fn what_has_no_room_goes_to_the_other_site() {
+        let sites = Sites::new(|| 16 << 10);
+        let found: Vec<_> =
+            (0..100).map(|n| sites.intern(&stack(&[n]), Place::default())).collect();
+        let kept = found.iter().filter(|site| **site != OTHER).count();
+        assert!((20..60).contains(&kept), "{kept}");
+        assert_eq!(sites.dropped(), 100 - kept as u64);
+        assert_eq!(sites.intern(&stack(&[0]), Place::default()), found[0]);
+        sites.check().unwrap();
+        assert!(sites.bytes() <= 16 << 10);
+    }
+
+    #[test]
+    fn threads_that_race_agree_on_sites() {
+        let sites = Sites::new(|| 1 << 20);
+        let found: Vec<Vec<u32>> = std::thread::scope(|scope| {
+            let intern = || {
+                (0..1000).map(|n| sites.intern(&stack(&[n / 2, 9]), Place::default()).0).collect()
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(intern)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(found.iter().all(|list| *list == found[0]));
+        assert_eq!(sites.len(), 501);
+        sites.check().unwrap();
+    }
+}

@@ -1,0 +1,226 @@
+//! What addresses stand for: functions, files and lines, found late and in this process.
+//!
+//! Reads the debug information of the program and its libraries, by the `backtrace` crate (feature `report`), while the
+//! thread is untracked. That takes time and memory by the megabyte: it is for the end of a program, for tests and for questions,
+//! not for every minute of a server. A snapshot has all it needs to do it elsewhere. Without the feature, and where nothing
+//! is known, an address is named by its module and offset.
+
+use super::local::untracked;
+use super::snapshot::Module;
+use std::collections::HashMap;
+
+/// A function at a place in the source.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Frame {
+    /// Demangled, without a hash.
+    pub(crate) function: String,
+    pub(crate) file: Option<String>,
+    pub(crate) line: Option<u32>,
+}
+
+/// Frames by address, the innermost inlined call first.
+#[derive(Debug, Default)]
+pub(crate) struct Symbols {
+    known: HashMap<u64, Vec<Frame>>,
+}
+
+/// Beginnings of names of functions between the program and the allocator.
+const MACHINERY: &[&str] = &[
+    "__rust_alloc",
+    "__rust_realloc",
+    "__rustc::",
+    "__rdl_",
+    "__rg_",
+    "alloc::alloc::",
+    "alloc::raw_vec::",
+    "alloc_global::",
+    "alloc_core::",
+    "backtrace::",
+];
+
+/// Beginnings of names of functions of the standard library.
+const STANDARD: &[&str] = &["alloc::", "core::", "std::", "hashbrown::"];
+
+fn starts_with_any(name: &str, beginnings: &[&str]) -> bool {
+    let name = name.trim_start_matches(['<', '&', '[', '(', '_']);
+    beginnings.iter().any(|beginning| name.starts_with(beginning.trim_start_matches('_')))
+}
+
+impl Frame {
+    /// Whether the function stands between the program and the allocator, or is the standard library's.
+    fn is_of_others(&self) -> bool {
+        starts_with_any(&self.function, STANDARD) || starts_with_any(&self.function, MACHINERY)
+    }
+
+    fn is_machinery(&self) -> bool {
+        starts_with_any(&self.function, MACHINERY)
+    }
+
+    /// `file:line`, as far as known, else the function.
+    pub(crate) fn place(&self) -> String {
+        match (&self.file, self.line) {
+            (Some(file), Some(line)) => format!("{file}:{line}"),
+            (Some(file), None) => file.clone(),
+            _ => self.function.clone(),
+        }
+    }
+}
+
+impl Symbols {
+    /// Looks up addresses: each once.
+    pub(crate) fn resolve(addresses: impl Iterator<Item = u64>, modules: &[Module]) -> Symbols {
+        untracked(|| {
+            let mut known = HashMap::new();
+            for address in addresses {
+                known.entry(address).or_insert_with(|| frames(address, modules));
+            }
+            Symbols { known }
+        })
+    }
+
+    /// Made-up symbols.
+    #[cfg(test)]
+    pub(crate) fn of(known: impl IntoIterator<Item = (u64, Vec<Frame>)>) -> Symbols {
+        Symbols { known: known.into_iter().collect() }
+    }
+
+    /// The frames of a stack, the innermost first, without those of the allocator.
+    pub(crate) fn frames<'a>(&'a self, stack: &'a [u64]) -> impl Iterator<Item = &'a Frame> + 'a {
+        let all = stack.iter().filter_map(|address| self.known.get(address)).flatten();
+        all.skip_while(|frame| frame.is_machinery())
+    }
+
+    /// The frame that an allocation is put down to: the innermost that is the program's own, else the innermost that is
+    /// not the allocator's.
+    pub(crate) fn culprit<'a>(&'a self, stack: &'a [u64]) -> Option<&'a Frame> {
+        let own = self.frames(stack).find(|frame| !frame.is_of_others());
+        own.or_else(|| self.frames(stack).next())
+    }
+}
+
+/// The frames at one address; one that has the module and the offset for its name where nothing is known.
+fn frames(address: u64, modules: &[Module]) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    #[cfg(feature = "report")]
+    {
+        // The crate takes what it is given for a return address, one past the call.
+        let at = usize::try_from(address).map_or(0, |address| address.wrapping_add(1));
+        backtrace::resolve(core::ptr::without_provenance_mut(at), |symbol| {
+            if let Some(name) = symbol.name() {
+                let file = symbol.filename().map(|file| file.to_string_lossy().into_owned());
+                frames.push(Frame { function: format!("{name:#}"), file, line: symbol.lineno() });
+            }
+        });
+    }
+    if frames.is_empty() {
+        frames.push(Frame { function: bare(address, modules), file: None, line: None });
+    }
+    frames
+}
+
+/// Module and offset, or the address alone.
+fn bare(address: u64, modules: &[Module]) -> String {
+    let holds = |module: &&Module| (module.start..module.end).contains(&address);
+    match modules.iter().find(holds) {
+        Some(module) => {
+            let file = module.path.rsplit('/').next().unwrap_or_default();
+            format!("{file}+{:#x}", address.wrapping_sub(module.bias))
+        }
+        None => format!("{address:#x}"),
+    }
+}
+
+/// The path of the type or function that a demangled name begins with: of `<a::B<T> as c::D>::e`, `a::B`.
+fn leading_path(function: &str) -> &str {
+    let name = function.trim_start_matches(['<', '&', '[', '(', '*']);
+    let name = ["dyn ", "mut ", "const "]
+        .iter()
+        .fold(name, |name, word| name.strip_prefix(word).unwrap_or(name));
+    let end = name.find(|c: char| !c.is_alphanumeric() && c != '_' && c != ':');
+    name.get(..end.unwrap_or(name.len())).unwrap_or(name).trim_end_matches(':')
+}
+
+/// The crate of a function, by its name.
+pub(crate) fn crate_of(function: &str) -> &str {
+    leading_path(function).split("::").next().unwrap_or_default()
+}
+
+/// The module of a function, by its name: the path up to the first type, or without the function. Types are told from modules
+/// by their capitals.
+pub(crate) fn module_of(function: &str) -> &str {
+    let path = leading_path(function);
+    let is_type = |part: &str| part.starts_with(|c: char| c.is_uppercase());
+    let mut len = 0;
+    for part in path.split("::") {
+        if is_type(part) {
+            return path.get(..len).unwrap_or(path).trim_end_matches(':');
+        }
+        len += part.len() + 2;
+    }
+    // A type that is written `<..>` has no function in its path.
+    if function.starts_with('<') {
+        return path;
+    }
+    path.rsplit_once("::").map_or(path, |(module, _)| module)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_and_crates_are_read_from_names() {
+        for (function, module, krate) in [
+            ("parser::lex::next", "parser::lex", "parser"),
+            ("parser::lex::Lexer<T>::next", "parser::lex", "parser"),
+            ("parser::lex::Lexer::next::{{closure}}", "parser::lex", "parser"),
+            ("<parser::lex::Lexer as core::iter::Iterator>::next", "parser::lex", "parser"),
+            ("<&mut a::b::C as d::E>::f", "a::b", "a"),
+            ("main", "main", "main"),
+            ("a::main", "a", "a"),
+            ("libfoo.so+0x12", "libfoo", "libfoo"),
+            ("", "", ""),
+        ] {
+            assert_eq!((module_of(function), crate_of(function)), (module, krate), "{function}");
+        }
+    }
+
+    #[test]
+    fn an_address_without_symbols_is_named_by_its_module() {
+        let module = Module {
+            start: 0x5000,
+            end: 0x6000,
+            bias: 0x4000,
+            path: "/lib/x.so".into(),
+            ..Module::default()
+        };
+        assert_eq!(bare(0x5010, &[module]), "x.so+0x1010");
+        assert_eq!(bare(0x5010, &[]), "0x5010");
+    }
+
+    #[test]
+    #[cfg(feature = "report")]
+    fn a_function_of_this_crate_is_found_with_its_line() {
+        let here = crate_of as fn(&str) -> &str as usize as u64 + 4;
+        let symbols = Symbols::resolve([here].into_iter(), &[]);
+        let frame = symbols.known[&here].last().unwrap();
+        assert!(frame.function.contains("crate_of"), "{frame:?}");
+        assert!(frame.place().contains("symbols.rs:"), "{frame:?}");
+    }
+
+    #[test]
+    fn the_program_is_named_not_the_library() {
+        let named = |function: &str| vec![Frame { function: function.into(), ..Frame::default() }];
+        let symbols = Symbols::of([
+            (1, named("__rust_alloc")),
+            (2, named("<alloc::alloc::Global as core::alloc::Allocator>::allocate")),
+            (3, named("alloc::vec::Vec<T>::push")),
+            (4, named("app::load")),
+            (5, named("alloc_global::thread::alloc_slow")),
+        ]);
+        assert_eq!(symbols.culprit(&[5, 1, 2, 3, 4]).unwrap().function, "app::load");
+        assert_eq!(symbols.culprit(&[5, 1, 2, 3]).unwrap().function, "alloc::vec::Vec<T>::push");
+        assert!(symbols.culprit(&[5, 1]).is_none() && symbols.culprit(&[]).is_none());
+        assert_eq!(symbols.frames(&[5, 1, 2, 3, 4]).count(), 2);
+    }
+}

@@ -1,0 +1,257 @@
+//! The tables of a profile together: what an event changes in them, and what they know at one moment.
+//!
+//! Invariants:
+//!
+//! 1. The blocks of a site are those freed of it and those live, each in one of the two: a block moves from one to the
+//!    other under the lock of its stripe.
+//! 2. So the sums over all sites, with that of what had no room, are the sums of all events, while all stripes are held.
+//!
+//! No unsafe here.
+
+use super::live::{Added, Entry, FILTER, Live};
+use super::sites::{Freed, FreedCounts, Place, Sites, WEIGHT_ONE};
+use super::stack::{End, Stack, mix};
+use alloc_core::Block;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// An allocation that is recorded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Allocation {
+    pub(crate) block: Block,
+    pub(crate) requested: usize,
+    pub(crate) size: usize,
+    pub(crate) rate: u64,
+    /// Microseconds of the monotonic clock.
+    pub(crate) now: u64,
+    pub(crate) place: Place,
+    pub(crate) stamp: u64,
+}
+
+/// All tables, and what they could not hold.
+pub(crate) struct Tables {
+    sites: Sites,
+    live: Live,
+    cut: AtomicU64,
+    corrupt: AtomicU64,
+    /// The rate of the last event.
+    rate: AtomicU64,
+    /// When the first event was, in microseconds of the monotonic clock.
+    since: AtomicU64,
+}
+
+/// What is known of one site.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tally {
+    pub(crate) freed: FreedCounts,
+    /// Live blocks, in parts of [`WEIGHT_ONE`].
+    pub(crate) live: u64,
+    pub(crate) live_bytes: u64,
+    pub(crate) live_requested: u64,
+    pub(crate) live_samples: u64,
+}
+
+impl Tally {
+    const NONE: Tally = Tally {
+        freed: FreedCounts::NONE,
+        live: 0,
+        live_bytes: 0,
+        live_requested: 0,
+        live_samples: 0,
+    };
+
+    /// Blocks freed, in parts of [`WEIGHT_ONE`].
+    pub(crate) fn freed_blocks(&self) -> u64 {
+        self.freed.lifetimes.iter().fold(self.freed.unseen, |sum, count| sum.wrapping_add(*count))
+    }
+}
+
+/// A site, as it is read for a snapshot.
+pub(crate) struct Known<'a> {
+    pub(crate) stack: &'a [usize],
+    pub(crate) cut: bool,
+    /// `None`: the site of all that had no room.
+    pub(crate) place: Option<Place>,
+    pub(crate) tally: Tally,
+}
+
+/// How many blocks a sample stands for, in parts of [`WEIGHT_ONE`], rounded up or down by chance so that the mean is right.
+fn weight(size: usize, rate: u64, dice: u64) -> u64 {
+    if rate <= 1 {
+        return WEIGHT_ONE;
+    }
+    let chosen = -(-(size.max(1) as f64) / rate as f64).exp_m1();
+    let exact = WEIGHT_ONE as f64 / chosen;
+    // 53 bits of the dice as a fraction.
+    let chance = (dice >> 11) as f64 / (1u64 << 53) as f64;
+    // Neither negative nor, for any rate below 2^53, beyond 64 bits; the cast saturates.
+    (exact + chance).floor() as u64
+}
+
+/// The bytes that blocks of a weight have.
+#[inline]
+fn bytes(weight: u64, size: u64) -> u64 {
+    if weight == WEIGHT_ONE {
+        return size;
+    }
+    let parts = weight as u128 * size as u128 + WEIGHT_ONE as u128 / 2;
+    // A sum of estimates wraps where a sum of truths would.
+    (parts / WEIGHT_ONE as u128) as u64
+}
+
+impl Tables {
+    /// Tables that take as many bytes as `sites` and `live` say.
+    pub(crate) const fn new(sites: fn() -> usize, live: fn() -> usize) -> Self {
+        Tables {
+            sites: Sites::new(sites),
+            live: Live::new(live),
+            cut: AtomicU64::new(0),
+            corrupt: AtomicU64::new(0),
+            rate: AtomicU64::new(0),
+            since: AtomicU64::new(0),
+        }
+    }
+
+    /// Records an allocation.
+    #[inline]
+    pub(crate) fn on_alloc(&self, event: Allocation, stack: &Stack) {
+        // Relaxed, here and below: values of their own.
+        if self.rate.load(Relaxed) != event.rate || stack.end != End::Whole {
+            self.note(&event, stack.end);
+        }
+        let site = self.sites.intern(stack, event.place);
+        let dice = if event.rate <= 1 { 0 } else { self.dice(&event) };
+        let entry = Entry {
+            size: event.size as u64,
+            requested: event.requested as u64,
+            birth: event.now,
+            weight: weight(event.size, event.rate, dice),
+            stamp: event.stamp,
+            site,
+        };
+        self.live.add(event.block, entry, |added| match added {
+            Added::New => {}
+            Added::Replaced(old) => self.count_freed(self.sites.freed(old.site), old, None, false),
+            Added::Full => self.count_freed(self.sites.freed(site), entry, None, false),
+        });
+    }
+
+    /// A number that looks like chance: it differs from event to event.
+    fn dice(&self, event: &Allocation) -> u64 {
+        let mixed = mix(mix(event.stamp, event.now), event.block.addr().get() as u64);
+        mixed ^ mixed.rotate_left(32).wrapping_mul(0xD6E8_FEB8_6659_FD93)
+    }
+
+    #[cold]
+    fn note(&self, event: &Allocation, end: End) {
+        self.rate.store(event.rate, Relaxed);
+        // Fails where another event was the first.
+        let _ = self.since.compare_exchange(0, event.now.max(1), Relaxed, Relaxed);
+        match end {
+            End::Whole => {}
+            End::Cut => drop(self.cut.fetch_add(1, Relaxed)),
+            End::Corrupt => drop(self.corrupt.fetch_add(1, Relaxed)),
+        }
+    }
+
+    #[inline]
+    fn count_freed(&self, freed: &Freed, entry: Entry, lifetime: Option<u64>, temporary: bool) {
+        freed.add(entry.weight, bytes(entry.weight, entry.size), lifetime, temporary);
+    }
+
+    /// Whether a block may be recorded: false for sure, or true most likely.
+    #[inline(always)]
+    pub(crate) fn may_hold(&self, block: Block) -> bool {
+        self.live.may_hold(block)
+    }
+
+    /// Records that a block is free. `now` tells the time for a block that was one of all, or of some; `stamp`
+    /// is that of the calling thread's last allocation.
+    #[inline]
+    pub(crate) fn on_free(&self, block: Block, stamp: u64, now: impl Fn(bool) -> u64) {
+        self.live.remove(block, |entry| {
+            let lifetime = now(entry.weight == WEIGHT_ONE).saturating_sub(entry.birth);
+            let temporary = entry.stamp == stamp && stamp != 0;
+            self.count_freed(self.sites.freed(entry.site), entry, Some(lifetime), temporary);
+        });
+    }
+
+    /// Calls `f` with every site of which anything is known. All stripes are held while it is put together, not while `f` runs.
+    pub(crate) fn for_each(&self, mut f: impl FnMut(Known<'_>)) {
+        let tallies = self.tallies();
+        let mut tallies = tallies.iter();
+        self.sites.for_each(|site| {
+            // Sites that are new since have none.
+            let Some(tally) = tallies.next() else { return };
+            if tally.freed.samples + tally.live_samples > 0 {
+                f(Known { stack: site.stack, cut: site.cut, place: site.place, tally: *tally });
+            }
+        });
+    }
+
+    /// What is known of each site, by their numbers.
+    fn tallies(&self) -> Vec<Tally> {
+        loop {
+            // Made before the stripes are held: nothing may allocate or free meanwhile.
+            let mut tallies = vec![Tally::NONE; self.sites.len() + 64];
+            let held = self.live.hold();
+            if self.sites.len() > tallies.len() {
+                drop(held);
+                continue;
+            }
+            let mut number = 0;
+            self.sites.for_each(|site| {
+                if let Some(tally) = tallies.get_mut(number) {
+                    tally.freed = site.freed;
+                }
+                number += 1;
+            });
+            held.for_each(|_, entry| {
+                if let Some(tally) = tallies.get_mut(self.sites.number(entry.site)) {
+                    tally.live = tally.live.wrapping_add(entry.weight);
+                    let more = |sum: u64, size| sum.wrapping_add(bytes(entry.weight, size));
+                    tally.live_bytes = more(tally.live_bytes, entry.size);
+                    tally.live_requested = more(tally.live_requested, entry.requested);
+                    tally.live_samples += 1;
+                }
+            });
+            drop(held);
+            return tallies;
+        }
+    }
+
+    /// Samples whose stack had no room, samples whose block had none, stacks cut, stacks corrupt.
+    pub(crate) fn dropped(&self) -> [u64; 4] {
+        let (cut, corrupt) = (self.cut.load(Relaxed), self.corrupt.load(Relaxed));
+        [self.sites.dropped(), self.live.dropped(), cut, corrupt]
+    }
+
+    /// The rate of the last event, 0 if there was none, and when the first was.
+    pub(crate) fn rate_and_start(&self) -> (u64, u64) {
+        (self.rate.load(Relaxed), self.since.load(Relaxed))
+    }
+
+    /// Bytes of pages that are backed by memory.
+    pub(crate) fn bytes(&self) -> usize {
+        self.sites.bytes() + self.live.bytes()
+    }
+
+    pub(crate) fn lock_for_fork(&self) {
+        self.live.lock_for_fork();
+        self.sites.lock_for_fork();
+    }
+
+    pub(crate) fn unlock_after_fork(&self) {
+        self.sites.unlock_after_fork();
+        self.live.unlock_after_fork();
+    }
+
+    /// Verifies the invariants of all tables.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        self.sites.check()?;
+        let mut counts = vec![0; FILTER];
+        let held = self.live.hold();
+        let result = held.check(&mut counts);
+        drop(held);
+        result
+    }
+}

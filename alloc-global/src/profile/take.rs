@@ -1,0 +1,87 @@
+//! Taking a snapshot: the tables as plain data.
+//!
+//! No unsafe here.
+
+use super::local::{NAMES, untracked};
+use super::modules;
+use super::record::{self, TABLES};
+use super::sites::WEIGHT_ONE;
+use super::snapshot::{Dropped, Lifetimes, Site, Snapshot};
+use super::tables::Known;
+use std::time::{Duration, SystemTime};
+
+/// The thread of the site of all that had no room.
+pub(crate) const OTHER: &str = "[other]";
+
+impl Snapshot {
+    /// Takes a snapshot of the running program.
+    ///
+    /// Exact in itself: all counts are of one moment. Events that are recorded meanwhile wait for as long as it takes to
+    /// walk the live blocks and the sites, some nanoseconds each; all else goes on. What this allocates is
+    /// not in the profile. In the child of a fork, what the parent had recorded before is in its snapshots too.
+    ///
+    /// Where the program was built without frame pointers, stacks come from the unwinder, at microseconds each,
+    /// also where every block is traced.
+    ///
+    /// ```
+    /// let snapshot = alloc_global::Snapshot::take();
+    /// for site in snapshot.sites.iter().take(10) {
+    ///     println!("{:.0} bytes live in {:.0} blocks", site.live_bytes, site.live);
+    /// }
+    /// ```
+    pub fn take() -> Snapshot {
+        untracked(|| {
+            let stats = crate::stats();
+            let taken = SystemTime::now();
+            let mut sites = Vec::new();
+            TABLES.for_each(|known| sites.push(site(&known)));
+            sites.sort_by(|a: &Site, b: &Site| {
+                let order = b.live_bytes.total_cmp(&a.live_bytes);
+                order
+                    .then(b.alloc_bytes.total_cmp(&a.alloc_bytes))
+                    .then_with(|| a.stack.cmp(&b.stack))
+            });
+            let [stacks, blocks, truncated, corrupt] = TABLES.dropped();
+            let (rate, duration) = record::rate_and_duration();
+            Snapshot {
+                stats,
+                rate,
+                sites,
+                modules: modules::loaded(),
+                dropped: Dropped { stacks, blocks, truncated, corrupt },
+                tool_bytes: record::tool_bytes() as u64,
+                taken,
+                duration: Duration::from_micros(duration),
+            }
+        })
+    }
+}
+
+/// What the tables know of a site, in blocks and bytes.
+fn site(known: &Known<'_>) -> Site {
+    let blocks = |weight: u64| weight as f64 / WEIGHT_ONE as f64;
+    let tally = &known.tally;
+    let mut lifetimes = Lifetimes::default();
+    for (count, weight) in lifetimes.counts.iter_mut().zip(&tally.freed.lifetimes) {
+        *count = blocks(*weight);
+    }
+    let (region, thread) = match known.place {
+        Some(place) => (NAMES.get(place.region), NAMES.get(place.thread)),
+        None => (String::new(), OTHER.to_owned()),
+    };
+    Site {
+        stack: known.stack.iter().map(|address| *address as u64).collect(),
+        truncated: known.cut,
+        region,
+        thread,
+        allocs: blocks(tally.freed_blocks().wrapping_add(tally.live)),
+        alloc_bytes: tally.freed.bytes.wrapping_add(tally.live_bytes) as f64,
+        live: blocks(tally.live),
+        live_bytes: tally.live_bytes as f64,
+        live_requested_bytes: tally.live_requested as f64,
+        temporary: blocks(tally.freed.temporary),
+        samples: tally.freed.samples + tally.live_samples,
+        live_samples: tally.live_samples,
+        lifetimes,
+    }
+}
