@@ -25,6 +25,8 @@ mod primitive;
 mod profile;
 mod purge;
 mod purger;
+#[cfg(feature = "report")]
+pub mod report;
 mod shared;
 mod stats;
 mod thread;
