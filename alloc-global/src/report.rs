@@ -1,15 +1,16 @@
 //! Reports: what is known about a process, in the formats that tools read.
 //!
 //! ```text
-//! counters, memory, profile, heat map, pins, latency, ...  ->  Report  ->  text  json  html
-//!                                        addresses -> Symbols -/  |   ->  pprof  dhat  folded
-//!                                                                 \   ->  prometheus
+//! counters, memory, profile, heat map, pins, ...  ->  Report  ->  text   json   html
+//!                             addresses  ->  Symbols  ------/ \->  pprof  dhat   folded
+//!                                                              \-> prometheus
 //! ```
 //!
 //! | function | file | opens in |
 //! |---|---|---|
 //! | [`text`] | `.txt` | a terminal: one screen |
 //! | [`json`] | `.json` | programs: everything, versioned |
+//! | [`html`] | `.html` | a browser, without a network |
 //! | [`pprof`] | `.pb.gz` | `go tool pprof`, speedscope, Parca, Pyroscope |
 //! | [`dhat`] | `.dhat.json` | Valgrind's `dh_view.html`, the Firefox Profiler |
 //! | [`folded`] | `.folded` | flame graph tools, speedscope |
@@ -25,6 +26,7 @@ pub mod example;
 mod folded;
 mod frame;
 pub mod handlers;
+mod html;
 mod json;
 mod model;
 mod pprof;
@@ -39,6 +41,7 @@ mod write;
 pub use dhat::dhat;
 pub use folded::{Metric, folded};
 pub use frame::{Frame, NoSymbols, Symbols};
+pub use html::html;
 pub use json::json;
 pub use model::{
     ArenaMap, ClassStats, GcGeneration, GcReport, GcType, HeatMap, Latency, Mapping, Pin, PoolMap,

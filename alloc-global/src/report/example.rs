@@ -77,7 +77,7 @@ pub fn symbols(addresses: &[u64]) -> Vec<Vec<Frame>> {
 /// let memory = example::report().memory;
 /// let parts = [memory.live, memory.cached, memory.free_blocks, memory.free_pools];
 /// let rest = [memory.given_back, memory.metadata, memory.rounding];
-/// assert_eq!(memory.mapped, parts.iter().chain(&rest).sum());
+/// assert_eq!(memory.mapped, parts.iter().chain(&rest).sum::<u64>());
 /// ```
 pub fn report() -> Report {
     let heatmap = heatmap();

@@ -5,6 +5,7 @@
 //! | `/debug/pprof/heap` | [`heap`] | `go tool pprof`, Pyroscope, Alloy, Parca |
 //! | `/debug/pprof/allocs` | [`allocs`] | the same |
 //! | `/metrics` | [`metrics`] | Prometheus |
+//! | `/report` | [`report`](fn@report) | a browser |
 //!
 //! The paths are those that scrapers look for by default. Reports name functions, files and threads of the program:
 //! serve them on the loopback interface or behind something that asks who is calling.
@@ -13,7 +14,7 @@
 
 use super::frame::Symbols;
 use super::model::Report;
-use super::{pprof, prometheus};
+use super::{html, pprof, prometheus};
 
 /// A content type and the bytes that go with it.
 pub type Answer = (&'static str, Vec<u8>);
@@ -31,4 +32,9 @@ pub fn allocs(report: &Report, symbols: &dyn Symbols) -> Answer {
 /// The numbers in Prometheus' text format.
 pub fn metrics(report: &Report) -> Answer {
     (prometheus::CONTENT_TYPE, prometheus::prometheus(report).into_bytes())
+}
+
+/// The page.
+pub fn report(report: &Report, symbols: &dyn Symbols) -> Answer {
+    (html::CONTENT_TYPE, html::html(report, symbols).into_bytes())
 }

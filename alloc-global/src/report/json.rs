@@ -30,7 +30,7 @@ pub fn json(report: &Report, symbols: &dyn Symbols) -> String {
     value(report, symbols).to_string()
 }
 
-pub(super) fn value(report: &Report, symbols: &dyn Symbols) -> Value {
+fn value(report: &Report, symbols: &dyn Symbols) -> Value {
     json!({
         "format": "poolalloc-report",
         "version": 1,
@@ -143,6 +143,7 @@ fn profile(snapshot: &Snapshot, symbols: &dyn Symbols) -> Value {
             "alloc_bytes": total(|site| site.alloc_bytes),
             "live_blocks": total(|site| site.live),
             "live_bytes": live_bytes,
+            "live_blocks_error": blocks_error(snapshot),
             "live_bytes_error": error(live_bytes, snapshot.rate),
         },
         "dropped": {
@@ -161,6 +162,15 @@ fn profile(snapshot: &Snapshot, symbols: &dyn Symbols) -> Value {
 /// estimate over the rate, and its relative error the inverse of the root of that. 0 where blocks are traced.
 pub(super) fn error(bytes: f64, rate: u64) -> f64 {
     if rate > 1 { (bytes.max(0.0) * rate as f64).sqrt() } else { 0.0 }
+}
+
+/// One standard error of the estimate of live blocks: a site's relative error is that of its bytes.
+fn blocks_error(snapshot: &Snapshot) -> f64 {
+    let square = |site: &Site| {
+        let relative = error(site.live_bytes, snapshot.rate) / site.live_bytes.max(1.0);
+        (site.live * relative).powi(2)
+    };
+    snapshot.sites.iter().map(square).sum::<f64>().sqrt()
 }
 
 /// Frames, each once.

@@ -14,7 +14,7 @@
 
 use super::frame::Symbols;
 use super::model::Report;
-use super::{Metric, dhat, folded, json, pprof, text};
+use super::{Metric, dhat, folded, html, json, pprof, text};
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -31,6 +31,8 @@ pub enum Format {
     Text,
     /// `.json`: everything.
     Json,
+    /// `.html`: one page.
+    Html,
     /// `.pb.gz`: pprof's.
     Pprof,
     /// `.dhat.json`: DHAT's.
@@ -54,6 +56,7 @@ impl Format {
             (".txt", Format::Text),
             (".dhat.json", Format::Dhat),
             (".json", Format::Json),
+            (".html", Format::Html),
             (".pb.gz", Format::Pprof),
             (".folded", Format::Folded),
         ];
@@ -65,6 +68,7 @@ impl Format {
         match self {
             Format::Text => text(report, symbols).into_bytes(),
             Format::Json => json(report, symbols).into_bytes(),
+            Format::Html => html(report, symbols).into_bytes(),
             Format::Pprof => pprof(report, symbols),
             Format::Dhat => dhat(report, symbols).into_bytes(),
             Format::Folded => folded(report, symbols, Metric::LiveBytes).into_bytes(),
@@ -120,7 +124,7 @@ pub fn write(
     let path = expand(template, report);
     let failed = |reason| WriteError { path: path.clone(), reason };
     let Some(format) = Format::of(&path) else {
-        let endings = "no format has this ending (txt, json, dhat.json, pb.gz, folded)";
+        let endings = "no format has this ending (txt, json, html, dhat.json, pb.gz, folded)";
         return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, endings)));
     };
     let bytes = format.render(report, symbols);
@@ -249,7 +253,8 @@ mod tests {
     #[test]
     fn each_ending_has_its_format() {
         let folder = Folder::new("endings");
-        let begins: [(&str, &[u8]); 5] = [
+        let begins: [(&str, &[u8]); 6] = [
+            ("a.html", b"<!doctype html>"),
             ("a.txt", b"poolalloc: server"),
             ("a.json", b"{\"classes\""),
             ("a.dhat.json", b"{\"Mtu\""),
@@ -287,9 +292,12 @@ mod tests {
             (folder.path("folder.txt"), "Is a directory (os error 21)"),
             (
                 folder.path("a.xml"),
-                "no format has this ending (txt, json, dhat.json, pb.gz, folded)",
+                "no format has this ending (txt, json, html, dhat.json, pb.gz, folded)",
             ),
-            (String::new(), "no format has this ending (txt, json, dhat.json, pb.gz, folded)"),
+            (
+                String::new(),
+                "no format has this ending (txt, json, html, dhat.json, pb.gz, folded)",
+            ),
         ] {
             let error = write(&path, &testing::report(), &NoSymbols).expect_err(&path);
             assert_eq!(error.to_string(), format!("cannot write report {path}: {reason}"));
