@@ -26,6 +26,8 @@ mod primitive;
 mod profile;
 mod purge;
 mod purger;
+#[cfg(feature = "report")]
+pub mod report;
 mod scope;
 mod shared;
 mod stats;

@@ -114,7 +114,7 @@ fn thread_name(token: u32) -> u16 {
         let process = unsafe { libc::getpid() };
         // SAFETY: always callable.
         let thread = unsafe { libc::syscall(libc::SYS_gettid) };
-        if thread == process.into() {
+        if thread == i64::from(process) {
             return NAMES.intern(b"main");
         }
         // SAFETY: writes at most 16 bytes, the last of them zero.

@@ -1,0 +1,438 @@
+//! JSON: everything that a report knows, for programs to read.
+//!
+//! 1. `version` is 1. It changes when a field changes its meaning or goes away; fields may be added without that.
+//! 2. Addresses are texts in hexadecimal: JavaScript's numbers are exact to 2^53 only.
+//! 3. What was not switched on is `null`, not empty.
+//!
+//! Frames and pools, of which there are many, are tables: a site's `frames` are places in `profile.frames`, and a
+//! pool's row follows `heatmap.columns`.
+//!
+//! No unsafe here.
+
+use super::frame::{Frame, Symbols};
+use super::model::*;
+use super::stacks::{Call, Resolved};
+use crate::{Memory, Module, Site, Snapshot, Stats};
+use hdrhistogram::Histogram;
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Everything in a report as JSON.
+///
+/// ```
+/// use alloc_global::report::{self, NoSymbols, Report};
+///
+/// let text = report::json(&Report::of_process(), &NoSymbols);
+/// assert!(text.contains("\"version\":1"));
+/// ```
+pub fn json(report: &Report, symbols: &dyn Symbols) -> String {
+    value(report, symbols).to_string()
+}
+
+fn value(report: &Report, symbols: &dyn Symbols) -> Value {
+    json!({
+        "format": "poolalloc-report",
+        "version": 1,
+        "program": report.program,
+        "pid": report.pid,
+        "started_ms": since_1970(report.started),
+        "taken_ms": since_1970(report.taken),
+        "stats": stats(&report.stats),
+        "memory": memory(&report.memory),
+        "classes": list(report.classes.as_deref(), class),
+        "requested": list(report.requested.as_deref(), requested),
+        "profile": report.snapshot.as_ref().map(|snapshot| profile(snapshot, symbols)),
+        "mappings": report.mappings.iter().map(mapping).collect::<Vec<_>>(),
+        "heatmap": report.heatmap.as_ref().map(heatmap),
+        "pins": list(report.pins.as_deref(), pin),
+        "rss": report.rss.as_ref().map(rss),
+        "latency": list(report.latency.as_deref(), latency),
+        "gc": report.gc.as_ref().map(gc),
+        "time_line": report.time_line.iter().map(time_point).collect::<Vec<_>>(),
+        "tool_ns": report.tool_ns,
+    })
+}
+
+fn list<T>(items: Option<&[T]>, one: fn(&T) -> Value) -> Value {
+    items.map_or(Value::Null, |items| items.iter().map(one).collect())
+}
+
+fn hex(address: u64) -> String {
+    format!("{address:#x}")
+}
+
+fn since_1970(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn stats(stats: &Stats) -> Value {
+    json!({
+        "allocs": stats.allocs,
+        "deallocs": stats.deallocs,
+        "reallocs": stats.reallocs,
+        "live_blocks": stats.live_blocks,
+        "live_bytes": stats.live_bytes,
+        "peak_live_bytes": stats.peak_live_bytes,
+        "arenas": stats.arenas,
+        "mapped_bytes": stats.mapped_bytes,
+        "free_bytes": stats.free_bytes,
+        "fallback_live_blocks": stats.fallback_live_blocks,
+        "fallback_live_bytes": stats.fallback_live_bytes,
+        "fallback_cached_bytes": stats.fallback_cached_bytes,
+        "orphan_allocs": stats.orphan_allocs,
+    })
+}
+
+fn memory(memory: &Memory) -> Value {
+    json!({
+        "mapped": memory.mapped,
+        "live": memory.live,
+        "cached": memory.cached,
+        "free_blocks": memory.free_blocks,
+        "free_pools": memory.free_pools,
+        "given_back": memory.given_back,
+        "metadata": memory.metadata,
+        "rounding": memory.rounding,
+        "fallback_live": memory.fallback_live,
+        "fallback_cached": memory.fallback_cached,
+        "due_in_ms": memory.due_in_ms,
+    })
+}
+
+fn class(class: &ClassStats) -> Value {
+    json!({
+        "size": class.size,
+        "allocs": class.allocs,
+        "deallocs": class.deallocs,
+        "live_blocks": class.live_blocks,
+        "live_bytes": class.live_bytes,
+        "cached_blocks": class.cached_blocks,
+        "free_blocks": class.free_blocks,
+        "pools": class.pools,
+    })
+}
+
+fn requested(requested: &Requested) -> Value {
+    json!({
+        "size": requested.size,
+        "class_size": requested.class_size,
+        "blocks": requested.blocks,
+    })
+}
+
+fn profile(snapshot: &Snapshot, symbols: &dyn Symbols) -> Value {
+    let resolved = Resolved::new(snapshot, symbols);
+    let mut frames = Frames::default();
+    let sites: Vec<Value> = snapshot
+        .sites
+        .iter()
+        .map(|site| self::site(site, snapshot.rate, frames.places(resolved.calls(site))))
+        .collect();
+    let total = |of: fn(&Site) -> f64| snapshot.sites.iter().map(of).sum::<f64>();
+    let live_bytes = total(|site| site.live_bytes);
+    json!({
+        "rate": snapshot.rate,
+        "taken_ms": since_1970(snapshot.taken),
+        "duration_ms": u64::try_from(snapshot.duration.as_millis()).unwrap_or(u64::MAX),
+        "tool_bytes": snapshot.tool_bytes,
+        "stats": stats(&snapshot.stats),
+        "estimated": {
+            "allocs": total(|site| site.allocs),
+            "alloc_bytes": total(|site| site.alloc_bytes),
+            "live_blocks": total(|site| site.live),
+            "live_bytes": live_bytes,
+            "live_blocks_error": blocks_error(snapshot),
+            "live_bytes_error": error(live_bytes, snapshot.rate),
+        },
+        "dropped": {
+            "stacks": snapshot.dropped.stacks,
+            "blocks": snapshot.dropped.blocks,
+            "truncated": snapshot.dropped.truncated,
+            "corrupt": snapshot.dropped.corrupt,
+        },
+        "frames": frames.rows,
+        "sites": sites,
+        "modules": snapshot.modules.iter().map(module).collect::<Vec<_>>(),
+    })
+}
+
+/// One standard error of an estimate of `bytes`: each sample stands for about `rate` of them, so their number is the
+/// estimate over the rate, and its relative error the inverse of the root of that. 0 where blocks are traced.
+pub(super) fn error(bytes: f64, rate: u64) -> f64 {
+    if rate > 1 { (bytes.max(0.0) * rate as f64).sqrt() } else { 0.0 }
+}
+
+/// One standard error of the estimate of live blocks: a site's relative error is that of its bytes.
+fn blocks_error(snapshot: &Snapshot) -> f64 {
+    let square = |site: &Site| {
+        let relative = error(site.live_bytes, snapshot.rate) / site.live_bytes.max(1.0);
+        (site.live * relative).powi(2)
+    };
+    snapshot.sites.iter().map(square).sum::<f64>().sqrt()
+}
+
+/// Frames, each once.
+#[derive(Default)]
+struct Frames {
+    rows: Vec<Value>,
+    places: HashMap<Call, usize>,
+}
+
+impl Frames {
+    fn places(&mut self, calls: Vec<Call>) -> Vec<usize> {
+        calls.into_iter().map(|call| self.place(call)).collect()
+    }
+
+    fn place(&mut self, call: Call) -> usize {
+        let next = self.rows.len();
+        let Call { address, frame } = call.clone();
+        let place = *self.places.entry(call).or_insert(next);
+        if place == next {
+            let Frame { function, file, line, column } = frame;
+            self.rows.push(json!({
+                "address": hex(address),
+                "function": (!function.is_empty()).then_some(function),
+                "file": file,
+                "line": line,
+                "column": column,
+            }));
+        }
+        place
+    }
+}
+
+fn site(site: &Site, rate: u64, frames: Vec<usize>) -> Value {
+    json!({
+        "stack": site.stack.iter().map(|&address| hex(address)).collect::<Vec<_>>(),
+        "frames": frames,
+        "truncated": site.truncated,
+        "region": site.region,
+        "thread": site.thread,
+        "allocs": site.allocs,
+        "alloc_bytes": site.alloc_bytes,
+        "live_blocks": site.live,
+        "live_bytes": site.live_bytes,
+        "live_bytes_error": error(site.live_bytes, rate),
+        "live_requested_bytes": site.live_requested_bytes,
+        "temporary": site.temporary,
+        "samples": site.samples,
+        "live_samples": site.live_samples,
+        "lifetimes_log2_us": site.lifetimes.counts.to_vec(),
+    })
+}
+
+fn module(module: &Module) -> Value {
+    json!({
+        "start": hex(module.start),
+        "end": hex(module.end),
+        "bias": hex(module.bias),
+        "path": module.path,
+        "build_id": module.build_id,
+    })
+}
+
+fn mapping(mapping: &Mapping) -> Value {
+    json!({
+        "start": hex(mapping.start),
+        "end": hex(mapping.end),
+        "offset": hex(mapping.offset),
+        "path": mapping.path,
+    })
+}
+
+fn heatmap(heatmap: &HeatMap) -> Value {
+    let pool = |pool: &PoolMap| {
+        json!([
+            pool.state.name(),
+            pool.class_size,
+            pool.owner,
+            pool.live,
+            pool.cached_or_free,
+            pool.capacity,
+            pool.age_ms,
+        ])
+    };
+    let arena = |arena: &ArenaMap| {
+        let pools: Vec<Value> = arena.pools.iter().map(pool).collect();
+        json!({ "start": hex(arena.start), "pools": pools })
+    };
+    json!({
+        "columns":
+            ["state", "class_size", "owner", "live", "cached_or_free", "capacity", "age_ms"],
+        "arenas": heatmap.arenas.iter().map(arena).collect::<Vec<_>>(),
+    })
+}
+
+fn pin(pin: &Pin) -> Value {
+    json!({
+        "site": pin.site,
+        "arenas": pin.arenas,
+        "blocks": pin.blocks,
+        "bytes": pin.bytes,
+        "would_return_bytes": pin.would_return_bytes,
+    })
+}
+
+fn rss(rss: &Rss) -> Value {
+    let part =
+        |part: &RssPart| json!({ "name": part.name, "bytes": part.bytes, "setting": part.setting });
+    json!({
+        "resident": rss.resident,
+        "parts": rss.parts.iter().map(part).collect::<Vec<_>>(),
+    })
+}
+
+fn latency(latency: &Latency) -> Value {
+    let histogram: &Histogram<u64> = &latency.histogram;
+    let mut quantiles = Map::new();
+    for quantile in [0.5, 0.9, 0.99, 0.999, 0.9999] {
+        let value = histogram.value_at_quantile(quantile);
+        quantiles.insert(quantile.to_string(), json!(value));
+    }
+    let recorded: Vec<[u64; 2]> = histogram
+        .iter_recorded()
+        .map(|step| [step.value_iterated_to(), step.count_at_value()])
+        .collect();
+    json!({
+        "path": latency.path,
+        "count": histogram.len(),
+        "mean_ns": histogram.mean(),
+        "min_ns": histogram.min(),
+        "max_ns": histogram.max(),
+        "quantiles_ns": quantiles,
+        "recorded_ns": recorded,
+    })
+}
+
+fn gc(gc: &GcReport) -> Value {
+    let kind =
+        |kind: &GcType| json!({ "name": kind.name, "objects": kind.objects, "bytes": kind.bytes });
+    let generation = |generation: &GcGeneration| {
+        json!({
+            "collections": generation.collections,
+            "pause_p50_ns": generation.pause_p50_ns,
+            "pause_p99_ns": generation.pause_p99_ns,
+            "pause_max_ns": generation.pause_max_ns,
+            "candidates": generation.candidates,
+            "freed": generation.freed,
+            "retained": generation.retained,
+        })
+    };
+    json!({
+        "types": gc.types.iter().map(kind).collect::<Vec<_>>(),
+        "generations": gc.generations.iter().map(generation).collect::<Vec<_>>(),
+    })
+}
+
+fn time_point(point: &TimePoint) -> Value {
+    json!({
+        "ms": point.ms,
+        "live_bytes": point.live_bytes,
+        "mapped_bytes": point.mapped_bytes,
+        "resident_bytes": point.resident_bytes,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{NoSymbols, testing};
+    use super::*;
+
+    fn read(report: &Report) -> Value {
+        serde_json::from_str(&json(report, &testing::symbols)).expect("JSON")
+    }
+
+    /// Every text that looks like an address, and every number that is none but could be taken for one.
+    fn visit(value: &Value, see: &mut impl FnMut(&Value)) {
+        see(value);
+        match value {
+            Value::Array(items) => items.iter().for_each(|item| visit(item, see)),
+            Value::Object(fields) => fields.values().for_each(|field| visit(field, see)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn it_says_what_it_is_and_numbers_are_exact_in_javascript() {
+        let value = read(&testing::report());
+        assert_eq!((&value["format"], &value["version"]), (&json!("poolalloc-report"), &json!(1)));
+        visit(&value, &mut |value| {
+            assert!(value.as_u64().is_none_or(|number| number < 1 << 53), "{value}");
+        });
+        for address in [
+            &value["profile"]["modules"][0]["start"],
+            &value["profile"]["sites"][0]["stack"][0],
+            &value["heatmap"]["arenas"][0]["start"],
+            &value["mappings"][0]["offset"],
+        ] {
+            let text = address.as_str().expect("a text").strip_prefix("0x").expect("hexadecimal");
+            u64::from_str_radix(text, 16).expect("hexadecimal");
+        }
+    }
+
+    #[test]
+    fn sites_point_into_the_table_of_frames() {
+        let report = testing::report();
+        let value = read(&report);
+        let profile = &value["profile"];
+        let site = &profile["sites"][2];
+        let names: Vec<&str> = site["frames"]
+            .as_array()
+            .expect("places")
+            .iter()
+            .filter_map(|place| profile["frames"][place.as_u64()? as usize]["function"].as_str())
+            .collect();
+        let expected = [
+            "server::cache::Entry::new",
+            "server::cache::insert",
+            "server::handle",
+            "server::main",
+        ];
+        assert_eq!(names, expected);
+        assert_eq!(site["stack"].as_array().expect("addresses").len(), 5, "the stack is whole");
+        let frames = profile["frames"].as_array().expect("frames");
+        let distinct: std::collections::HashSet<&Value> = frames.iter().collect();
+        assert_eq!(distinct.len(), frames.len(), "each once");
+    }
+
+    #[test]
+    fn sums_in_the_file_are_those_of_the_report() {
+        let report = testing::report();
+        let value = read(&report);
+        let stats = &value["stats"];
+        assert_eq!(stats["live_bytes"], report.stats.live_bytes);
+        let sites = value["profile"]["sites"].as_array().expect("sites");
+        let sum: f64 =
+            sites.iter().map(|site| site["live_bytes"].as_f64().expect("a number")).sum();
+        let estimated = value["profile"]["estimated"]["live_bytes"].as_f64().expect("a number");
+        assert!((sum - estimated).abs() < 1.0);
+        for (latency, row) in
+            report.latency.expect("paths").iter().zip(value["latency"].as_array().expect("paths"))
+        {
+            let cells = row["recorded_ns"].as_array().expect("cells").iter();
+            let count: u64 = cells.map(|cell| cell[1].as_u64().expect("a count")).sum();
+            assert_eq!(count, latency.histogram.len());
+            assert_eq!(row["quantiles_ns"]["0.99"], latency.histogram.value_at_quantile(0.99));
+        }
+    }
+
+    #[test]
+    fn what_was_not_switched_on_is_null() {
+        let value: Value = serde_json::from_str(&json(&Report::empty(), &NoSymbols)).expect("JSON");
+        for part in ["classes", "requested", "profile", "heatmap", "pins", "rss", "latency", "gc"] {
+            assert!(value[part].is_null(), "{part}");
+        }
+        assert_eq!(value["time_line"], json!([]));
+    }
+
+    #[test]
+    fn the_error_of_an_estimate_falls_with_the_number_of_samples() {
+        assert_eq!(error(100.0, 1), 0.0);
+        // Fifty MiB at one sample in half a MiB: a hundred samples, ten percent.
+        let bytes = (50 << 20) as f64;
+        assert!((error(bytes, 512 << 10) / bytes - 0.1).abs() < 1e-9);
+        assert_eq!(error(-5.0, 100), 0.0);
+    }
+}

@@ -1,0 +1,381 @@
+//! What a report is made of: one value that all formats are written from.
+//!
+//! Each part that something else must have been switched on for is an `Option`, and a format leaves out what is
+//! `None`. Times of pauses and latencies are in nanoseconds, sizes in bytes.
+//!
+//! What it does not do: gather anything but what is always known ([`Report::of_process`]).
+//!
+//! No unsafe here.
+
+use crate::{Memory, Snapshot, Stats};
+use hdrhistogram::Histogram;
+use std::time::{Duration, SystemTime};
+
+/// All that is known about a process at one moment.
+///
+/// ```
+/// use alloc_global::report::{self, NoSymbols, Report};
+///
+/// let report = Report::of_process();
+/// println!("{}", report::text(&report, &NoSymbols));
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Report {
+    /// The exact counters.
+    pub stats: Stats,
+    /// Where every byte of the arenas is.
+    pub memory: Memory,
+    /// Blocks by size class.
+    pub classes: Option<Vec<ClassStats>>,
+    /// Sizes that were asked for, inside the classes.
+    pub requested: Option<Vec<Requested>>,
+    /// Call sites.
+    pub snapshot: Option<Snapshot>,
+    /// Arenas by pools.
+    pub heatmap: Option<HeatMap>,
+    /// Which call sites hold nearly empty arenas.
+    pub pins: Option<Vec<Pin>>,
+    /// Resident memory, split.
+    pub rss: Option<Rss>,
+    /// How long calls took, by path.
+    pub latency: Option<Vec<Latency>>,
+    /// What the cycle collector did.
+    pub gc: Option<GcReport>,
+    /// Memory over time, the oldest first.
+    pub time_line: Vec<TimePoint>,
+    /// Executable parts of files in memory; [`Snapshot::modules`] knows their build identifiers.
+    pub mappings: Vec<Mapping>,
+    /// The program's file.
+    pub program: String,
+    /// The process.
+    pub pid: u32,
+    /// When the process began.
+    pub started: SystemTime,
+    /// The moment of the report.
+    pub taken: SystemTime,
+    /// Time that the instrumentation took so far, in nanoseconds.
+    pub tool_ns: u64,
+}
+
+/// Blocks of one size class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClassStats {
+    /// Bytes of a block.
+    pub size: u64,
+    /// Blocks allocated since the process began.
+    pub allocs: u64,
+    /// Blocks freed since the process began.
+    pub deallocs: u64,
+    /// Blocks in the program's hands.
+    pub live_blocks: u64,
+    /// Their bytes.
+    pub live_bytes: u64,
+    /// Free blocks in the caches of threads.
+    pub cached_blocks: u64,
+    /// Free blocks in pools.
+    pub free_blocks: u64,
+    /// Pools of the class.
+    pub pools: u64,
+}
+
+/// Live blocks of one requested size.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Requested {
+    /// Bytes that the layouts asked for.
+    pub size: u64,
+    /// Bytes of the blocks that served them.
+    pub class_size: u64,
+    /// How many; an estimate where blocks are sampled.
+    pub blocks: f64,
+}
+
+/// Arenas by pools.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeatMap {
+    /// Arenas in use.
+    pub arenas: Vec<ArenaMap>,
+}
+
+/// One arena.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ArenaMap {
+    /// Its address.
+    pub start: u64,
+    /// Its 64 pools, in address order.
+    pub pools: Vec<PoolMap>,
+}
+
+/// One pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolMap {
+    /// What it is used for.
+    pub state: PoolState,
+    /// Bytes of a block, or 0.
+    pub class_size: u32,
+    /// The heap that it belongs to.
+    pub owner: u8,
+    /// Blocks in the program's hands.
+    pub live: u32,
+    /// Blocks that are free, in the pool or in a cache.
+    pub cached_or_free: u32,
+    /// Blocks that fit.
+    pub capacity: u32,
+    /// Milliseconds since it was taken for its class.
+    pub age_ms: u64,
+}
+
+/// What a pool is used for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum PoolState {
+    /// Descriptors of the arena.
+    Metadata,
+    /// Free, and resident.
+    #[default]
+    Free,
+    /// Free, without memory.
+    GivenBack,
+    /// Blocks of one class.
+    Used,
+}
+
+impl PoolState {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            PoolState::Metadata => "metadata",
+            PoolState::Free => "free",
+            PoolState::GivenBack => "given back",
+            PoolState::Used => "used",
+        }
+    }
+}
+
+/// A call site that holds nearly empty arenas.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pin {
+    /// The call site; a class and a thread where blocks are not sampled.
+    pub site: String,
+    /// Arenas that it holds.
+    pub arenas: u64,
+    /// Its blocks there.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes that would go back to the system without them.
+    pub would_return_bytes: u64,
+}
+
+/// Resident memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rss {
+    /// Bytes of the process that are resident, by the system's account.
+    pub resident: u64,
+    /// What they are; the parts sum to `resident`.
+    pub parts: Vec<RssPart>,
+}
+
+/// A part of resident memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RssPart {
+    /// What it is.
+    pub name: &'static str,
+    /// Its bytes.
+    pub bytes: u64,
+    /// The setting or the call that changes it, or empty.
+    pub setting: &'static str,
+}
+
+/// How long the calls of one path took.
+#[derive(Clone, Debug)]
+pub struct Latency {
+    /// The path: fast, refill, arena, fallback or purge.
+    pub path: &'static str,
+    /// Nanoseconds.
+    pub histogram: Histogram<u64>,
+}
+
+/// What the cycle collector did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GcReport {
+    /// Live objects by type.
+    pub types: Vec<GcType>,
+    /// Collections by generation, the youngest first.
+    pub generations: Vec<GcGeneration>,
+}
+
+/// Live objects of one type.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GcType {
+    /// The type's name.
+    pub name: String,
+    /// Live objects.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Collections of one generation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GcGeneration {
+    /// How many there were.
+    pub collections: u64,
+    /// The median pause.
+    pub pause_p50_ns: u64,
+    /// The pause that 1 in 100 exceeds.
+    pub pause_p99_ns: u64,
+    /// The longest pause.
+    pub pause_max_ns: u64,
+    /// Objects looked at.
+    pub candidates: u64,
+    /// Objects freed.
+    pub freed: u64,
+    /// Objects found alive.
+    pub retained: u64,
+}
+
+/// Memory at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TimePoint {
+    /// Milliseconds since the process began.
+    pub ms: u64,
+    /// Bytes in the program's hands.
+    pub live_bytes: u64,
+    /// Bytes of arenas.
+    pub mapped_bytes: u64,
+    /// Resident bytes of the process.
+    pub resident_bytes: u64,
+}
+
+/// An executable part of a file in memory, as the system maps it. What symbolises a profile elsewhere needs the
+/// offset: the address in the file follows from it, and not from the module's first address alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mapping {
+    /// Its first address.
+    pub start: u64,
+    /// Past its last.
+    pub end: u64,
+    /// Where in the file it begins.
+    pub offset: u64,
+    /// The file.
+    pub path: String,
+}
+
+impl Report {
+    /// What is always known about this process: counters, memory, identity. The other parts are empty, and are the
+    /// caller's to fill. Walks all pools and reads a few files of `/proc`.
+    pub fn of_process() -> Report {
+        let taken = SystemTime::now();
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        Report {
+            stats: crate::stats(),
+            memory: crate::memory(),
+            mappings: executable(&maps),
+            program: program(),
+            pid: std::process::id(),
+            started: age().and_then(|age| taken.checked_sub(age)).unwrap_or(taken),
+            taken,
+            ..Report::empty()
+        }
+    }
+
+    /// Nothing, at the beginning of time.
+    pub(super) fn empty() -> Report {
+        Report {
+            stats: Stats::default(),
+            memory: Memory::default(),
+            classes: None,
+            requested: None,
+            snapshot: None,
+            heatmap: None,
+            pins: None,
+            rss: None,
+            latency: None,
+            gc: None,
+            time_line: Vec::new(),
+            mappings: Vec::new(),
+            program: String::new(),
+            pid: 0,
+            started: SystemTime::UNIX_EPOCH,
+            taken: SystemTime::UNIX_EPOCH,
+            tool_ns: 0,
+        }
+    }
+
+    /// The last part of the program's path.
+    pub(super) fn program_name(&self) -> &str {
+        match self.program.rsplit('/').next() {
+            Some(name) if !name.is_empty() => name,
+            _ => "program",
+        }
+    }
+}
+
+fn program() -> String {
+    let path = std::env::current_exe().map(|path| path.to_string_lossy().into_owned());
+    path.unwrap_or_else(|_| std::env::args().next().unwrap_or_default())
+}
+
+/// How long this process has run.
+fn age() -> Option<Duration> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
+    let uptime: f64 = uptime.split_whitespace().next()?.parse().ok()?;
+    // The name, in parentheses, may hold anything; the beginning, in hundredths of a second, is field 22.
+    let begin: f64 = stat.rsplit(')').next()?.split_whitespace().nth(19)?.parse().ok()?;
+    Duration::try_from_secs_f64((uptime - begin / 100.0).max(0.0)).ok()
+}
+
+/// The executable mappings of files in the text of `/proc/self/maps`.
+fn executable(maps: &str) -> Vec<Mapping> {
+    let mapping = |line: &str| {
+        let mut fields = line.splitn(6, ' ');
+        let (start, end) = fields.next()?.split_once('-')?;
+        let executable = fields.next()?.contains('x');
+        let offset = fields.next()?;
+        let path = fields.nth(2)?.trim_start();
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        (executable && path.starts_with('/')).then_some(Mapping {
+            start: number(start)?,
+            end: number(end)?,
+            offset: number(offset)?,
+            path: path.to_owned(),
+        })
+    };
+    maps.lines().filter_map(mapping).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executable_mappings_of_files_are_read_and_nothing_else() {
+        let maps = "\
+55d0c0a00000-55d0c0a10000 r--p 00000000 08:01 393 /usr/bin/with space
+55d0c0a10000-55d0c0a50000 r-xp 0000f000 08:01 393                        /usr/bin/with space
+7ffd1c000000-7ffd1c021000 rw-p 00000000 00:00 0                          [stack]
+7ffd1c1f0000-7ffd1c1f2000 r-xp 00000000 00:00 0                          [vdso]
+7ffd1d1f0000-7ffd1d1f2000 r-xp 00000000 00:00 0
+not a mapping at all
+";
+        let expected = Mapping {
+            start: 0x55d0_c0a1_0000,
+            end: 0x55d0_c0a5_0000,
+            offset: 0xf000,
+            path: "/usr/bin/with space".to_owned(),
+        };
+        assert_eq!(executable(maps), [expected]);
+    }
+
+    #[test]
+    fn this_process_knows_itself() {
+        let report = Report::of_process();
+        assert_eq!(report.pid, std::process::id());
+        assert!(report.program.contains(report.program_name()));
+        let own = report.mappings.iter().filter(|mapping| mapping.path == report.program);
+        assert_eq!(own.count(), 1, "{:?}", report.mappings);
+        assert!(report.started <= report.taken);
+        let age = report.taken.duration_since(report.started).expect("in order");
+        assert!(age < Duration::from_secs(24 * 3_600), "{age:?}");
+    }
+}

@@ -1,0 +1,347 @@
+//! One screen of text: what is live, where the memory is, who holds it, what looking at it cost.
+//!
+//! 1. No line is longer than 100 columns, and there are at most 50 lines.
+//! 2. The parts of the arenas' memory stand above the line that they sum to.
+//!
+//! No unsafe here.
+
+use super::frame::Symbols;
+use super::json::error;
+use super::model::Report;
+use super::stacks::{Resolved, naming};
+use crate::{Dropped, Snapshot};
+use std::fmt::Write;
+
+/// Columns of a line.
+const WIDTH: usize = 100;
+
+/// Lines of a table at most.
+const ROWS: usize = 8;
+
+/// A report as one screen of text.
+///
+/// ```
+/// use alloc_global::report::{self, NoSymbols, Report};
+///
+/// let text = report::text(&Report::of_process(), &NoSymbols);
+/// assert!(text.lines().any(|line| line.starts_with("= mapped")));
+/// ```
+pub fn text(report: &Report, symbols: &dyn Symbols) -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail; nor does it below.
+    let ran = report.taken.duration_since(report.started).unwrap_or_default();
+    let _ = writeln!(
+        text,
+        "poolalloc: {} (process {}) after {:.1} s",
+        report.program_name(),
+        report.pid,
+        ran.as_secs_f64()
+    );
+    totals(&mut text, report);
+    identity(&mut text, report);
+    classes(&mut text, report);
+    if let Some(snapshot) = &report.snapshot {
+        sites(&mut text, snapshot, symbols);
+    }
+    kept(&mut text, report);
+    cost(&mut text, report);
+    text.lines().map(|line| cut(line) + "\n").collect()
+}
+
+fn cut(line: &str) -> String {
+    match line.char_indices().nth(WIDTH) {
+        None => line.trim_end().to_owned(),
+        Some(_) => line.chars().take(WIDTH - 3).chain("...".chars()).collect(),
+    }
+}
+
+/// Bytes for people.
+pub(super) fn bytes(bytes: f64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let (mut value, mut unit) = (bytes, 0);
+    while value >= 999.5 && unit < UNITS.len() - 1 {
+        value /= 1_024.0;
+        unit += 1;
+    }
+    let digits = if unit > 0 && value < 99.95 { 1 } else { 0 };
+    format!("{value:.digits$} {}", UNITS.get(unit).unwrap_or(&""))
+}
+
+/// A count for people: groups of three digits.
+fn count(count: u64) -> String {
+    let digits = count.to_string();
+    let mut grouped = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+fn totals(text: &mut String, report: &Report) {
+    let stats = &report.stats;
+    let _ = writeln!(
+        text,
+        "live: {} in {} blocks, at most {} so far",
+        bytes(stats.live_bytes as f64),
+        count(stats.live_blocks),
+        bytes(stats.peak_live_bytes as f64)
+    );
+    let _ = writeln!(
+        text,
+        "calls: {} allocations, {} frees, {} reallocations",
+        count(stats.allocs),
+        count(stats.deallocs),
+        count(stats.reallocs)
+    );
+    let _ = writeln!(
+        text,
+        "fallback: {} live in {} blocks, {} cached",
+        bytes(stats.fallback_live_bytes as f64),
+        count(stats.fallback_live_blocks),
+        bytes(stats.fallback_cached_bytes as f64)
+    );
+}
+
+/// Invariant 2.
+fn identity(text: &mut String, report: &Report) {
+    let memory = &report.memory;
+    let rows = [
+        ("live", memory.live),
+        ("thread caches", memory.cached),
+        ("free blocks", memory.free_blocks),
+        ("free pools", memory.free_pools),
+        ("given back", memory.given_back),
+        ("metadata", memory.metadata),
+        ("rounding", memory.rounding),
+        ("= mapped", memory.mapped),
+    ];
+    let _ = writeln!(text, "\narenas: {}", count(report.stats.arenas));
+    for (name, part) in rows {
+        let percent = 100.0 * part as f64 / (memory.mapped.max(1)) as f64;
+        let _ = writeln!(text, "{name:<15} {part:>15} {percent:>6.1} %  {}", bar(percent));
+    }
+}
+
+fn bar(percent: f64) -> String {
+    "#".repeat((percent / 2.5).round() as usize)
+}
+
+fn classes(text: &mut String, report: &Report) {
+    let Some(classes) = &report.classes else { return };
+    let mut live: Vec<_> = classes.iter().filter(|class| class.live_blocks > 0).collect();
+    live.sort_by_key(|class| (u64::MAX - class.live_bytes, class.size));
+    let _ = writeln!(
+        text,
+        "\nclasses: {} with live blocks\n{:>6} {:>14} {:>12} {:>12} {:>12} {:>7} {:>5}",
+        live.len(),
+        "size",
+        "live blocks",
+        "live",
+        "cached",
+        "free",
+        "pools",
+        "full"
+    );
+    for class in live.iter().take(ROWS) {
+        let blocks = class.live_blocks + class.cached_blocks + class.free_blocks;
+        let _ = writeln!(
+            text,
+            "{:>6} {:>14} {:>12} {:>12} {:>12} {:>7} {:>4.0}%",
+            class.size,
+            count(class.live_blocks),
+            bytes(class.live_bytes as f64),
+            bytes((class.cached_blocks * class.size) as f64),
+            bytes((class.free_blocks * class.size) as f64),
+            class.pools,
+            100.0 * class.live_blocks as f64 / blocks.max(1) as f64
+        );
+    }
+    more(text, live.len());
+}
+
+fn more(text: &mut String, rows: usize) {
+    if rows > ROWS {
+        let _ = writeln!(text, "       and {} more", rows - ROWS);
+    }
+}
+
+fn sites(text: &mut String, snapshot: &Snapshot, symbols: &dyn Symbols) {
+    let resolved = Resolved::new(snapshot, symbols);
+    let name = |calls: Vec<super::stacks::Call>| {
+        naming(&calls).map_or(String::new(), |call| match call.frame.place() {
+            Some(place) => format!("{} ({place})", call.name()),
+            None => call.name(),
+        })
+    };
+    let mut sites = resolved.merged(&snapshot.sites, name);
+    sites.retain(|(_, site)| site.live_bytes > 0.0);
+    sites.sort_by(|(_, a), (_, b)| b.live_bytes.total_cmp(&a.live_bytes));
+    let watched = match snapshot.rate {
+        0 => "nothing watched".to_owned(),
+        1 => "every block traced".to_owned(),
+        rate => format!("estimates, one sample in {}", bytes(rate as f64)),
+    };
+    let _ = writeln!(text, "\ncall sites: {} with live blocks ({watched})", sites.len());
+    for (name, site) in sites.iter().take(ROWS) {
+        let within = error(site.live_bytes, snapshot.rate);
+        let within = if within > 0.0 { format!("+-{}", bytes(within)) } else { String::new() };
+        let live = count(super::stacks::whole(site.live));
+        let size = bytes(site.live_bytes);
+        let _ = writeln!(text, "{size:>10} {within:>11} in {live:>9}  {name}");
+    }
+    more(text, sites.len());
+}
+
+fn kept(text: &mut String, report: &Report) {
+    if let Some(rss) = &report.rss {
+        let _ = write!(text, "\nresident: {} =", bytes(rss.resident as f64));
+        for (place, part) in rss.parts.iter().enumerate() {
+            let before = if place == 0 { "" } else { " +" };
+            let _ = write!(text, "{before} {} {}", bytes(part.bytes as f64), part.name);
+        }
+        *text = wrapped(text);
+        text.push('\n');
+    }
+    for pin in report.pins.iter().flatten().take(3) {
+        let _ = writeln!(
+            text,
+            "{} pinned by {} blocks ({}) of {}",
+            bytes(pin.would_return_bytes as f64),
+            count(pin.blocks),
+            bytes(pin.bytes as f64),
+            pin.site
+        );
+    }
+    match report.memory.due_in_ms {
+        Some(0) => text.push_str("free memory is due: the next slow path gives it back\n"),
+        Some(ms) => {
+            let _ = writeln!(text, "free memory is due to go back in {ms} ms");
+        }
+        None => text.push_str("no free memory waits to go back\n"),
+    }
+}
+
+/// The text with its last line broken at ` +` where it is too long.
+fn wrapped(text: &str) -> String {
+    let start = text.rfind('\n').map_or(0, |end| end + 1);
+    let (before, last) = text.split_at(start);
+    let mut wrapped = before.to_owned();
+    let mut column = 0;
+    for part in last.split_inclusive(" +") {
+        if column > 0 && column + part.len() > WIDTH {
+            wrapped.push_str("\n   ");
+            column = 3;
+        }
+        wrapped.push_str(part);
+        column += part.len();
+    }
+    wrapped
+}
+
+/// What could not be held, and what looking cost.
+fn cost(text: &mut String, report: &Report) {
+    let tool_ms = report.tool_ns as f64 / 1e6;
+    let Some(snapshot) = &report.snapshot else {
+        let _ = writeln!(text, "the instrumentation took {tool_ms:.1} ms; no profile was on");
+        return;
+    };
+    let Dropped { stacks, blocks, truncated, corrupt } = snapshot.dropped;
+    let _ = writeln!(
+        text,
+        "dropped: {stacks} stacks, {blocks} blocks; walks cut: {truncated}, corrupt: {corrupt}"
+    );
+    let estimate: f64 = snapshot.sites.iter().map(|site| site.live_bytes).sum();
+    let exact = snapshot.stats.live_bytes as f64;
+    let off = 100.0 * (estimate / exact.max(1.0) - 1.0);
+    let _ = writeln!(
+        text,
+        "the profile: {} and {tool_ms:.1} ms; live by its sites {}, by the counters {} ({off:+.1} %)",
+        bytes(snapshot.tool_bytes as f64),
+        bytes(estimate),
+        bytes(exact)
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{NoSymbols, testing};
+    use super::*;
+    use crate::Site;
+
+    fn screen(report: &Report) -> String {
+        let text = text(report, &testing::symbols);
+        assert!(text.lines().count() <= 50, "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+        assert!(text.ends_with('\n'));
+        text
+    }
+
+    #[test]
+    fn everything_fits_one_screen() {
+        let text = screen(&testing::report());
+        for part in [
+            "poolalloc: server (process 4321) after 95.0 s\n",
+            "classes: 8 with live blocks\n",
+            "call sites: 7 with live blocks (estimates, one sample in 512 KiB)\n",
+            "server::http::parse (src/http.rs:88)\n",
+            " pinned by 61 blocks (7.6 KiB) of <server::session::Store as Open>::open (src/session.rs:63)\n",
+            "dropped: 2 stacks, 5 blocks; walks cut: 17, corrupt: 1\n",
+            "the profile: 768 KiB and 38.4 ms; live by its sites",
+            "(-1.7 %)\n",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_parts_sum_to_the_line_below_them() {
+        let text = screen(&testing::report());
+        let rows: Vec<u64> = text
+            .lines()
+            .skip_while(|line| !line.starts_with("arenas:"))
+            .skip(1)
+            .take(8)
+            .map(|line| line.get(15..31).expect("a column").trim().parse().expect("a number"))
+            .collect();
+        assert_eq!(rows[..7].iter().sum::<u64>(), rows[7]);
+    }
+
+    #[test]
+    fn long_names_and_many_sites_do_not_make_it_longer() {
+        let site = |number: u64| Site {
+            stack: vec![number],
+            live: 1.0,
+            live_bytes: 1.0 + number as f64,
+            ..Site::default()
+        };
+        let mut report = testing::report();
+        report.snapshot = Some(testing::snapshot((0..100).map(site).collect()));
+        let text = screen(&report);
+        assert!(text.contains("call sites: 100 with live blocks (every block traced)\n"));
+        assert!(text.contains("and 92 more\n"));
+        let long = |a: &[u64]| vec![vec![testing::named(&"é".repeat(500))]; a.len()];
+        assert!(super::text(&report, &long).contains("éé...\n"));
+    }
+
+    #[test]
+    fn without_a_profile_it_is_still_a_page() {
+        let text = super::text(&Report::empty(), &NoSymbols);
+        assert!(text.contains("= mapped"));
+        assert!(text.contains("no profile was on"));
+        assert!(!text.contains("call sites"));
+    }
+
+    #[test]
+    fn sizes_and_counts_are_for_people() {
+        let sizes = [0.0, 999.0, 1_000.0, 1_024.0, 102_400.0, 1e6, 1e12].map(bytes);
+        let expected = ["0 B", "999 B", "1.0 KiB", "1.0 KiB", "100 KiB", "977 KiB", "931 GiB"];
+        assert_eq!(sizes, expected);
+        assert_eq!(
+            [0, 12, 123, 1_234, 1_234_567].map(count),
+            ["0", "12", "123", "1,234", "1,234,567"]
+        );
+    }
+}
