@@ -8,12 +8,15 @@
 
 mod cache;
 mod caches;
+mod census;
+mod classes;
 mod clock;
 mod config;
 mod fallback;
 mod fatal;
 mod fork;
 mod futex;
+mod heatmap;
 mod large_cache;
 mod large_class;
 mod lock;
@@ -21,11 +24,14 @@ mod membarrier;
 mod memory;
 mod mid_class;
 mod owner;
+mod pins;
 mod pool_alloc;
 mod primitive;
 mod profile;
 mod purge;
 mod purger;
+mod residency;
+mod rss;
 mod scope;
 mod shared;
 mod stats;
@@ -34,12 +40,16 @@ mod turn;
 mod visit;
 mod watch;
 
+pub use classes::{ClassStats, DebugPage, class_stats, debug_page};
+pub use heatmap::{ArenaMap, HeatMap, PoolMap, PoolState, heatmap};
 pub use memory::{Memory, memory};
+pub use pins::{Pin, pins};
 pub use pool_alloc::PoolAlloc;
 pub use profile::{
     Diff, Dropped, Filter, Group, Grouping, Growth, Lifetimes, Module, Region, Site, Snapshot,
     Totals, untracked,
 };
+pub use rss::{Rss, RssPart, explain_rss};
 pub use stats::{Stats, stats};
 pub use watch::{start_sampling, start_tracing, stop_profiling};
 
