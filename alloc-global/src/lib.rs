@@ -6,6 +6,8 @@
 // A model checker takes the lock's source by itself: its atomics cannot be in statics.
 #![cfg(not(loom))]
 
+#[doc(hidden)]
+pub mod asserts;
 mod cache;
 mod caches;
 mod census;
@@ -20,6 +22,7 @@ mod heatmap;
 mod large_cache;
 mod large_class;
 mod lock;
+mod measure;
 mod membarrier;
 mod memory;
 mod mid_class;
@@ -42,6 +45,7 @@ mod watch;
 
 pub use classes::{ClassStats, DebugPage, class_stats, debug_page};
 pub use heatmap::{ArenaMap, HeatMap, PoolMap, PoolState, heatmap};
+pub use measure::{MeasureError, ThreadStats, measure, thread_stats};
 pub use memory::{Memory, memory};
 pub use pins::{Pin, pins};
 pub use pool_alloc::PoolAlloc;
