@@ -52,7 +52,7 @@ pub fn class_stats() -> Vec<ClassStats> {
     classes
 }
 
-fn class_of(census: &Census, class: SizeClass) -> ClassStats {
+pub(crate) fn class_of(census: &Census, class: SizeClass) -> ClassStats {
     let count = census.class(class);
     let mut allocs = thread::orphan_allocs(class);
     thread::for_each_cache(|cache| allocs = allocs.wrapping_add(cache.counts(class).1));

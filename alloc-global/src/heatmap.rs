@@ -133,7 +133,7 @@ fn fill(arenas: &mut [ArenaMap]) -> usize {
     })
 }
 
-fn map_pool(arena: &ArenaView, pool: PoolUse, now: u64) -> PoolMap {
+pub(crate) fn map_pool(arena: &ArenaView, pool: PoolUse, now: u64) -> PoolMap {
     let age = |since: Option<u64>| since.map_or(0, |since| now.saturating_sub(since));
     match pool {
         PoolUse::Metadata => PoolMap::default(),

@@ -128,7 +128,7 @@ fn parse_statm(text: &str, page: u64) -> Option<Resident> {
 }
 
 /// The beginning of a file, as far as the buffer holds it.
-fn read<'a>(path: &CStr, buffer: &'a mut [u8]) -> Option<&'a str> {
+pub(crate) fn read<'a>(path: &CStr, buffer: &'a mut [u8]) -> Option<&'a str> {
     // SAFETY: a string that ends; opens for reading only.
     let file = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
     if file < 0 {
