@@ -58,6 +58,7 @@ pub struct Arenas {
     arenas: usize,
     peak: usize,
     in_use: usize,
+    peak_in_use: usize,
     chunk_arenas: usize,
 }
 
@@ -75,6 +76,7 @@ impl Arenas {
             arenas: 0,
             peak: 0,
             in_use: 0,
+            peak_in_use: 0,
             chunk_arenas: 0,
         }
     }
@@ -92,6 +94,11 @@ impl Arenas {
     /// Pools taken and not put back.
     pub fn pools_in_use(&self) -> usize {
         self.in_use
+    }
+
+    /// The most pools that were taken at once.
+    pub fn peak_pools(&self) -> usize {
+        self.peak_in_use
     }
 
     /// Arenas in use of which every pool is free.
@@ -131,6 +138,7 @@ impl Arenas {
         let index = if warm != 0 { warm } else { free }.trailing_zeros() as usize;
         let zero = self.rebucket(arena, |arena| arena.take(index));
         self.in_use += 1;
+        self.peak_in_use = self.peak_in_use.max(self.in_use);
         Some(TakenPool { base: arena.pool(index), zero })
     }
 
@@ -253,6 +261,13 @@ impl Arenas {
     /// those among them that are not resident.
     pub fn for_each_arena_masks(&self, mut f: impl FnMut(NonNull<u8>, u64, u64)) {
         self.for_each_arena(|arena| f(arena.base(), arena.free.get(), arena.zero.get()));
+    }
+
+    /// Calls `f` for each chunk with its base, the number of its arenas, and the bit mask of those in use.
+    pub fn for_each_chunk(&self, mut f: impl FnMut(NonNull<u8>, usize, u32)) {
+        for chunk in self.roomy.iter().chain(self.solid.iter()) {
+            f(chunk.base(), chunk.arenas.get() as usize, chunk.active.get());
+        }
     }
 
     /// Whether `address` lies in an arena in use, outside its metadata. Reads no memory of the

@@ -73,8 +73,19 @@ impl Bin {
     ///
     /// The pool is the caller's alone; `class` and `owner` are those of all pools of this bin.
     pub unsafe fn add_pool(&mut self, pool: TakenPool, class: SizeClass, owner: u8) {
+        // SAFETY: the caller's promise.
+        unsafe { self.add_pool_at(pool, class, owner, 0) };
+    }
+
+    /// As [`add_pool`](Bin::add_pool), and notes that it was at the time `now` on the caller's clock; 0 is no time.
+    ///
+    /// # Safety
+    ///
+    /// As for [`add_pool`](Bin::add_pool).
+    pub unsafe fn add_pool_at(&mut self, pool: TakenPool, class: SizeClass, owner: u8, now: u64) {
         // SAFETY: just taken: its slot is zero (arena invariant 4), and it is the caller's.
         let pool = unsafe { PoolRef::init(pool.base, class, owner, pool.zero) };
+        pool.set_taken_at(now);
         pool.set_state(LISTED);
         self.pools.push_front(pool);
         self.empty += 1;

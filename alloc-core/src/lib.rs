@@ -26,4 +26,4 @@ pub use layout_math::{
 pub use page_source::{FailingPages, FixedPages, OsPages, PageSource};
 pub use pool::{Block, Fault, owner_of};
 pub use size_class::{CLASS_STEP, CLASS_TABLE, CLASSES, MAX_SMALL, SizeClass, class_index};
-pub use walk::{PoolView, Usage};
+pub use walk::{ArenaView, PoolUse, PoolView, Usage};

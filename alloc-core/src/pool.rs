@@ -4,7 +4,8 @@
 //! descriptor, 256 bytes: the pool's slot in its arena's metadata pool
 //!   0 next            8 prev            16 reciprocal (4)  20 size (2)   22 capacity (2)
 //!  24 free (2)       26 carved (2)      28 class (1), owner (1)               30 state (1)  31 zero (1)
-//!  32 bits[28]: bit i of the whole is set if block i was carved and is free
+//!  32 bits[28]: bit i of the whole is set if block i was carved and is free; only class 1 needs the last word
+//! 248 in all other classes: when the pool was taken, in the unit of the caller's clock; 0 if that is not known
 //!
 //! pool, 16 KiB
 //! +-------+-------+-----+----------------+---------------------------+------+
@@ -38,7 +39,7 @@ use crate::layout_math::{
     reciprocal,
 };
 use crate::list::Linked;
-use crate::size_class::SizeClass;
+use crate::size_class::{CLASS_STEP, SizeClass};
 use core::cell::Cell;
 use core::mem::{MaybeUninit, offset_of};
 use core::ops::Deref;
@@ -49,6 +50,12 @@ pub type Block = NonNull<u8>;
 
 /// Words of 64 bits in a descriptor's bit map.
 const WORDS: usize = MAX_BLOCKS / 64;
+
+/// The word of the bit map that only class 1 needs; in other classes it holds when the pool was taken.
+const STAMP: usize = WORDS - 1;
+
+const _: () = assert!(offset_of!(PoolDesc, bits) + STAMP * 8 == 248);
+const _: () = assert!(POOL_SIZE / (2 * CLASS_STEP) <= STAMP * 64, "class 2 has no bits there");
 
 /// In no list: full, or on its way between a bin and the arenas.
 pub(crate) const UNLISTED: u8 = 0;
@@ -213,6 +220,24 @@ impl PoolRef {
         self.state.set(state);
     }
 
+    /// Whether the last word of the bit map holds a time.
+    fn has_stamp(self) -> bool {
+        self.capacity() <= STAMP * 64
+    }
+
+    /// Notes when the pool was taken, where there is room for it.
+    pub(crate) fn set_taken_at(self, now: u64) {
+        if let (true, Some(word)) = (self.has_stamp(), self.bits.get(STAMP)) {
+            word.set(now);
+        }
+    }
+
+    /// When the pool was taken, if that is known.
+    pub(crate) fn taken_at(self) -> Option<u64> {
+        let stamp = self.bits.get(STAMP).filter(|_| self.has_stamp())?;
+        Some(stamp.get()).filter(|at| *at != 0)
+    }
+
     /// Forgets the class: the pool is on its way back to its arena.
     pub(crate) fn retire(self) {
         self.tag.set(Tag(0));
@@ -330,7 +355,8 @@ impl PoolRef {
             return Err("pool 2: more blocks carved than fit");
         }
         let mut set = 0;
-        for (number, word) in self.bits.iter().enumerate() {
+        let words = if self.has_stamp() { STAMP } else { WORDS };
+        for (number, word) in self.bits.iter().take(words).enumerate() {
             let below = carved.saturating_sub(number * 64).min(64);
             let mask = if below == 0 { 0 } else { u64::MAX >> (64 - below) };
             if word.get() & !mask != 0 {

@@ -7,13 +7,25 @@ use core::sync::atomic::AtomicU32;
 /// Sleeps while `word` holds `value`; may return early.
 #[cfg(target_os = "linux")]
 pub(crate) fn wait(word: &AtomicU32, value: u32) {
+    futex(word, libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG, value);
+}
+
+/// As [`wait`], for a word in memory that other processes have mapped too.
+#[cfg(target_os = "linux")]
+pub(crate) fn wait_shared(word: &AtomicU32, value: u32) {
     futex(word, libc::FUTEX_WAIT, value);
+}
+
+/// Wakes one of those who wait in [`wait_shared`], in whichever process.
+#[cfg(target_os = "linux")]
+pub(crate) fn wake_shared(word: &AtomicU32) {
+    futex(word, libc::FUTEX_WAKE, 1);
 }
 
 /// Wakes one of those who wait.
 #[cfg(target_os = "linux")]
 pub(crate) fn wake_one(word: &AtomicU32) {
-    futex(word, libc::FUTEX_WAKE, 1);
+    futex(word, libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1);
 }
 
 #[cfg(target_os = "linux")]
@@ -23,7 +35,6 @@ fn futex(word: &AtomicU32, operation: i32, value: u32) {
     // SAFETY: valid, see above.
     let before = unsafe { errno.read() };
     let no_timeout = core::ptr::null::<libc::timespec>();
-    let operation = operation | libc::FUTEX_PRIVATE_FLAG;
     // SAFETY: the word is alive for the call; the kernel only reads it.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), operation, value, no_timeout) };
     // SAFETY: valid, see above.
@@ -36,6 +47,17 @@ pub(crate) fn wait(_word: &AtomicU32, _value: u32) {
     // SAFETY: always callable.
     unsafe { libc::sched_yield() };
 }
+
+/// Looks again after a tenth of a second.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn wait_shared(_word: &AtomicU32, _value: u32) {
+    // SAFETY: always callable.
+    unsafe { libc::usleep(100_000) };
+}
+
+/// Nobody sleeps for long.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn wake_shared(_word: &AtomicU32) {}
 
 /// Nobody sleeps.
 #[cfg(not(target_os = "linux"))]

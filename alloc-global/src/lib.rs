@@ -6,21 +6,31 @@
 // A model checker takes the lock's source by itself: its atomics cannot be in statics.
 #![cfg(not(loom))]
 
+#[doc(hidden)]
+pub mod asserts;
 mod cache;
 mod caches;
+mod census;
+mod classes;
 mod clock;
 mod config;
 mod fallback;
 mod fatal;
 mod fork;
 mod futex;
+mod heatmap;
 mod large_cache;
 mod large_class;
+mod live_file;
+mod live_layout;
+mod live_reader;
 mod lock;
+mod measure;
 mod membarrier;
 mod memory;
 mod mid_class;
 mod owner;
+mod pins;
 mod pool_alloc;
 mod primitive;
 mod profile;
@@ -28,6 +38,8 @@ mod purge;
 mod purger;
 #[cfg(feature = "report")]
 pub mod report;
+mod residency;
+mod rss;
 mod scope;
 mod shared;
 mod stats;
@@ -36,12 +48,20 @@ mod turn;
 mod visit;
 mod watch;
 
+pub use classes::{ClassStats, DebugPage, class_stats, debug_page};
+pub use heatmap::{ArenaMap, HeatMap, PoolMap, PoolState, heatmap};
+pub use live_file::publish_stats;
+pub use live_layout::{LiveArena, LiveFrame};
+pub use live_reader::LiveReader;
+pub use measure::{MeasureError, ThreadStats, measure, thread_stats};
 pub use memory::{Memory, memory};
+pub use pins::{Pin, pins};
 pub use pool_alloc::PoolAlloc;
 pub use profile::{
     Diff, Dropped, Filter, Group, Grouping, Growth, Lifetimes, Module, Region, Site, Snapshot,
     Totals, untracked,
 };
+pub use rss::{Rss, RssPart, explain_rss};
 pub use stats::{Stats, stats};
 pub use watch::{start_sampling, start_tracing, stop_profiling};
 

@@ -5,8 +5,8 @@
 //!
 //! No unsafe here. All locks are held for the walk, as for [`check`](crate::check()).
 
-use crate::{config, purge, shared, thread};
-use alloc_core::SizeClass;
+use crate::census::Census;
+use crate::{config, purge};
 use core::fmt;
 
 /// Where every byte of the arenas is, and what is known about the fallback. All in bytes.
@@ -23,6 +23,7 @@ use core::fmt;
 /// );
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Memory {
     /// Arenas in use: 1 MiB each.
@@ -52,25 +53,16 @@ pub struct Memory {
 /// Walks all pools. Costs a step per pool; other threads wait at their slow paths meanwhile.
 pub fn memory() -> Memory {
     let stats = crate::stats();
-    let (usage, given_back) = shared::usage();
-    let mut cached = 0u64;
-    thread::for_each_cache(|cache| {
-        for class in SizeClass::all() {
-            cached += cache.counts(class).0 * class.size() as u64;
-        }
-    });
-    let out = usage.live as u64;
-    let cached = cached.min(out);
-    let free_pools = (usage.free_pools - given_back) as u64;
+    let bytes = Census::take().bytes();
     Memory {
-        mapped: usage.mapped as u64,
-        live: out - cached,
-        cached,
-        free_blocks: (usage.free - usage.free_pools) as u64,
-        free_pools,
-        given_back: given_back as u64,
-        metadata: usage.metadata as u64,
-        rounding: usage.rounding as u64,
+        mapped: bytes.mapped,
+        live: bytes.live,
+        cached: bytes.cached,
+        free_blocks: bytes.free_blocks,
+        free_pools: bytes.free_pools,
+        given_back: bytes.given_back,
+        metadata: bytes.metadata,
+        rounding: bytes.rounding,
         fallback_live: stats.fallback_live_bytes,
         fallback_cached: stats.fallback_cached_bytes,
         due_in_ms: purge::due_in_ms(),

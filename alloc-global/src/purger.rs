@@ -21,7 +21,7 @@ pub(crate) fn spawn() -> bool {
     if RUNNING.swap(true, Ordering::Relaxed) {
         return true;
     }
-    let started = start();
+    let started = spawn_raw(run);
     if !started {
         RUNNING.store(false, Ordering::Relaxed);
     }
@@ -34,7 +34,8 @@ pub(crate) fn forget_after_fork() {
     RUNNING.store(false, Ordering::Relaxed);
 }
 
-fn start() -> bool {
+/// Starts a detached thread with a small stack, without std: that would allocate. Whether it runs.
+pub(crate) fn spawn_raw(body: extern "C" fn(*mut libc::c_void) -> *mut libc::c_void) -> bool {
     let mut attributes = core::mem::MaybeUninit::<libc::pthread_attr_t>::uninit();
     // SAFETY: writes the attributes.
     if unsafe { libc::pthread_attr_init(attributes.as_mut_ptr()) } != 0 {
@@ -46,9 +47,9 @@ fn start() -> bool {
     // SAFETY: initialised above.
     unsafe { libc::pthread_attr_setdetachstate(attributes.as_mut_ptr(), detached) };
     let mut thread = 0;
-    // SAFETY: initialised attributes; `run` fits its signature and takes no argument.
+    // SAFETY: initialised attributes; `body` fits its signature and takes no argument.
     let made =
-        unsafe { libc::pthread_create(&raw mut thread, attributes.as_ptr(), run, null_mut()) };
+        unsafe { libc::pthread_create(&raw mut thread, attributes.as_ptr(), body, null_mut()) };
     // SAFETY: initialised above, not used any more.
     unsafe { libc::pthread_attr_destroy(attributes.as_mut_ptr()) };
     made == 0
@@ -71,7 +72,7 @@ extern "C" fn run(_: *mut libc::c_void) -> *mut libc::c_void {
 }
 
 /// Signals are for the program's own threads.
-fn block_signals() {
+pub(crate) fn block_signals() {
     let mut all = core::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: writes the set.
     unsafe { libc::sigfillset(all.as_mut_ptr()) };
@@ -79,7 +80,8 @@ fn block_signals() {
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), null_mut()) };
 }
 
-fn sleep(milliseconds: u64) {
+/// Sleeps; a signal may end it early.
+pub(crate) fn sleep(milliseconds: u64) {
     let time = libc::timespec {
         tv_sec: (milliseconds / 1000).cast_signed(),
         tv_nsec: (milliseconds % 1000 * 1_000_000).cast_signed(),

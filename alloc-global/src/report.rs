@@ -43,10 +43,7 @@ pub use folded::{Metric, folded};
 pub use frame::{Frame, NoSymbols, Symbols};
 pub use html::html;
 pub use json::json;
-pub use model::{
-    ArenaMap, ClassStats, GcGeneration, GcReport, GcType, HeatMap, Latency, Mapping, Pin, PoolMap,
-    PoolState, Report, Requested, Rss, RssPart, TimePoint,
-};
+pub use model::{GcGeneration, GcReport, GcType, Latency, Mapping, Report, Requested, TimePoint};
 pub use pprof::pprof;
 pub use prometheus::prometheus;
 pub use text::text;

@@ -48,6 +48,9 @@ pub(crate) struct Scope {
     outer: Option<NonNull<Scope>>,
     counts: ScopeCounts,
     live: AddressSet,
+    /// The thread's own counts when the scope opened: calls of `realloc`, and those that moved.
+    reallocs: u64,
+    moves: u64,
 }
 
 impl Scope {
@@ -91,6 +94,18 @@ impl Scope {
 }
 
 impl Scope {
+    /// What was counted until now, in the terms of [`ScopeCounts`].
+    fn counts(&self) -> ScopeCounts {
+        let (reallocs, moves) = thread::own_reallocs();
+        let moves = moves.wrapping_sub(self.moves);
+        let mut counts = self.counts;
+        counts.reallocs = reallocs.wrapping_sub(self.reallocs);
+        // A `realloc` that moves allocates and frees.
+        counts.allocs = counts.allocs.saturating_sub(moves);
+        counts.deallocs = counts.deallocs.saturating_sub(moves);
+        counts
+    }
+
     /// A free and an allocation just counted were one call of `realloc`.
     ///
     /// # Safety
@@ -109,10 +124,9 @@ impl Scope {
 }
 
 /// An open scope of the calling thread; it must be closed by the same thread, after all that were opened later.
+#[derive(Debug)]
 pub(crate) struct ThreadScope {
     scope: NonNull<Scope>,
-    reallocs: u64,
-    moves: u64,
     not_send: PhantomData<*const ()>,
 }
 
@@ -126,11 +140,25 @@ impl ThreadScope {
             outer: cache.watch.scope(),
             counts: ScopeCounts::default(),
             live: AddressSet::new(),
+            reallocs,
+            moves,
         };
         // SAFETY: a fresh page, large enough.
         unsafe { scope.write(value) };
         crate::watch::set_scope(cache, Some(scope));
-        Some(ThreadScope { scope, reallocs, moves, not_send: PhantomData })
+        Some(ThreadScope { scope, not_send: PhantomData })
+    }
+
+    /// Whether no scope of this thread was opened after this one and is still open.
+    pub(crate) fn is_innermost(&self) -> bool {
+        thread::attached().and_then(|cache| cache.watch.scope()) == Some(self.scope)
+    }
+
+    /// What the innermost open scope of this thread counted until now.
+    pub(crate) fn innermost_counts() -> Option<ScopeCounts> {
+        let scope = thread::attached()?.watch.scope()?;
+        // SAFETY: open scopes of this thread; nothing that allocates or frees runs while the reference lives.
+        Some(unsafe { scope.as_ref() }.counts())
     }
 
     /// Closes it. Dropping it does the same.
@@ -141,17 +169,12 @@ impl ThreadScope {
     fn close(&mut self) -> ScopeCounts {
         // SAFETY: open until now (3).
         let scope = unsafe { self.scope.as_mut() };
+        // First: closing may give blocks back, which is not the scope's doing.
+        let counts = scope.counts();
         if let Some(cache) = thread::attached() {
             crate::watch::set_scope(cache, scope.outer);
         }
-        let (reallocs, moves) = thread::own_reallocs();
-        let moves = moves.wrapping_sub(self.moves);
         scope.live.unmap();
-        let mut counts = scope.counts;
-        counts.reallocs = reallocs.wrapping_sub(self.reallocs);
-        // A `realloc` that moves allocates and frees.
-        counts.allocs = counts.allocs.saturating_sub(moves);
-        counts.deallocs = counts.deallocs.saturating_sub(moves);
         counts
     }
 }

@@ -25,8 +25,8 @@ use crate::fatal::Line;
 use crate::lock::Lock;
 use crate::{purge, thread};
 use alloc_core::{
-    Arenas, Bin, Block, CLASS_TABLE, Emptied, Fault, MappedChunk, OsPages, POOL_SIZE, SizeClass,
-    Usage, owner_of,
+    Arenas, Bin, Block, CLASS_TABLE, Emptied, Fault, MappedChunk, OsPages, SizeClass, Usage,
+    owner_of,
 };
 use core::mem::MaybeUninit;
 use crossbeam_utils::CachePadded;
@@ -63,9 +63,10 @@ fn take_grown(
     loop {
         let pool = ARENAS.lock().take_pool();
         if let Some(pool) = pool {
+            let now = purge::now();
             let mut bin = bin.lock();
             // SAFETY: just taken, so ours; class and owner are those of this bin (1).
-            unsafe { bin.add_pool(pool, class, heap) };
+            unsafe { bin.add_pool_at(pool, class, heap, now) };
             return bin.take(out);
         }
         if !map_chunk() {
@@ -103,7 +104,7 @@ fn take_last(class: SizeClass, out: &mut [MaybeUninit<Block>]) -> usize {
         let mut bin = bin.lock();
         if let Some(pool) = pool {
             // SAFETY: just taken, so ours; class and owner are those of this bin (1).
-            unsafe { bin.add_pool(pool, class, heap) };
+            unsafe { bin.add_pool_at(pool, class, heap, purge::now()) };
         }
         let taken = bin.take(out);
         if taken > 0 {
@@ -202,6 +203,12 @@ pub(crate) fn trim() -> usize {
     release(0, u64::MAX) + release_pools(u64::MAX)
 }
 
+/// Pools in use now, and the most that were at once.
+pub(crate) fn pools() -> (usize, usize) {
+    let arenas = ARENAS.lock();
+    (arenas.pools_in_use(), arenas.peak_pools())
+}
+
 /// The most arenas that were in use at once.
 pub(crate) fn peak_arenas() -> usize {
     ARENAS.lock().peak_arenas()
@@ -253,33 +260,25 @@ pub(crate) fn unlock_all() {
     BINS.iter().flatten().for_each(|bin| bin.unlock_after_fork());
 }
 
-/// Where the bytes of all arenas are, and how many of them are free pools without memory.
-pub(crate) fn usage() -> (Usage, usize) {
+/// Calls `look` while nobody can change bins, pools or arenas: other threads wait at their slow paths.
+///
+/// `look` must neither allocate nor free, nor panic: this thread holds every lock. What it may rely on: all pools are in
+/// bins that nobody uses, or have no class yet or any more.
+pub(crate) fn with_all_locked<R>(look: impl FnOnce(&Arenas) -> R) -> R {
     lock_all();
     crate::lock::set_holds_all(true);
-    let arenas = ARENAS.lock();
-    // SAFETY: all pools are in bins, and this thread holds all locks.
-    let usage = unsafe { arenas.usage() };
-    let mut zero = 0;
-    arenas.for_each_arena_masks(|_, _, mask| zero += mask.count_ones() as usize * POOL_SIZE);
-    drop(arenas);
-    crate::lock::set_holds_all(false);
-    unlock_all();
-    (usage, zero)
-}
-
-/// Verifies every invariant of bins, pools and arenas while nobody can change them.
-pub(crate) fn check() -> Result<Usage, &'static str> {
-    lock_all();
-    crate::lock::set_holds_all(true);
-    let result = check_locked();
+    let result = look(&ARENAS.lock());
     crate::lock::set_holds_all(false);
     unlock_all();
     result
 }
 
-fn check_locked() -> Result<Usage, &'static str> {
-    let arenas = ARENAS.lock();
+/// Verifies every invariant of bins, pools and arenas while nobody can change them.
+pub(crate) fn check() -> Result<Usage, &'static str> {
+    with_all_locked(check_locked)
+}
+
+fn check_locked(arenas: &Arenas) -> Result<Usage, &'static str> {
     arenas.check()?;
     let mut out = [[0usize; CLASS_TABLE]; HEAPS];
     let mut breach = None;

@@ -28,6 +28,7 @@ use core::sync::atomic::{AtomicIsize, Ordering::Relaxed};
 /// println!("{after}");
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Stats {
     /// Calls that allocated a block since the process began; `realloc` is not among them.
@@ -36,6 +37,11 @@ pub struct Stats {
     pub deallocs: u64,
     /// Calls of `realloc` since the process began, in place or not.
     pub reallocs: u64,
+    /// Those of them after which the block was where it was before.
+    pub reallocs_in_place: u64,
+    /// Those of them for which the allocator took another block and copied. A block that the fallback itself moved is
+    /// not among them: it may have moved pages without copying.
+    pub reallocs_moved: u64,
     /// Blocks in the program's hands.
     pub live_blocks: u64,
     /// Their bytes.
@@ -45,6 +51,12 @@ pub struct Stats {
     pub peak_live_bytes: u64,
     /// Arenas in use.
     pub arenas: u64,
+    /// The most arenas that were in use at once.
+    pub peak_arenas: u64,
+    /// Pools in use.
+    pub pools: u64,
+    /// The most pools that were in use at once.
+    pub peak_pools: u64,
     /// Bytes of arenas in use: 1 MiB each.
     pub mapped_bytes: u64,
     /// Bytes of `mapped_bytes` in no block of the program: free, cached, metadata or rounding.
@@ -53,11 +65,18 @@ pub struct Stats {
     pub fallback_live_blocks: u64,
     /// Their bytes.
     pub fallback_live_bytes: u64,
+    /// Requests above 512 bytes that were served, from the fallback or a thread's cache of its blocks, since the process
+    /// began; a `realloc` that moved there is among them.
+    pub fallback_allocs: u64,
+    /// Blocks of the fallback that came back since the process began; a `realloc` that moved away is among them.
+    pub fallback_deallocs: u64,
     /// Bytes of free fallback blocks in the caches of threads.
     pub fallback_cached_bytes: u64,
     /// Blocks handed out one by one to threads without a cache: before the first or after the last
     /// moment at which they can have one. Rare.
     pub orphan_allocs: u64,
+    /// Threads that have a cache now. One that ended without its end being seen counts until its cache is wanted.
+    pub threads: u64,
 }
 
 /// Puts the counters together. Costs about 10 µs and a few steps per thread.
@@ -84,6 +103,7 @@ pub fn stats() -> Stats {
             let Some(out) = cache.counters.mid_out.get(class.index()) else { return };
             let live = out.load(Relaxed).wrapping_sub(len);
             stats.allocs = stats.allocs.wrapping_add(allocs);
+            stats.fallback_allocs = stats.fallback_allocs.wrapping_add(allocs);
             stats.fallback_cached_bytes += len * class.size() as u64;
             stats.fallback_live_blocks = stats.fallback_live_blocks.wrapping_add(live);
             bytes = bytes.wrapping_add(live.wrapping_mul(class.size() as u64));
@@ -94,20 +114,31 @@ pub fn stats() -> Stats {
         moves = moves.wrapping_add(counters.moves.load(Relaxed));
         let allocs = counters.fallback_allocs.load(Relaxed);
         stats.allocs = stats.allocs.wrapping_add(allocs);
+        stats.fallback_allocs = stats.fallback_allocs.wrapping_add(allocs);
         stats.fallback_live_blocks = stats.fallback_live_blocks.wrapping_add(allocs);
         frees = frees.wrapping_add(counters.fallback_frees.load(Relaxed));
         bytes = bytes
             .wrapping_add(counters.fallback_bytes_in.load(Relaxed))
             .wrapping_sub(counters.fallback_bytes_out.load(Relaxed));
     });
-    thread::for_each_cache(|cache| stats.fallback_cached_bytes += cache.large.cached() as u64);
+    thread::for_each_cache(|cache| {
+        stats.fallback_cached_bytes += cache.large.cached() as u64;
+        // Relaxed: a number that tells whether there is an owner; nothing is read through it.
+        stats.threads += u64::from(cache.owner.load(Relaxed) != 0);
+    });
+    stats.reallocs_moved = moves.min(stats.reallocs);
+    stats.reallocs_in_place = stats.reallocs - stats.reallocs_moved;
     stats.allocs = stats.allocs.wrapping_add(stats.orphan_allocs).wrapping_sub(moves);
     stats.fallback_live_blocks = not_negative(stats.fallback_live_blocks.wrapping_sub(frees));
     stats.fallback_live_bytes = not_negative(bytes);
+    stats.fallback_deallocs = stats.fallback_allocs.saturating_sub(stats.fallback_live_blocks);
     stats.live_blocks += stats.fallback_live_blocks;
     stats.live_bytes = pool_bytes + stats.fallback_live_bytes;
     stats.deallocs = stats.allocs.saturating_sub(stats.live_blocks);
     stats.arenas = shared::arenas().0 as u64;
+    stats.peak_arenas = shared::peak_arenas() as u64;
+    let (pools, peak_pools) = shared::pools();
+    (stats.pools, stats.peak_pools) = (pools as u64, peak_pools as u64);
     stats.mapped_bytes = stats.arenas * ARENA_SIZE as u64;
     stats.free_bytes = stats.mapped_bytes.saturating_sub(pool_bytes);
     stats.peak_live_bytes = peak(stats.live_bytes);
@@ -143,53 +174,56 @@ fn not_negative(difference: u64) -> u64 {
     if difference > i64::MAX as u64 { 0 } else { difference }
 }
 
+/// Every field with its name in the table, in the order of the table.
+macro_rules! for_each_field {
+    ($what:ident) => {
+        $what! {
+            "allocs" allocs, "deallocs" deallocs, "reallocs" reallocs,
+            "reallocs in place" reallocs_in_place, "reallocs moved" reallocs_moved,
+            "live blocks" live_blocks, "live bytes" live_bytes, "peak live bytes" peak_live_bytes,
+            "arenas" arenas, "peak arenas" peak_arenas, "pools" pools, "peak pools" peak_pools,
+            "mapped bytes" mapped_bytes, "free bytes" free_bytes,
+            "fallback live blocks" fallback_live_blocks,
+            "fallback live bytes" fallback_live_bytes,
+            "fallback allocs" fallback_allocs, "fallback deallocs" fallback_deallocs,
+            "fallback cached bytes" fallback_cached_bytes,
+            "orphan allocs" orphan_allocs, "threads" threads,
+        }
+    };
+}
+
 /// What happened between two readings. Counts that can fall (live, arenas, bytes) stop at 0.
 impl Sub for Stats {
     type Output = Stats;
 
     fn sub(self, before: Stats) -> Stats {
-        Stats {
-            allocs: self.allocs.saturating_sub(before.allocs),
-            deallocs: self.deallocs.saturating_sub(before.deallocs),
-            reallocs: self.reallocs.saturating_sub(before.reallocs),
-            live_blocks: self.live_blocks.saturating_sub(before.live_blocks),
-            live_bytes: self.live_bytes.saturating_sub(before.live_bytes),
-            peak_live_bytes: self.peak_live_bytes.saturating_sub(before.peak_live_bytes),
-            arenas: self.arenas.saturating_sub(before.arenas),
-            mapped_bytes: self.mapped_bytes.saturating_sub(before.mapped_bytes),
-            free_bytes: self.free_bytes.saturating_sub(before.free_bytes),
-            fallback_live_blocks: self
-                .fallback_live_blocks
-                .saturating_sub(before.fallback_live_blocks),
-            fallback_live_bytes: self
-                .fallback_live_bytes
-                .saturating_sub(before.fallback_live_bytes),
-            fallback_cached_bytes: self
-                .fallback_cached_bytes
-                .saturating_sub(before.fallback_cached_bytes),
-            orphan_allocs: self.orphan_allocs.saturating_sub(before.orphan_allocs),
+        macro_rules! subtract {
+            ($($name:literal $field:ident,)*) => {
+                Stats { $($field: self.$field.saturating_sub(before.$field)),* }
+            };
         }
+        for_each_field!(subtract)
+    }
+}
+
+impl Stats {
+    /// Every counter with its name, in the order in which [`Display`](fmt::Display) writes them.
+    ///
+    /// ```
+    /// let stats = alloc_global::stats();
+    /// assert!(stats.rows().any(|row| row == ("live bytes", stats.live_bytes)));
+    /// ```
+    pub fn rows(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        macro_rules! list {
+            ($($name:literal $field:ident,)*) => { [$(($name, self.$field)),*].into_iter() };
+        }
+        for_each_field!(list)
     }
 }
 
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rows = [
-            ("allocs", self.allocs),
-            ("deallocs", self.deallocs),
-            ("reallocs", self.reallocs),
-            ("live blocks", self.live_blocks),
-            ("live bytes", self.live_bytes),
-            ("peak live bytes", self.peak_live_bytes),
-            ("arenas", self.arenas),
-            ("mapped bytes", self.mapped_bytes),
-            ("free bytes", self.free_bytes),
-            ("fallback live blocks", self.fallback_live_blocks),
-            ("fallback live bytes", self.fallback_live_bytes),
-            ("fallback cached bytes", self.fallback_cached_bytes),
-            ("orphan allocs", self.orphan_allocs),
-        ];
-        for (name, value) in rows {
+        for (name, value) in self.rows() {
             writeln!(f, "{name:<21} {value:>16}")?;
         }
         Ok(())

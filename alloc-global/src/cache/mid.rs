@@ -25,8 +25,8 @@ impl Cache {
 
     /// Makes more room for the fallback's blocks of a bin above 64; whether there is more now.
     pub(crate) fn grow_mid(&self, index: usize) -> bool {
-        let Some((bin, class)) = self.mid(index) else { return false };
-        let cap = (bin.cap.get() * 2).max(FIRST_CAP).min(MID_SLOTS);
+        let Some((bin, _)) = self.mid(index) else { return false };
+        let cap = (bin.cap.get() * 2).clamp(FIRST_CAP, MID_SLOTS);
         bin.cap.replace(cap) < cap
     }
 

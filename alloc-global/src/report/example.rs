@@ -8,7 +8,10 @@
 
 use super::frame::Frame;
 use super::model::*;
-use crate::{Dropped, Lifetimes, Memory, Module, Site, Snapshot, Stats};
+use crate::{
+    ArenaMap, ClassStats, Dropped, HeatMap, Lifetimes, Memory, Module, Pin, PoolMap, PoolState,
+    Rss, RssPart, Site, Snapshot, Stats,
+};
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -147,7 +150,7 @@ fn pool(dice: &mut Dice, arena: u64, number: u64) -> PoolMap {
         class_size: 0,
         owner: 0,
         live: 0,
-        cached_or_free: 0,
+        cached: 0,
         capacity: 0,
         age_ms: 0,
     };
@@ -164,7 +167,6 @@ fn pool(dice: &mut Dice, arena: u64, number: u64) -> PoolMap {
     pool.owner = dice.roll(4) as u8;
     pool.capacity = POOL as u32 / size;
     pool.live = (u64::from(pool.capacity) * live_percent / 100).max(1) as u32;
-    pool.cached_or_free = pool.capacity - pool.live;
     pool.age_ms = dice.roll(90_000);
     pool
 }
@@ -181,8 +183,9 @@ fn classes(heatmap: &HeatMap) -> Vec<ClassStats> {
         let class = classes.entry(size).or_insert(ClassStats { size, ..ClassStats::default() });
         class.live_blocks += u64::from(pool.live);
         class.live_bytes += u64::from(pool.live) * size;
-        class.cached_blocks += u64::from(pool.cached_or_free) / 8;
-        class.free_blocks += u64::from(pool.cached_or_free - pool.cached_or_free / 8);
+        class.cached_blocks += u64::from(pool.capacity - pool.live) / 8;
+        class.free_blocks +=
+            u64::from((pool.capacity - pool.live) - (pool.capacity - pool.live) / 8);
         class.pools += 1;
     }
     for class in classes.values_mut() {
@@ -232,6 +235,7 @@ fn stats(memory: &Memory, classes: &[ClassStats]) -> Stats {
         fallback_live_bytes: memory.fallback_live,
         fallback_cached_bytes: memory.fallback_cached,
         orphan_allocs: 3,
+        ..Stats::default()
     }
 }
 

@@ -12,7 +12,10 @@
 use super::frame::{Frame, Symbols};
 use super::model::*;
 use super::stacks::{Call, Resolved};
-use crate::{Memory, Module, Site, Snapshot, Stats};
+use crate::{
+    ArenaMap, ClassStats, HeatMap, Memory, Module, Pin, PoolMap, Rss, RssPart, Site, Snapshot,
+    Stats,
+};
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
@@ -249,7 +252,7 @@ fn heatmap(heatmap: &HeatMap) -> Value {
             pool.class_size,
             pool.owner,
             pool.live,
-            pool.cached_or_free,
+            pool.capacity - pool.live,
             pool.capacity,
             pool.age_ms,
         ])

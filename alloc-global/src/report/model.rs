@@ -7,7 +7,7 @@
 //!
 //! No unsafe here.
 
-use crate::{Memory, Snapshot, Stats};
+use crate::{ClassStats, HeatMap, Memory, Pin, Rss, Snapshot, Stats};
 use hdrhistogram::Histogram;
 use std::time::{Duration, SystemTime};
 
@@ -58,27 +58,6 @@ pub struct Report {
     pub tool_ns: u64,
 }
 
-/// Blocks of one size class.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ClassStats {
-    /// Bytes of a block.
-    pub size: u64,
-    /// Blocks allocated since the process began.
-    pub allocs: u64,
-    /// Blocks freed since the process began.
-    pub deallocs: u64,
-    /// Blocks in the program's hands.
-    pub live_blocks: u64,
-    /// Their bytes.
-    pub live_bytes: u64,
-    /// Free blocks in the caches of threads.
-    pub cached_blocks: u64,
-    /// Free blocks in pools.
-    pub free_blocks: u64,
-    /// Pools of the class.
-    pub pools: u64,
-}
-
 /// Live blocks of one requested size.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Requested {
@@ -88,101 +67,6 @@ pub struct Requested {
     pub class_size: u64,
     /// How many; an estimate where blocks are sampled.
     pub blocks: f64,
-}
-
-/// Arenas by pools.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HeatMap {
-    /// Arenas in use.
-    pub arenas: Vec<ArenaMap>,
-}
-
-/// One arena.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ArenaMap {
-    /// Its address.
-    pub start: u64,
-    /// Its 64 pools, in address order.
-    pub pools: Vec<PoolMap>,
-}
-
-/// One pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PoolMap {
-    /// What it is used for.
-    pub state: PoolState,
-    /// Bytes of a block, or 0.
-    pub class_size: u32,
-    /// The heap that it belongs to.
-    pub owner: u8,
-    /// Blocks in the program's hands.
-    pub live: u32,
-    /// Blocks that are free, in the pool or in a cache.
-    pub cached_or_free: u32,
-    /// Blocks that fit.
-    pub capacity: u32,
-    /// Milliseconds since it was taken for its class.
-    pub age_ms: u64,
-}
-
-/// What a pool is used for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum PoolState {
-    /// Descriptors of the arena.
-    Metadata,
-    /// Free, and resident.
-    #[default]
-    Free,
-    /// Free, without memory.
-    GivenBack,
-    /// Blocks of one class.
-    Used,
-}
-
-impl PoolState {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            PoolState::Metadata => "metadata",
-            PoolState::Free => "free",
-            PoolState::GivenBack => "given back",
-            PoolState::Used => "used",
-        }
-    }
-}
-
-/// A call site that holds nearly empty arenas.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pin {
-    /// The call site; a class and a thread where blocks are not sampled.
-    pub site: String,
-    /// Arenas that it holds.
-    pub arenas: u64,
-    /// Its blocks there.
-    pub blocks: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Bytes that would go back to the system without them.
-    pub would_return_bytes: u64,
-}
-
-/// Resident memory.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rss {
-    /// Bytes of the process that are resident, by the system's account.
-    pub resident: u64,
-    /// What they are; the parts sum to `resident`.
-    pub parts: Vec<RssPart>,
-}
-
-/// A part of resident memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RssPart {
-    /// What it is.
-    pub name: &'static str,
-    /// Its bytes.
-    pub bytes: u64,
-    /// The setting or the call that changes it, or empty.
-    pub setting: &'static str,
 }
 
 /// How long the calls of one path took.

@@ -7,7 +7,8 @@
 //!
 //! No unsafe here.
 
-use super::model::{ClassStats, GcGeneration, Latency, Report};
+use super::model::{GcGeneration, Latency, Report};
+use crate::ClassStats;
 use hdrhistogram::Histogram;
 use std::fmt::{Display, Write};
 use std::time::UNIX_EPOCH;

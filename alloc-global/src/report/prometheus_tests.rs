@@ -154,7 +154,7 @@ fn no_list_is_a_metric_without_samples() {
     report.classes = Some(Vec::new());
     report.latency = Some(Vec::new());
     report.gc = Some(super::super::GcReport::default());
-    report.rss = Some(super::super::Rss::default());
+    report.rss = Some(crate::Rss::default());
     scrape(&prometheus(&report));
 }
 

@@ -1,0 +1,486 @@
+//! Verdicts on what a test allocates: `assert_no_alloc!` and its kin.
+//!
+//! ```text
+//! assert_allocs!(<= 3, { body })
+//!   begin -> body -> end -> verdict ----- ok: the body's value
+//!                              |
+//!                              +-- panic, after the scope: counts, top sites and a profile where there are any
+//! ```
+//!
+//! All of them count the calling thread only (`measure`), so that tests may run side by side, and threads that the body starts
+//! are not seen. A count that would be a guess fails, and says why. Everything but the macros' few lines is plain
+//! functions of the counts.
+//!
+//! Baselines: a file `baselines/NAME.txt` beside the test's source, a line per count. More than it says fails; less passes, and
+//! a line on standard error says so. `POOLALLOC_UPDATE_BASELINE=1` writes it anew.
+//!
+//! No unsafe here.
+
+use crate::measure::{Measure, MeasureError, ThreadStats};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+/// What a measurement may come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Limit {
+    /// Fewer allocations.
+    AllocsBelow(u64),
+    /// At most as many allocations.
+    AllocsAtMost(u64),
+    /// Exactly as many allocations.
+    Allocs(u64),
+    /// At most as many bytes live at once.
+    Bytes(u64),
+    /// No block left over.
+    NoLeaks,
+}
+
+impl Limit {
+    /// Whether the counts keep to it. Allocates nothing: an outer scope may be counting.
+    fn holds(self, stats: &ThreadStats) -> bool {
+        match self {
+            Limit::AllocsBelow(most) => allocations(stats) < most,
+            Limit::AllocsAtMost(most) => allocations(stats) <= most,
+            Limit::Allocs(number) => allocations(stats) == number,
+            Limit::Bytes(most) => stats.peak_bytes <= most,
+            Limit::NoLeaks => stats.live_blocks == 0,
+        }
+    }
+
+    /// What was expected.
+    fn wanted(self) -> String {
+        match self {
+            Limit::AllocsBelow(most) => format!("expected fewer than {most} allocations"),
+            Limit::AllocsAtMost(0) => "expected no allocation".to_owned(),
+            Limit::AllocsAtMost(most) => format!("expected at most {most} allocations"),
+            Limit::Allocs(number) => format!("expected exactly {number} allocations"),
+            Limit::Bytes(most) => format!("expected at most {most} bytes live at once"),
+            Limit::NoLeaks => {
+                "expected no block left over\n  blocks that another thread freed count \
+                as left over: this thread cannot see that; so do those of the body's value"
+                    .to_owned()
+            }
+        }
+    }
+}
+
+/// Calls that may have taken memory: each may be an allocation.
+fn allocations(stats: &ThreadStats) -> u64 {
+    stats.allocs + stats.reallocs
+}
+
+/// Something that says how many bytes: a number, or text such as `"64 KiB"`.
+pub trait Bytes {
+    /// The bytes.
+    ///
+    /// # Errors
+    ///
+    /// What cannot be read as a number of bytes.
+    fn to_bytes(&self) -> Result<u64, String>;
+}
+
+impl Bytes for &str {
+    fn to_bytes(&self) -> Result<u64, String> {
+        parse_bytes(self).ok_or_else(|| {
+            format!("{self:?} is no number of bytes: write \"512\", \"64 KiB\", \"1.5 MiB\"")
+        })
+    }
+}
+
+impl Bytes for u64 {
+    fn to_bytes(&self) -> Result<u64, String> {
+        Ok(*self)
+    }
+}
+
+impl Bytes for usize {
+    fn to_bytes(&self) -> Result<u64, String> {
+        Ok(*self as u64)
+    }
+}
+
+impl Bytes for i32 {
+    fn to_bytes(&self) -> Result<u64, String> {
+        u64::try_from(*self).map_err(|_| format!("{self} is no number of bytes"))
+    }
+}
+
+/// Reads a number of bytes with a unit: none, `B`, `kB`, `MB`, `GB` (powers of 1000), `KiB`, `MiB`, `GiB`.
+fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let unit: u64 = match unit.trim() {
+        "" | "B" => 1,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let whole = whole.parse::<u64>().ok()?.checked_mul(unit)?;
+    let scale = 10u64.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+    let part = fraction.parse::<u64>().ok()?.checked_mul(unit)?;
+    whole.checked_add(part / scale)
+}
+
+/// The measurement of a macro's body. Made by the macros.
+#[derive(Debug)]
+#[must_use = "without an end there is no verdict"]
+pub struct Scope {
+    measure: Measure,
+    name: &'static str,
+}
+
+impl Scope {
+    /// Begins.
+    ///
+    /// # Panics
+    ///
+    /// If counts would be a guess.
+    #[track_caller]
+    pub fn begin(name: &'static str) -> Scope {
+        match Measure::begin() {
+            Ok(measure) => Scope { measure, name },
+            Err(error) => panic!("{}", guess(name, error)),
+        }
+    }
+
+    #[track_caller]
+    fn end(self) -> (&'static str, ThreadStats) {
+        let name = self.name;
+        match self.measure.end() {
+            Ok(stats) => (name, stats),
+            Err(error) => panic!("{}", guess(name, error)),
+        }
+    }
+
+    /// Ends, and judges.
+    ///
+    /// # Panics
+    ///
+    /// If the limit was broken, or the counts would be a guess.
+    #[track_caller]
+    pub fn check(self, limit: Limit) {
+        let (name, stats) = self.end();
+        if !limit.holds(&stats) {
+            panic!("{}", failure(name, &limit.wanted(), &stats, &evidence(name)));
+        }
+    }
+
+    /// Ends, and judges the most bytes live at once.
+    ///
+    /// # Panics
+    ///
+    /// As [`check`](Scope::check), and if `most` is no number of bytes.
+    #[track_caller]
+    pub fn check_bytes(self, most: &dyn Bytes) {
+        match most.to_bytes() {
+            Ok(most) => self.check(Limit::Bytes(most)),
+            Err(error) => {
+                let name = self.name;
+                drop(self);
+                panic!("{name}: {error}")
+            }
+        }
+    }
+
+    /// Ends, and compares with a file beside `source`, which the compiler named for a package in `package`.
+    ///
+    /// # Panics
+    ///
+    /// If a count is above its baseline, the file is not there or cannot be read, or the counts would be a guess.
+    #[track_caller]
+    pub fn check_baseline(self, baseline: &str, package: &str, source: &str) {
+        let (name, stats) = self.end();
+        let update = env::var_os(UPDATE).is_some_and(|value| value == "1");
+        let judged = baseline_file(baseline, Path::new(package), Path::new(source))
+            .and_then(|file| judge_baseline(&file, &stats, update));
+        match judged {
+            Ok(None) => {}
+            Ok(Some(note)) => eprintln!("{name}: {note}"),
+            Err(breach) => panic!("{}", failure(name, &breach, &stats, &evidence(name))),
+        }
+    }
+}
+
+/// The variable that has baselines written anew.
+const UPDATE: &str = "POOLALLOC_UPDATE_BASELINE";
+
+fn guess(name: &str, error: MeasureError) -> String {
+    format!("{name}: counting would be a guess: {error}")
+}
+
+/// What there is to show beside counts, where blocks were sampled or traced.
+#[derive(Debug, Default)]
+struct Evidence {
+    sites: Vec<String>,
+    profile: Option<PathBuf>,
+}
+
+/// Top sites of the moment, and a profile written under `target`. To be plugged in.
+fn evidence(_name: &str) -> Evidence {
+    Evidence::default()
+}
+
+/// What a failed assertion says.
+fn failure(name: &str, breach: &str, stats: &ThreadStats, evidence: &Evidence) -> String {
+    let mut text = format!("{name}: {breach}\n");
+    for (count, value) in rows(stats) {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "  {count:<17} {value:>12}");
+    }
+    if evidence.sites.is_empty() {
+        text.push_str("  (no sites: switch tracing on, POOLALLOC_TRACE=32, to see who allocates)");
+    }
+    for site in &evidence.sites {
+        let _ = writeln!(text, "  {site}");
+    }
+    if let Some(profile) = &evidence.profile {
+        let _ = write!(text, "  profile: {}", profile.display());
+    }
+    text
+}
+
+fn rows(stats: &ThreadStats) -> [(&'static str, u64); 9] {
+    [
+        ("allocs", stats.allocs),
+        ("deallocs", stats.deallocs),
+        ("reallocs", stats.reallocs),
+        ("alloc_bytes", stats.alloc_bytes),
+        ("dealloc_bytes", stats.dealloc_bytes),
+        ("live_blocks", stats.live_blocks),
+        ("live_bytes", stats.live_bytes),
+        ("peak_bytes", stats.peak_bytes),
+        ("foreign_deallocs", stats.foreign_deallocs),
+    ]
+}
+
+/// Counts that a baseline holds: those that a change for the worse raises.
+const IN_BASELINE: [&str; 5] = ["allocs", "reallocs", "alloc_bytes", "live_blocks", "peak_bytes"];
+
+fn baseline_text(stats: &ThreadStats) -> String {
+    let mut text = String::new();
+    for (name, value) in rows(stats).iter().filter(|(name, _)| IN_BASELINE.contains(name)) {
+        let _ = writeln!(text, "{name} {value}");
+    }
+    text
+}
+
+/// The file of a baseline. The compiler names a source file from where it was started, which may be the package or a folder
+/// around it.
+fn baseline_file(name: &str, package: &Path, source: &Path) -> Result<PathBuf, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
+        return Err(format!("baseline {name:?}: letters, digits, `-`, `_` and `.` make a name"));
+    }
+    let mut sources = package.ancestors().map(|folder| folder.join(source));
+    let Some(found) = sources.find(|path| path.is_file()) else {
+        return Err(format!("baseline {name}: {} is not there any more", source.display()));
+    };
+    let folder = found.parent().unwrap_or(package).join("baselines");
+    Ok(folder.join(format!("{name}.txt")))
+}
+
+/// Compares counts with a baseline, or writes it. A note for the reader if it was written, or could be lower.
+fn judge_baseline(
+    file: &Path,
+    stats: &ThreadStats,
+    update: bool,
+) -> Result<Option<String>, String> {
+    let shown = file.display();
+    if update {
+        let folder = file.parent().unwrap_or(Path::new("."));
+        let written =
+            fs::create_dir_all(folder).and_then(|()| replace(file, &baseline_text(stats)));
+        return match written {
+            Ok(()) => Ok(Some(format!("wrote {shown}"))),
+            Err(error) => Err(format!("cannot write {shown}: {error}")),
+        };
+    }
+    let text = fs::read_to_string(file)
+        .map_err(|error| format!("cannot read {shown}: {error}; {UPDATE}=1 writes it"))?;
+    compare(&text, stats)
+        .map(|lower| lower.map(|lower| format!("{lower}; {UPDATE}=1 lowers {shown}")))
+        .map_err(|breach| format!("{breach} ({shown}; {UPDATE}=1 writes it anew)"))
+}
+
+/// Writes a file whole or not at all.
+fn replace(file: &Path, text: &str) -> std::io::Result<()> {
+    let part = file.with_extension(format!("txt.{}", std::process::id()));
+    fs::write(&part, text).and_then(|()| fs::rename(&part, file)).inspect_err(|_| {
+        // What is left of it is of no use; that it may stay behind is the lesser evil.
+        let _ = fs::remove_file(&part);
+    })
+}
+
+/// Compares counts with the text of a baseline: an error where one is above it, else which are below.
+fn compare(text: &str, stats: &ThreadStats) -> Result<Option<String>, String> {
+    let mut lower = Vec::new();
+    let mut higher = Vec::new();
+    let mut seen = Vec::new();
+    for line in text.lines().filter(|line| !line.trim().is_empty()) {
+        let (name, value) = line.trim().split_once(' ').unwrap_or((line, ""));
+        let now = rows(stats).iter().find(|row| row.0 == name).map(|row| row.1);
+        let (Some(now), Ok(value)) = (now, value.trim().parse::<u64>()) else {
+            return Err(format!("a baseline has lines `count number`, not {line:?}"));
+        };
+        seen.push(name);
+        if now > value {
+            higher.push(format!("{name} {now} above {value}"));
+        } else if now < value {
+            lower.push(format!("{name} {now} below {value}"));
+        }
+    }
+    if let Some(missing) = IN_BASELINE.iter().find(|name| !seen.contains(name)) {
+        return Err(format!("the baseline has no line for {missing}"));
+    }
+    if higher.is_empty() {
+        Ok((!lower.is_empty()).then(|| lower.join(", ")))
+    } else {
+        Err(higher.join(", "))
+    }
+}
+
+/// Runs the body and fails if the calling thread allocated meanwhile (`realloc` counts, frees do not). Gives the body's value.
+///
+/// ```
+/// # use alloc_global::PoolAlloc;
+/// # #[global_allocator]
+/// # static ALLOC: PoolAlloc = PoolAlloc::new();
+/// let mut list = Vec::with_capacity(2);
+/// let len = alloc_global::assert_no_alloc! {
+///     list.push(1);
+///     list.len()
+/// };
+/// assert_eq!(len, 1);
+/// ```
+///
+/// # Panics
+///
+/// After the body: with the counts, if there was an allocation; and where counting would be a guess
+/// ([`MeasureError`](crate::MeasureError)). A body that is left by `return`, `?` or `break` is not judged.
+#[macro_export]
+macro_rules! assert_no_alloc {
+    ($($body:tt)*) => {{
+        let scope = $crate::asserts::Scope::begin("assert_no_alloc!");
+        let value = { $($body)* };
+        scope.check($crate::asserts::Limit::AllocsAtMost(0));
+        value
+    }};
+}
+
+/// Runs the body and fails unless the calling thread allocated as often as said: `<= n`, `< n` or `== n`. Calls of
+/// `realloc` count too, in place or not. Gives the body's value.
+///
+/// ```
+/// # use alloc_global::PoolAlloc;
+/// # #[global_allocator]
+/// # static ALLOC: PoolAlloc = PoolAlloc::new();
+/// let words = alloc_global::assert_allocs!(<= 3, { vec!["a".to_owned(), "b".to_owned()] });
+/// # drop(words);
+/// ```
+///
+/// # Panics
+///
+/// As [`assert_no_alloc!`](crate::assert_no_alloc).
+#[macro_export]
+macro_rules! assert_allocs {
+    (<= $most:expr, $body:block) => { $crate::assert_allocs!(@ AllocsAtMost, $most, $body) };
+    (< $most:expr, $body:block) => { $crate::assert_allocs!(@ AllocsBelow, $most, $body) };
+    (== $number:expr, $body:block) => { $crate::assert_allocs!(@ Allocs, $number, $body) };
+    (@ $limit:ident, $number:expr, $body:block) => {{
+        let limit = $crate::asserts::Limit::$limit($number);
+        let scope = $crate::asserts::Scope::begin("assert_allocs!");
+        let value = $body;
+        scope.check(limit);
+        value
+    }};
+}
+
+/// Runs the body and fails if the blocks that the calling thread allocated in it were at any moment more bytes together:
+/// `"64 KiB"`, `"1.5 MB"`, or a number. Gives the body's value.
+///
+/// ```
+/// # use alloc_global::PoolAlloc;
+/// # #[global_allocator]
+/// # static ALLOC: PoolAlloc = PoolAlloc::new();
+/// let sum: u64 = alloc_global::assert_max_bytes!("64 KiB", {
+///     (0..100).map(|n| vec![n; 1000].iter().sum::<u64>()).sum()
+/// });
+/// # assert_eq!(sum, 4_950_000);
+/// ```
+///
+/// # Panics
+///
+/// As [`assert_no_alloc!`](crate::assert_no_alloc), and if the limit is no number of bytes. Blocks of the body that
+/// another thread frees count as live.
+#[macro_export]
+macro_rules! assert_max_bytes {
+    ($most:expr, $body:block) => {{
+        let most = $most;
+        let scope = $crate::asserts::Scope::begin("assert_max_bytes!");
+        let value = $body;
+        scope.check_bytes(&most);
+        value
+    }};
+}
+
+/// Runs the body and fails if a block that the calling thread allocated in it is still live. Gives the body's value, whose
+/// own blocks would be left over too.
+///
+/// ```
+/// # use alloc_global::PoolAlloc;
+/// # #[global_allocator]
+/// # static ALLOC: PoolAlloc = PoolAlloc::new();
+/// let sum: u64 = alloc_global::assert_no_leaks! {
+///     let list: Vec<u64> = (1..=10).collect();
+///     list.iter().sum()
+/// };
+/// # assert_eq!(sum, 55);
+/// ```
+///
+/// # Panics
+///
+/// As [`assert_no_alloc!`](crate::assert_no_alloc). A block that another thread frees counts as left over, since this thread
+/// does not see that; the message says so.
+#[macro_export]
+macro_rules! assert_no_leaks {
+    ($($body:tt)*) => {{
+        let scope = $crate::asserts::Scope::begin("assert_no_leaks!");
+        let value = { $($body)* };
+        scope.check($crate::asserts::Limit::NoLeaks);
+        value
+    }};
+}
+
+/// Runs the body and fails if a count is above that in the file `baselines/NAME.txt` beside the source: allocations,
+/// reallocations, bytes allocated, blocks left over, most bytes at once. Gives the body's value.
+///
+/// `POOLALLOC_UPDATE_BASELINE=1` writes the file. Where a count is lower, a line on standard error says so.
+///
+/// ```no_run
+/// let value = alloc_global::assert_baseline!("parse", { "1,2".split(',').count() });
+/// ```
+///
+/// # Panics
+///
+/// As [`assert_no_alloc!`](crate::assert_no_alloc), and if there is no such file or it cannot be read.
+#[macro_export]
+macro_rules! assert_baseline {
+    ($name:expr, $body:block) => {{
+        let scope = $crate::asserts::Scope::begin("assert_baseline!");
+        let value = $body;
+        scope.check_baseline($name, env!("CARGO_MANIFEST_DIR"), file!());
+        value
+    }};
+}
+
+#[cfg(test)]
+#[path = "asserts_tests.rs"]
+mod tests;

@@ -1,0 +1,244 @@
+//! Pins: what holds nearly empty arenas, and how many bytes would go back without it.
+//!
+//! ```text
+//! arena, 4 % of it in blocks:  # . . 1 . . . . 3 . . . ...     a pool of class 64, one of class 6
+//!                                    ^         ^
+//!                            two pins share the arena: without one, its pool returns;
+//!                            a pin that is alone holds the whole arena
+//! ```
+//!
+//! Three passes: a count with all locks held, memory for the blocks found, and a pass that writes their addresses down with
+//! all locks held. Which site allocated a block is asked afterwards, without a lock.
+//!
+//! Unsafe only to promise the walk that all locks are held.
+
+use crate::shared;
+use alloc_core::{ArenaView, POOL_SIZE, PoolUse, PoolView, USABLE_POOLS};
+use core::fmt;
+use std::collections::HashMap;
+
+/// An arena of which fewer percent than this are in blocks is nearly empty.
+const NEARLY_EMPTY: usize = 10;
+
+/// Room for blocks that come while memory is reserved.
+const SPARE: usize = 1024;
+
+/// One holder of nearly empty arenas. See [`pins`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Pin {
+    /// The call site where it is known (the block was sampled or traced), else size class and heap.
+    pub site: String,
+    /// Nearly empty arenas with a block of it.
+    pub arenas: u64,
+    /// Its blocks there.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes that would go back if these blocks were free: all that is left of arenas in which nobody else has a block,
+    /// and in others the pools in which nobody else has one.
+    pub would_return_bytes: u64,
+}
+
+/// A block out of a nearly empty arena.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    block: usize,
+    size: u32,
+    heap: u8,
+    arena: u32,
+    /// Bytes of its arena that are not given back yet.
+    resident: u32,
+}
+
+/// Who holds the nearly empty arenas: those with less than 10 % of their bytes in blocks, and at least one block.
+///
+/// The largest `would_return_bytes` first. Without samples or traces the answer is by size class and heap. Blocks in the
+/// caches of threads hold arenas too, and count. Costs a step per pool and per block in nearly empty arenas, with all
+/// other threads waiting at their slow paths, and 32 bytes per such block meanwhile.
+///
+/// ```
+/// for pin in alloc_global::pins() {
+///     println!("{pin}");
+/// }
+/// ```
+pub fn pins() -> Vec<Pin> {
+    let mut room = count() + SPARE;
+    loop {
+        let mut found = Vec::with_capacity(room);
+        let all = collect(&mut found);
+        if all <= room {
+            return group(&found, site_of);
+        }
+        drop(found);
+        room = all + SPARE;
+    }
+}
+
+/// The site that allocated a block, where the profile knows it. To be plugged in.
+fn site_of(_block: usize) -> Option<String> {
+    None
+}
+
+/// Calls `f` with each pool in use of nearly empty arenas, the number of its arena, and the bytes which that has not given back.
+fn for_each_pinned(mut f: impl FnMut(PoolView, u32, u32)) {
+    shared::with_all_locked(|all| {
+        let mut number = 0;
+        let see = |arena: ArenaView| {
+            let (mut out, mut resident) = (0, 0);
+            for pool in arena.pools() {
+                match pool {
+                    PoolUse::GivenBack => {}
+                    PoolUse::Metadata | PoolUse::Free => resident += POOL_SIZE as u32,
+                    PoolUse::Used(pool) => {
+                        resident += POOL_SIZE as u32;
+                        out += pool.out() * pool.class().size();
+                    }
+                }
+            }
+            if out > 0 && out * 100 < NEARLY_EMPTY * USABLE_POOLS * POOL_SIZE {
+                for pool in arena.pools() {
+                    if let PoolUse::Used(pool) = pool {
+                        f(pool, number, resident);
+                    }
+                }
+                number += 1;
+            }
+        };
+        // SAFETY: all locks are held: pools are in bins that nobody uses, or have no class.
+        unsafe { all.for_each_arena_view(see) };
+    });
+}
+
+/// Blocks in nearly empty arenas.
+fn count() -> usize {
+    let mut blocks = 0;
+    for_each_pinned(|pool, _, _| blocks += pool.out());
+    blocks
+}
+
+/// Writes blocks down as far as there is room; returns how many there are.
+fn collect(found: &mut Vec<Found>) -> usize {
+    let mut blocks = 0;
+    for_each_pinned(|pool, arena, resident| {
+        // The casts keep the values: at most 512 bytes, and 2^32 arenas are more than there are addresses for.
+        let size = pool.class().size() as u32;
+        pool.for_each_out(|block| {
+            blocks += 1;
+            // Never beyond the capacity: nothing may be allocated here.
+            if found.len() < found.capacity() {
+                let (block, heap) = (block.addr().get(), pool.owner());
+                found.push(Found { block, size, heap, arena, resident });
+            }
+        });
+    });
+    blocks
+}
+
+/// Who a block belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Holder {
+    Site(String),
+    /// Bytes of its blocks, and the heap.
+    Class(u32, u8),
+}
+
+impl Holder {
+    fn name(self) -> String {
+        match self {
+            Holder::Site(site) => site,
+            Holder::Class(size, heap) => format!("blocks of {size} bytes, heap {heap}"),
+        }
+    }
+}
+
+/// Puts blocks together by site. `found` is in the order of arenas, and of pools within them.
+fn group(found: &[Found], site_of: impl Fn(usize) -> Option<String>) -> Vec<Pin> {
+    let mut pins: HashMap<Holder, Pin> = HashMap::new();
+    for arena in found.chunk_by(|a, b| a.arena == b.arena) {
+        let mut sites: HashMap<Holder, u64> = HashMap::new();
+        for pool in arena.chunk_by(|a, b| a.block / POOL_SIZE == b.block / POOL_SIZE) {
+            let mut here: Vec<Holder> = Vec::new();
+            for block in pool {
+                let class = Holder::Class(block.size, block.heap);
+                let site = site_of(block.block).map_or(class, Holder::Site);
+                if !here.contains(&site) {
+                    here.push(site.clone());
+                }
+                let pin = pins.entry(site).or_default();
+                pin.blocks += 1;
+                pin.bytes += u64::from(block.size);
+            }
+            let alone = here.len() == 1;
+            for site in here {
+                *sites.entry(site).or_default() += if alone { POOL_SIZE as u64 } else { 0 };
+            }
+        }
+        let alone = sites.len() == 1;
+        let resident = arena.first().map_or(0, |block| u64::from(block.resident));
+        for (site, pools) in sites {
+            let pin = pins.entry(site).or_default();
+            pin.arenas += 1;
+            pin.would_return_bytes += if alone { resident } else { pools };
+        }
+    }
+    let mut pins: Vec<Pin> =
+        pins.into_iter().map(|(site, pin)| Pin { site: site.name(), ..pin }).collect();
+    pins.sort_by(|a, b| {
+        let by_bytes = b.would_return_bytes.cmp(&a.would_return_bytes);
+        by_bytes.then_with(|| a.site.cmp(&b.site))
+    });
+    pins
+}
+
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} bytes would return: {} blocks ({} bytes) in {} nearly empty arenas: {}",
+            self.would_return_bytes, self.blocks, self.bytes, self.arenas, self.site
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ARENA: usize = 1 << 20;
+
+    fn found(arena: u32, pool: usize, slot: usize, size: u32, heap: u8) -> Found {
+        let block = (arena as usize + 1) * ARENA + pool * POOL_SIZE + slot * size as usize;
+        Found { block, size, heap, arena, resident: 500_000 }
+    }
+
+    #[test]
+    fn who_is_alone_in_an_arena_holds_all_of_it_and_else_the_own_pools() {
+        let blocks = [
+            found(0, 1, 0, 64, 0),
+            found(0, 1, 1, 64, 0),
+            found(0, 2, 0, 8, 1),
+            found(1, 1, 0, 64, 0),
+        ];
+        let pins = group(&blocks, |_| None);
+        let pool = POOL_SIZE as u64;
+        assert_eq!(pins.len(), 2);
+        assert_eq!(pins[0].site, "blocks of 64 bytes, heap 0");
+        assert_eq!((pins[0].arenas, pins[0].blocks, pins[0].bytes), (2, 3, 192));
+        assert_eq!(pins[0].would_return_bytes, 500_000 + pool);
+        assert_eq!((pins[1].blocks, pins[1].would_return_bytes), (1, pool));
+    }
+
+    #[test]
+    fn sites_that_share_a_pool_hold_it_together() {
+        let blocks = [found(0, 1, 0, 64, 0), found(0, 1, 1, 64, 0), found(0, 3, 0, 64, 0)];
+        let first = blocks[0].block;
+        let pins = group(&blocks, |block| (block == first).then(|| "parse.rs:7".to_owned()));
+        assert_eq!(pins.len(), 2);
+        assert_eq!(pins[0].would_return_bytes, POOL_SIZE as u64, "the third pool");
+        let named = pins.iter().find(|pin| pin.site == "parse.rs:7").unwrap();
+        assert_eq!((named.blocks, named.would_return_bytes), (1, 0));
+        assert!(named.to_string().ends_with("parse.rs:7"));
+    }
+}
