@@ -29,6 +29,7 @@
 //! It does not know how threads find their cache: that is `thread`.
 
 use crate::large_cache::LargeCache;
+use crate::latency::{self, Path};
 use crate::mid_class::{BIN_TABLE, MIDS};
 use crate::watch::{self, Watch};
 use crate::{fallback, shared, stats, thread};
@@ -331,7 +332,8 @@ impl Cache {
     unsafe fn fill(&self, class: SizeClass, want: u32) -> usize {
         // SAFETY: the caller's promise.
         let slots = unsafe { self.slots(class, want) };
-        let got = shared::take(self.heap.get(), class, slots);
+        let heap = self.heap.get();
+        let got = latency::timed(Path::Refill, || shared::take(heap, class, slots));
         if got < want as usize {
             slots.copy_within(want as usize - got.., 0);
         }
@@ -412,6 +414,27 @@ impl Cache {
         other.used.set(other.used.get() | 1 << (class.index() - 1));
         other.bin(class).len.store(moved, Relaxed);
         moved
+    }
+
+    /// Times a free and an allocation of the class from this cache, if it holds a block of it: the ticks of one pair.
+    ///
+    /// # Safety
+    ///
+    /// The cache is that of the calling thread.
+    #[cold]
+    pub(crate) unsafe fn probe(&self, class: SizeClass) -> Option<u64> {
+        const PAIRS: u64 = 8;
+        let (index, begin) = (class.index(), latency::ticks());
+        for _ in 0..PAIRS {
+            // SAFETY: the caller's promise; a class is at most 64.
+            let block = unsafe { self.pop(index) }?;
+            // SAFETY: as above; the block just came from there, so there is room.
+            unsafe { core::hint::black_box(self).push(index, core::hint::black_box(block)) };
+        }
+        let ticks = latency::ticks().wrapping_sub(begin);
+        // They were no requests.
+        bump(&self.bin(class).allocs, PAIRS.wrapping_neg());
+        Some(ticks / PAIRS)
     }
 
     /// Gives everything back. The arrays stay, with their first capacity.

@@ -135,6 +135,7 @@ pub(crate) fn trace_frames() -> usize {
 }
 
 /// The signal on which a report is wanted; 0 = none.
+#[cfg(feature = "report")]
 pub(crate) fn signal() -> i32 {
     SIGNAL.load(Relaxed)
 }
@@ -216,6 +217,7 @@ fn apply(name: &[u8], value: &[u8]) -> Option<bool> {
         }
         b"TRACE" => Some(store(&TRACE, bytes(value))),
         b"SEED" => Some(number(value).map(watch::set_seed).is_some()),
+        b"SIGNAL" | b"REPORT" | b"PROFILE" if cfg!(not(feature = "report")) => None,
         b"SIGNAL" => {
             let signal = match value {
                 b"USR1" => libc::SIGUSR1,

@@ -19,6 +19,7 @@
 use crate::cache::{Cache, bump};
 use crate::config;
 use crate::large_class::{LARGE_ALIGN, LargeClass, fallback_layout};
+use crate::latency::{self, Path};
 use crate::mid_class::{LAST_BIN, MID_MAX, bin_index};
 use crate::visit::{Visit, flush_others, free_erased};
 use crate::{shared, thread};
@@ -296,13 +297,15 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     ///
     /// As for `GlobalAlloc::alloc`.
     unsafe fn ask(&self, layout: Layout, zeroed: bool) -> *mut u8 {
-        if zeroed {
-            // SAFETY: the caller's promise.
-            unsafe { self.inner.alloc_zeroed(layout) }
-        } else {
-            // SAFETY: the caller's promise.
-            unsafe { self.inner.alloc(layout) }
-        }
+        latency::timed(Path::Fallback, || {
+            if zeroed {
+                // SAFETY: the caller's promise.
+                unsafe { self.inner.alloc_zeroed(layout) }
+            } else {
+                // SAFETY: the caller's promise.
+                unsafe { self.inner.alloc(layout) }
+            }
+        })
     }
 
     /// # Safety

@@ -7,7 +7,7 @@
 //! The child has one thread. Caches of the parent's other threads stay as they are, attached to nobody: what
 //! they held is lost to the child, at most what a cache may hold for each thread.
 
-use crate::{lock, membarrier, purger, shared, thread};
+use crate::{lock, membarrier, profile, purger, shared, thread};
 
 /// Registers the handlers; called once.
 pub(crate) fn register() {
@@ -18,12 +18,14 @@ pub(crate) fn register() {
 unsafe extern "C" fn prepare() {
     thread::lock_idle();
     shared::lock_all();
+    profile::lock_for_fork();
     // Handlers of others that run now may allocate; this thread must not wait for itself.
     lock::set_holds_all(true);
 }
 
 unsafe extern "C" fn in_parent() {
     lock::set_holds_all(false);
+    profile::unlock_after_fork();
     shared::unlock_all();
     thread::unlock_idle();
 }
@@ -33,6 +35,7 @@ unsafe extern "C" fn in_child() {
     membarrier::register();
     thread::adopt_after_fork();
     lock::set_holds_all(false);
+    profile::unlock_after_fork();
     shared::unlock_all();
     thread::unlock_idle();
 }

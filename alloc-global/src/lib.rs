@@ -21,6 +21,7 @@ mod futex;
 mod heatmap;
 mod large_cache;
 mod large_class;
+mod latency;
 mod live_file;
 mod live_layout;
 mod live_reader;
@@ -44,12 +45,15 @@ mod scope;
 mod shared;
 mod stats;
 mod thread;
+#[cfg(feature = "report")]
+mod time_line;
 mod turn;
 mod visit;
 mod watch;
 
 pub use classes::{ClassStats, DebugPage, class_stats, debug_page};
 pub use heatmap::{ArenaMap, HeatMap, PoolMap, PoolState, heatmap};
+pub use latency::{start_latency, stop_latency};
 pub use live_file::publish_stats;
 pub use live_layout::{LiveArena, LiveFrame};
 pub use live_reader::LiveReader;
@@ -59,7 +63,7 @@ pub use pins::{Pin, pins};
 pub use pool_alloc::PoolAlloc;
 pub use profile::{
     Diff, Dropped, Filter, Group, Grouping, Growth, Lifetimes, Module, Region, Site, Snapshot,
-    Totals, untracked,
+    Totals, limit_profile, untracked,
 };
 pub use rss::{Rss, RssPart, explain_rss};
 pub use stats::{Stats, stats};
@@ -106,5 +110,5 @@ impl std::error::Error for Violation {}
 ///
 /// The first breach found.
 pub fn check() -> Result<(), Violation> {
-    shared::check().map(drop).map_err(Violation)
+    shared::check().map(drop).and_then(|()| profile::check()).map_err(Violation)
 }

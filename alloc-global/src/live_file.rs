@@ -68,7 +68,6 @@ pub fn publish_stats(path: impl AsRef<Path>) -> io::Result<()> {
 }
 
 /// Publishes if the environment asks for it. One line on standard error where that fails.
-#[expect(dead_code, reason = "called where the process starts")]
 pub(crate) fn start_from_environment() {
     let path = config::STATS_FILE.get();
     if path.is_empty() {
@@ -117,7 +116,11 @@ fn start_as(pattern: &[u8], process: u64) -> io::Result<()> {
             NAME.store(page.as_ptr().cast(), Release);
             // SAFETY: the function has the signature; where it cannot be registered the file stays behind.
             unsafe { libc::atexit(remove) };
-            if purger::spawn_raw(run) { Ok(()) } else { Err(io::Error::last_os_error()) }
+            if purger::spawn_raw(run, purger::STACK) {
+                Ok(())
+            } else {
+                Err(io::Error::last_os_error())
+            }
         }
         Err(error) => {
             // SAFETY: mapped above; nothing points to it any more.

@@ -15,6 +15,7 @@
 //! | record | the events, from the allocator |
 //! | snapshot, take, modules | what was known at one moment, as plain data |
 //! | group, diff, symbols | questions to snapshots |
+//! | query | questions about live blocks |
 //!
 //! Nothing here is reached while nothing is watched. No unsafe here; the modules say what they use it for.
 
@@ -25,6 +26,7 @@ mod local;
 mod modules;
 mod names;
 mod pages;
+mod query;
 mod record;
 mod sites;
 mod snapshot;
@@ -40,4 +42,9 @@ pub use group::{Filter, Group, Grouping, Totals};
 pub use local::{Region, untracked};
 pub use snapshot::{Dropped, Lifetimes, Module, Site, Snapshot};
 
-pub(crate) use record::{is_recorded, on_alloc, on_free};
+pub use pages::limit_profile;
+pub(crate) use query::Holders;
+#[cfg(feature = "report")]
+pub(crate) use query::requested;
+pub(crate) use record::{check, is_recorded, lock_for_fork, on_alloc, on_free, unlock_after_fork};
+pub(crate) use stack::set_depth;

@@ -19,6 +19,7 @@
 //!
 //! No unsafe here. No lock is held while memory is given back.
 
+use crate::latency::{self, Path};
 use crate::{config, shared};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -75,7 +76,7 @@ pub(crate) fn run_if_due() -> usize {
     if PENDING_SINCE.compare_exchange(since, 0, Relaxed, Relaxed).is_err() {
         return 0;
     }
-    run(now, delay)
+    latency::timed(Path::Purge, || run(now, delay))
 }
 
 #[cold]

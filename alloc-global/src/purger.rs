@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 static RUNNING: AtomicBool = AtomicBool::new(false);
 
-const STACK: usize = 64 << 10;
+pub(crate) const STACK: usize = 64 << 10;
 
 /// Sleep where the delay is `never` or 0, in milliseconds.
 const IDLE_MS: u64 = 1000;
@@ -21,7 +21,7 @@ pub(crate) fn spawn() -> bool {
     if RUNNING.swap(true, Ordering::Relaxed) {
         return true;
     }
-    let started = spawn_raw(run);
+    let started = spawn_raw(run, STACK);
     if !started {
         RUNNING.store(false, Ordering::Relaxed);
     }
@@ -34,15 +34,18 @@ pub(crate) fn forget_after_fork() {
     RUNNING.store(false, Ordering::Relaxed);
 }
 
-/// Starts a detached thread with a small stack, without std: that would allocate. Whether it runs.
-pub(crate) fn spawn_raw(body: extern "C" fn(*mut libc::c_void) -> *mut libc::c_void) -> bool {
+/// Starts a detached thread with a stack of so many bytes, without std: that would allocate. Whether it runs.
+pub(crate) fn spawn_raw(
+    body: extern "C" fn(*mut libc::c_void) -> *mut libc::c_void,
+    stack: usize,
+) -> bool {
     let mut attributes = core::mem::MaybeUninit::<libc::pthread_attr_t>::uninit();
     // SAFETY: writes the attributes.
     if unsafe { libc::pthread_attr_init(attributes.as_mut_ptr()) } != 0 {
         return false;
     }
     // SAFETY: initialised above. Where one of the two is refused, the default does.
-    unsafe { libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), STACK) };
+    unsafe { libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), stack) };
     let detached = libc::PTHREAD_CREATE_DETACHED;
     // SAFETY: initialised above.
     unsafe { libc::pthread_attr_setdetachstate(attributes.as_mut_ptr(), detached) };

@@ -21,10 +21,12 @@
 //!
 //! No unsafe here.
 
+mod at_exit;
 mod dhat;
 pub mod example;
 mod folded;
 mod frame;
+mod gather;
 pub mod handlers;
 mod html;
 mod json;
@@ -38,9 +40,11 @@ mod testing;
 mod text;
 mod write;
 
+pub(crate) use at_exit::start_from_environment;
 pub use dhat::dhat;
 pub use folded::{Metric, folded};
 pub use frame::{Frame, NoSymbols, Symbols};
+pub use gather::{GcSource, OwnSymbols, set_gc_source};
 pub use html::html;
 pub use json::json;
 pub use model::{GcGeneration, GcReport, GcType, Latency, Mapping, Report, Requested, TimePoint};

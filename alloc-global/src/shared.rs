@@ -22,6 +22,7 @@
 
 use crate::config;
 use crate::fatal::Line;
+use crate::latency::{self, Path};
 use crate::lock::Lock;
 use crate::{purge, thread};
 use alloc_core::{
@@ -81,7 +82,7 @@ fn map_chunk() -> bool {
         let arenas = ARENAS.lock();
         (arenas.next_chunk(), arenas.reserved_bytes())
     };
-    match MappedChunk::map(&OsPages, arenas) {
+    match latency::timed(Path::Arena, || MappedChunk::map(&OsPages, arenas)) {
         Some(chunk) => {
             if reserved >= config::huge_from() {
                 chunk.advise_huge(&OsPages);

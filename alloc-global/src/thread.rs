@@ -22,8 +22,11 @@
 
 use crate::cache::{Cache, bump};
 pub(crate) use crate::caches::{for_each_cache, lock_idle, unlock_idle};
-use crate::{caches, config, fork, membarrier, owner, purge, purger, shared, stats, visit, watch};
-use alloc_core::{Block, CLASS_TABLE, SizeClass};
+use crate::{
+    caches, config, fork, latency, live_file, membarrier, owner, profile, purge, purger, shared,
+    stats, visit, watch,
+};
+use alloc_core::{Block, CLASS_TABLE, CLASSES, SizeClass};
 use core::cell::Cell;
 use core::mem::MaybeUninit;
 use core::num::NonZeroUsize;
@@ -141,10 +144,26 @@ fn pass_gate(cache: &'static Cache) {
 #[cold]
 pub(crate) fn tick(cache: &'static Cache) {
     purge::run_if_due();
+    #[cfg(feature = "report")]
+    crate::time_line::tick();
+    if latency::is_on() && !cache.watch.is_on() {
+        probe(cache);
+    }
     let now = purge::now();
     if now.saturating_sub(cache.swept_at()) >= SWEEP_MS {
         cache.set_swept_at(now);
         visit::sweep(cache);
+    }
+}
+
+/// Times the fast path, with a class that the cache holds a block of; another one each time.
+#[cold]
+fn probe(cache: &'static Cache) {
+    let first = cache.ticks.get() as usize / 64 % CLASSES;
+    let mut classes = SizeClass::all().cycle().skip(first).take(CLASSES);
+    // SAFETY: the cache is this thread's.
+    if let Some(ticks) = classes.find_map(|class| unsafe { cache.probe(class) }) {
+        latency::count(latency::Path::Fast, ticks);
     }
 }
 
@@ -298,12 +317,18 @@ fn start_process() {
         config::read_environment();
         fork::register();
         membarrier::register();
+        if config::trace_frames() > 0 {
+            profile::set_depth(config::trace_frames());
+        }
         if config::first_rate() != 0 {
             watch::set_rate(config::first_rate());
         }
         if config::purger() {
             purger::spawn();
         }
+        live_file::start_from_environment();
+        #[cfg(feature = "report")]
+        crate::report::start_from_environment();
     }
 }
 

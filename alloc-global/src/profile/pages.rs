@@ -29,10 +29,9 @@ static ASKED: AtomicUsize = AtomicUsize::new(DEFAULT_CAP);
 /// What is: fixed when the first table is mapped.
 static CAP: OnceNonZeroUsize = OnceNonZeroUsize::new();
 
-/// Sets the bytes that all tables together may take, from 256 KiB to 16 GiB. `false` where the first watched event was
+/// Sets the bytes that the tables of the profile together may take: 4 MiB unless set, from 256 KiB to 16 GiB. `false` where the first watched event was
 /// recorded already: then nothing changes.
-#[expect(dead_code, reason = "for settings, which are read elsewhere")]
-pub(crate) fn set_cap(bytes: usize) -> bool {
+pub fn limit_profile(bytes: usize) -> bool {
     // Relaxed: a value of its own.
     ASKED.store(bytes.clamp(LEAST_CAP, MOST_CAP), Ordering::Relaxed);
     CAP.get().is_none()

@@ -12,16 +12,12 @@ use super::stack::{self, frame_pointer};
 use super::tables::{Allocation, Tables};
 use super::{live, pages};
 use alloc_core::Block;
-use core::sync::atomic::{AtomicBool, Ordering};
 
 /// The tables of the process: half of what they may take for sites, and half, less what else there is, for blocks.
 pub(super) static TABLES: Tables = Tables::new(
     || pages::cap() / 2,
     || (pages::cap() / 2).saturating_sub(live::FILTER + (64 << 10)),
 );
-
-/// Whether this process is the child of one that had recorded something.
-static FORKED: AtomicBool = AtomicBool::new(false);
 
 /// A block was allocated and chosen: stands for `1 / (1 - exp(-size / rate))` blocks like it, or, where `rate`
 /// is at most 1, for itself.
@@ -86,35 +82,18 @@ pub(super) fn tool_bytes() -> usize {
 }
 
 /// Takes every lock of the profile in one order, after those of the allocator: before a fork.
-#[expect(dead_code, reason = "wired where forks are handled")]
 pub(crate) fn lock_for_fork() {
     TABLES.lock_for_fork();
     NAMES.lock_for_fork();
 }
 
 /// Frees what [`lock_for_fork`] took, in parent and child.
-#[expect(dead_code, reason = "wired where forks are handled")]
 pub(crate) fn unlock_after_fork() {
     NAMES.unlock_after_fork();
     TABLES.unlock_after_fork();
 }
 
-/// The child keeps what its parent had recorded, for it has the same blocks, and knows that it is one.
-#[expect(dead_code, reason = "wired where forks are handled")]
-pub(crate) fn note_child() {
-    // Relaxed: a value of its own.
-    FORKED.store(TABLES.rate_and_start().0 != 0, Ordering::Relaxed);
-}
-
-/// Whether this process is the child of one that had recorded something: such counts are in its own.
-#[expect(dead_code, reason = "wired where forks are handled")]
-pub(crate) fn is_forked() -> bool {
-    // Relaxed: a value of its own.
-    FORKED.load(Ordering::Relaxed)
-}
-
 /// Verifies every numbered invariant of the tables.
-#[cfg_attr(not(test), expect(dead_code, reason = "wired where all is checked"))]
 pub(crate) fn check() -> Result<(), &'static str> {
     local::untracked(|| TABLES.check())
 }

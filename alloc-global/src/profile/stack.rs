@@ -32,7 +32,6 @@ pub(crate) const MOST_FRAMES: usize = 64;
 static DEPTH: AtomicUsize = AtomicUsize::new(32);
 
 /// Sets how many frames of a stack are kept: 1 to 64.
-#[expect(dead_code, reason = "for settings, which are read elsewhere")]
 pub(crate) fn set_depth(frames: usize) {
     // Relaxed: a value of its own.
     DEPTH.store(frames.clamp(1, MOST_FRAMES), Ordering::Relaxed);

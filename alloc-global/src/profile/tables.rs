@@ -219,6 +219,42 @@ impl Tables {
         }
     }
 
+    /// Every live block on record, by its address.
+    pub(crate) fn live_entries(&self) -> Vec<(usize, Entry)> {
+        let mut room = 1024;
+        loop {
+            // Made before the stripes are held: nothing may allocate or free meanwhile.
+            let mut entries = Vec::with_capacity(room);
+            let mut count = 0;
+            let held = self.live.hold();
+            held.for_each(|block, entry| {
+                count += 1;
+                if entries.len() < entries.capacity() {
+                    entries.push((block, entry));
+                }
+            });
+            drop(held);
+            if count <= entries.len() {
+                return entries;
+            }
+            room = count + count / 8;
+        }
+    }
+
+    /// The number of the site of a live block.
+    pub(crate) fn site_number(&self, entry: &Entry) -> usize {
+        self.sites.number(entry.site)
+    }
+
+    /// The stacks of all sites, by their numbers.
+    pub(crate) fn stacks(&self) -> Vec<Vec<u64>> {
+        let mut stacks = Vec::new();
+        self.sites.for_each(|site| {
+            stacks.push(site.stack.iter().map(|address| *address as u64).collect());
+        });
+        stacks
+    }
+
     /// Samples whose stack had no room, samples whose block had none, stacks cut, stacks corrupt.
     pub(crate) fn dropped(&self) -> [u64; 4] {
         let (cut, corrupt) = (self.cut.load(Relaxed), self.corrupt.load(Relaxed));

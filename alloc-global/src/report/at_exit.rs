@@ -1,0 +1,128 @@
+//! Reports that the environment asks for: when the process ends, and on a signal.
+//!
+//! ```text
+//! POOLALLOC_REPORT, POOLALLOC_PROFILE   atexit: return from main, process::exit; not abort, _exit, a fatal signal
+//! POOLALLOC_SIGNAL                      handler: sem_post -> a thread of our own: sem_wait, write
+//! ```
+//!
+//! A child of `fork` writes its own where the path has its number in it (`%p`), and none where it would overwrite its
+//! parent's. A panic on the way is one line, and the program ends as it would have.
+
+use super::gather::OwnSymbols;
+use super::model::Report;
+use super::write::write_or_say;
+use crate::fatal::Line;
+use crate::{config, latency, purger, time_line};
+use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// The process that read the environment.
+static PROCESS: AtomicI32 = AtomicI32::new(0);
+
+/// Bytes of stack for the thread that writes reports: reading debug information takes some.
+const STACK: usize = 4 << 20;
+
+/// Counts signals that came. Only ever used through the system's calls.
+struct Semaphore(UnsafeCell<MaybeUninit<libc::sem_t>>);
+
+// SAFETY: the system's semaphores are for many threads.
+unsafe impl Sync for Semaphore {}
+
+static CAME: Semaphore = Semaphore(UnsafeCell::new(MaybeUninit::uninit()));
+
+impl Semaphore {
+    fn get(&self) -> *mut libc::sem_t {
+        self.0.get().cast()
+    }
+}
+
+/// Sees to what the environment asks for. Called once, when the first thread gets its cache; allocates nothing from us.
+pub(crate) fn start_from_environment() {
+    if config::REPORT.get().is_empty() && config::PROFILE.get().is_empty() {
+        if config::signal() != 0 {
+            Line::new()
+                .text("POOLALLOC_SIGNAL without POOLALLOC_REPORT or POOLALLOC_PROFILE, ignored")
+                .write();
+        }
+        return;
+    }
+    // SAFETY: always callable.
+    PROCESS.store(unsafe { libc::getpid() }, Relaxed);
+    if !config::REPORT.get().is_empty() {
+        latency::start_latency();
+        time_line::start();
+    }
+    // SAFETY: the function fits its signature. Where there is no room for it, no report is written.
+    if unsafe { libc::atexit(at_exit) } != 0 {
+        Line::new().text("no report will be written: atexit failed").write();
+    }
+    if config::signal() != 0 && !listen(config::signal()) {
+        Line::new().text("POOLALLOC_SIGNAL: cannot listen").write();
+    }
+}
+
+/// Has a thread of our own write reports whenever the signal comes.
+fn listen(signal: libc::c_int) -> bool {
+    // SAFETY: a place of ours, before anybody uses it.
+    if unsafe { libc::sem_init(CAME.get(), 0, 0) } != 0 || !purger::spawn_raw(wait, STACK) {
+        return false;
+    }
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: zeroed is a valid value: no flags, an empty mask.
+    let action = unsafe { action.assume_init_mut() };
+    action.sa_sigaction = on_signal as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    action.sa_flags = libc::SA_RESTART;
+    // SAFETY: a valid action, whose handler does what handlers may.
+    unsafe { libc::sigaction(signal, action, null_mut()) == 0 }
+}
+
+extern "C" fn on_signal(_: libc::c_int) {
+    // SAFETY: always callable; valid for the life of the thread.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: valid, see above.
+    let before = unsafe { errno.read() };
+    // SAFETY: initialised before the handler was installed; may be called from handlers.
+    unsafe { libc::sem_post(CAME.get()) };
+    // SAFETY: valid, see above.
+    unsafe { errno.write(before) };
+}
+
+extern "C" fn wait(_: *mut libc::c_void) -> *mut libc::c_void {
+    purger::block_signals();
+    loop {
+        // SAFETY: initialised before this thread was started.
+        if unsafe { libc::sem_wait(CAME.get()) } == 0 {
+            write_all();
+        }
+    }
+}
+
+extern "C" fn at_exit() {
+    write_all();
+}
+
+/// Writes what is asked for, as far as this process may.
+fn write_all() {
+    // SAFETY: always callable.
+    let is_child = unsafe { libc::getpid() } != PROCESS.load(Relaxed);
+    let written = catch_unwind(AssertUnwindSafe(|| crate::untracked(|| write_both(is_child))));
+    if written.is_err() {
+        Line::new().text("no report was written: it panicked").write();
+    }
+}
+
+fn write_both(is_child: bool) {
+    let paths = [config::REPORT.get(), config::PROFILE.get()].map(String::from_utf8_lossy);
+    let wanted = paths.iter().filter(|path| !path.is_empty() && (!is_child || path.contains("%p")));
+    let wanted: Vec<_> = wanted.collect();
+    if wanted.is_empty() {
+        return;
+    }
+    let report = Report::gather();
+    for path in wanted {
+        write_or_say(path, &report, &OwnSymbols);
+    }
+}

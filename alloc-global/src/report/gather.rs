@@ -1,0 +1,151 @@
+//! Gathering: everything that is known about this process, as one report, and symbols from its own debug information.
+//!
+//! What is allocated on the way is not in the profile.
+//!
+//! Unsafe only to call the source of the report on garbage collection.
+
+use super::frame::{Frame, Symbols};
+use super::model::{GcReport, Latency, Report, Requested, TimePoint};
+use crate::{Snapshot, clock, latency, profile, time_line};
+use core::sync::atomic::{AtomicPtr, Ordering};
+use hdrhistogram::Histogram;
+
+/// Rows of requested sizes in a report.
+const SIZES: usize = 512;
+
+/// Finds symbols in the debug information of this process, and of the libraries it loaded.
+///
+/// Reads that information on the first call: megabytes, and a fraction of a second for a large program. Where it was
+/// stripped, functions still have names if the symbol table was left.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OwnSymbols;
+
+impl Symbols for OwnSymbols {
+    fn resolve(&self, addresses: &[u64]) -> Vec<Vec<Frame>> {
+        crate::untracked(|| addresses.iter().map(|address| frames(*address)).collect())
+    }
+}
+
+fn frames(address: u64) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    // The crate takes what it is given for a return address, one past the call.
+    let at = usize::try_from(address).map_or(0, |address| address.wrapping_add(1));
+    backtrace::resolve(core::ptr::without_provenance_mut(at), |symbol| {
+        if let Some(name) = symbol.name() {
+            frames.push(Frame {
+                function: format!("{name:#}"),
+                file: symbol.filename().map(|file| file.to_string_lossy().into_owned()),
+                line: symbol.lineno(),
+                column: symbol.colno(),
+            });
+        }
+    });
+    frames
+}
+
+/// Where the report on garbage collection comes from; null = nowhere.
+static GC_SOURCE: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+
+/// What [`set_gc_source`] takes.
+pub type GcSource = fn() -> GcReport;
+
+/// Names the function that reports on garbage collection, for the `gc` part of reports; the last one named counts.
+///
+/// It is called on the thread that makes a report.
+pub fn set_gc_source(source: GcSource) {
+    // Release: pairs with the Acquire in `gc`. A function pointer as a pointer: Rust's are alike on every supported platform.
+    GC_SOURCE.store(source as *mut (), Ordering::Release);
+}
+
+impl Report {
+    /// Everything that is known about this process now.
+    ///
+    /// The profile is there if blocks were sampled or traced, latencies if calls were timed, the time line if the
+    /// process was started with `POOLALLOC_REPORT`. Walks all pools while other threads wait at their slow paths:
+    /// milliseconds per GiB of arenas.
+    ///
+    /// ```
+    /// use alloc_global::report::{self, OwnSymbols, Report};
+    ///
+    /// let report = Report::gather();
+    /// assert!(report.heatmap.is_some() && report.rss.is_some());
+    /// let page: String = report::html(&report, &OwnSymbols);
+    /// # assert!(page.starts_with("<!DOCTYPE html>") || page.starts_with("<!doctype html>"));
+    /// ```
+    pub fn gather() -> Report {
+        crate::untracked(|| {
+            let begin = clock::nanoseconds();
+            let mut report = Report::of_process();
+            report.classes = Some(crate::class_stats());
+            let snapshot = Snapshot::take();
+            if snapshot.rate != 0 {
+                report.requested = Some(requested());
+                report.snapshot = Some(snapshot);
+            }
+            report.heatmap = Some(crate::heatmap());
+            report.pins = Some(crate::pins());
+            report.rss = Some(crate::explain_rss());
+            report.latency = latencies();
+            report.gc = gc();
+            report.time_line = time_line(&report);
+            report.tool_ns = clock::nanoseconds().saturating_sub(begin);
+            report
+        })
+    }
+}
+
+fn requested() -> Vec<Requested> {
+    let row = |(size, class_size, blocks)| Requested { size, class_size, blocks };
+    profile::requested(SIZES).into_iter().map(row).collect()
+}
+
+/// `None` where nothing was timed.
+fn latencies() -> Option<Vec<Latency>> {
+    let mut all = Vec::new();
+    for (path, name) in latency::Path::ALL {
+        // From 1 ns to a quarter of an hour, two digits: always valid.
+        let Ok(mut histogram) = Histogram::new_with_bounds(1, 1_000_000_000_000, 2) else {
+            continue;
+        };
+        latency::for_each(path, |nanoseconds, count| {
+            // Within the bounds after the clamp: no error.
+            let _ = histogram.record_n(nanoseconds.clamp(1, 1_000_000_000_000), count);
+        });
+        if !histogram.is_empty() {
+            all.push(Latency { path: name, histogram });
+        }
+    }
+    if all.is_empty() { None } else { Some(all) }
+}
+
+fn gc() -> Option<GcReport> {
+    // Acquire: pairs with the Release in `set_gc_source`.
+    let source = GC_SOURCE.load(Ordering::Acquire);
+    if source.is_null() {
+        return None;
+    }
+    // SAFETY: only ever set from a function of this type.
+    let source = unsafe { core::mem::transmute::<*mut (), GcSource>(source) };
+    Some(source())
+}
+
+/// The points taken, and the present.
+fn time_line(report: &Report) -> Vec<TimePoint> {
+    let mut points = Vec::with_capacity(512);
+    let age = report.taken.duration_since(report.started).unwrap_or_default();
+    // Saturates after some hundred million years.
+    let (age, now) = (u64::try_from(age.as_millis()).unwrap_or(u64::MAX), clock::milliseconds());
+    time_line::for_each(|[ms, live_bytes, mapped_bytes, resident_bytes]| {
+        let ms = age.saturating_sub(now.saturating_sub(ms));
+        points.push(TimePoint { ms, live_bytes, mapped_bytes, resident_bytes });
+    });
+    if !points.is_empty() {
+        points.push(TimePoint {
+            ms: age,
+            live_bytes: report.stats.live_bytes,
+            mapped_bytes: report.stats.mapped_bytes,
+            resident_bytes: report.rss.as_ref().map_or(0, |rss| rss.resident),
+        });
+    }
+    points
+}
