@@ -10,7 +10,21 @@
 //! objects needs no stack, and both passes of the collector run the same code.
 //! This module does not decide anything about the objects it is shown.
 
-mod impls;
+#[cfg(any(
+    feature = "arrayvec",
+    feature = "bytes",
+    feature = "either",
+    feature = "hashbrown",
+    feature = "indexmap",
+    feature = "once_cell",
+    feature = "parking_lot",
+    feature = "serde_json",
+    feature = "slotmap",
+    feature = "smallvec",
+))]
+mod foreign;
+mod leaves;
+mod owners;
 
 use crate::header::Obj;
 
