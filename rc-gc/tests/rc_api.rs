@@ -28,7 +28,7 @@ fn it_has_the_traits_of_rc() {
     // `Arc` has this one, `Rc` not.
     fn has_error<T: Error + Unpin>() {}
     has_error::<Gc<fmt::Error>>();
-    fn unsized_has<T: Clone + fmt::Debug + fmt::Pointer + Ord + Hash + Unpin + ?Sized>() {}
+    fn unsized_has<T: Clone + fmt::Debug + fmt::Pointer + Ord + Hash + Unpin>() {}
     unsized_has::<Gc<str>>();
     unsized_has::<Gc<[u8]>>();
     unsized_has::<Gc<Path>>();
@@ -194,7 +194,7 @@ fn slices_that_panic_while_they_are_cloned_leave_nothing() {
         }
     }
     let count = Rc::new(Cell::new(0));
-    let bombs = [const { () }; 5].map(|()| Bomb(count.clone()));
+    let bombs = [(); 5].map(|()| Bomb(count.clone()));
     let clone = std::panic::AssertUnwindSafe(|| Gc::<[Bomb]>::from(&bombs[..]));
     assert!(std::panic::catch_unwind(clone).is_err());
     drop(bombs);
@@ -226,4 +226,16 @@ fn coerced_handles_are_the_same_object_and_come_back() {
     assert_eq!(slice.len(), 3);
     let boxed: Gc<dyn Shape> = Gc::from(Box::new(Square(3.0)) as Box<dyn Shape>);
     assert_eq!(boxed.area(), 9.0);
+}
+
+#[cfg(feature = "serde")]
+#[test]
+fn serde_writes_the_value_and_reads_a_new_object() {
+    let both: (Gc<u32>, Gc<str>) = serde_json::from_str("[5, \"text\"]").expect("JSON");
+    assert_eq!((*both.0, &*both.1), (5, "text"));
+    let slice: Gc<[Gc<u32>]> = serde_json::from_str("[1, 2]").expect("JSON");
+    assert_eq!((slice.len(), *slice[1]), (2, 2));
+    let shared = (both.1.clone(), both.1, slice);
+    assert_eq!(serde_json::to_string(&shared).expect("values"), "[\"text\",\"text\",[1,2]]");
+    assert!(serde_json::from_str::<Gc<u32>>("true").is_err());
 }

@@ -1,6 +1,6 @@
 //! What `#[gc(...)]` says, read from types, variants and fields.
 //!
-//! Unknown names are errors that list the known ones; nothing is ignored. No unsafe here.
+//! Unknown names are errors that list the known ones; nothing is ignored.
 
 use syn::meta::ParseNestedMeta;
 use syn::punctuated::Punctuated;
@@ -9,7 +9,7 @@ use syn::{Attribute, Path, Token, WherePredicate};
 /// The attributes of a type.
 #[derive(Default)]
 pub(crate) struct TypeAttrs {
-    /// `#[gc(bound = "...")]`: the where clause to use instead of `T: Trace` for each parameter.
+    /// `#[gc(bound = "...")]`: the where clause to use instead of the guess (`bounds`).
     pub(crate) bound: Option<Punctuated<WherePredicate, Token![,]>>,
     /// `#[gc(drop)]`: the type has its own `Drop`.
     pub(crate) drop: bool,

@@ -50,8 +50,8 @@ fn cycles_through_what_holds_values_in_place_are_collected() {
     assert!(collected(|h| (h,)));
     assert!(collected(|h| (1u8, h.clone(), 2u16, h)));
     assert!(collected(|h| (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, h.clone(), h)));
-    assert!(collected(|h| OnceCell::from(h)));
-    assert!(collected(|h| OnceLock::from(h)));
+    assert!(collected(OnceCell::from));
+    assert!(collected(OnceLock::from));
     assert!(collected(|h| Cow::<[Gc<Holder>]>::Owned(vec![h])));
 }
 
