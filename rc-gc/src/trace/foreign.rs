@@ -57,7 +57,7 @@ mod either {
 
 #[cfg(feature = "hashbrown")]
 mod hashbrown {
-    use super::super::owners::{entry, on_the_heap};
+    use super::super::owners::{LOOK, entry, on_the_heap};
     use super::{Trace, Tracer};
 
     on_the_heap! {
@@ -69,7 +69,7 @@ mod hashbrown {
 
 #[cfg(feature = "indexmap")]
 mod indexmap {
-    use super::super::owners::{entry, on_the_heap};
+    use super::super::owners::{LOOK, entry, on_the_heap};
     use super::{Trace, Tracer};
 
     on_the_heap! {
@@ -113,7 +113,7 @@ mod once_cell {
 
 #[cfg(feature = "parking_lot")]
 mod parking_lot {
-    use super::super::owners::guarded;
+    use super::super::owners::{LOOK, guarded};
     use super::{Trace, Tracer};
     use lock_api::{GetThreadId, Mutex, RawMutex, RawRwLock, ReentrantMutex, RwLock};
 
@@ -152,7 +152,7 @@ mod serde_json {
 #[cfg(feature = "slotmap")]
 mod slotmap {
     use super::super::leaves::leaves;
-    use super::super::owners::on_the_heap;
+    use super::super::owners::{LOOK, on_the_heap};
     use super::{Trace, Tracer};
     use slotmap::{
         DefaultKey, DenseSlotMap, Key, KeyData, SecondaryMap, SlotMap, SparseSecondaryMap,

@@ -20,6 +20,11 @@ use std::sync::{Mutex, OnceLock, RwLock};
 use std::task::Poll;
 
 use super::{Trace, Tracer};
+use crate::gc::LEAF_DEPTH;
+
+/// How deep a container looks before it passes on to what cannot hold a handle: known at compile time,
+/// so that a map of numbers is not walked and a lock around them is not taken.
+pub(super) const LOOK: u32 = LEAF_DEPTH;
 
 /// Types that hold values of their parameters in place: `|value, report|` calls `report` with each.
 macro_rules! in_place {
@@ -50,7 +55,9 @@ macro_rules! on_the_heap {
         unsafe impl<$($t: Trace,)* $($other $(: $bound)?),*> Trace for $type {
             #[inline]
             fn trace(&self, $tracer: &mut Tracer) {
-                self.iter().for_each(|$value| $trace);
+                if false $(|| $t::holds_gc(LOOK))* {
+                    self.iter().for_each(|$value| $trace);
+                }
             }
             #[inline]
             fn holds_gc(depth: u32) -> bool {
@@ -113,7 +120,9 @@ on_the_heap! {
 unsafe impl<T: Trace> Trace for [T] {
     #[inline]
     fn trace(&self, tracer: &mut Tracer) {
-        self.iter().for_each(|value| value.trace(tracer));
+        if T::holds_gc(LOOK) {
+            self.iter().for_each(|value| value.trace(tracer));
+        }
     }
 }
 
@@ -121,7 +130,9 @@ unsafe impl<T: Trace> Trace for [T] {
 unsafe impl<T: Trace, const N: usize> Trace for [T; N] {
     #[inline]
     fn trace(&self, tracer: &mut Tracer) {
-        self.iter().for_each(|value| value.trace(tracer));
+        if T::holds_gc(LOOK) {
+            self.iter().for_each(|value| value.trace(tracer));
+        }
     }
     #[inline]
     fn holds_gc(depth: u32) -> bool {
@@ -205,7 +216,7 @@ macro_rules! guarded {
             #[inline]
             fn trace(&self, tracer: &mut Tracer) {
                 let $this = self;
-                if let Some(guard) = $guard {
+                if let Some(guard) = T::holds_gc(LOOK).then(|| $guard).flatten() {
                     guard.trace(tracer);
                 }
             }
@@ -220,7 +231,7 @@ macro_rules! guarded {
             #[inline]
             fn trace(&self, tracer: &mut Tracer) {
                 let $this = self;
-                if let Some(guard) = $guard {
+                if let Some(guard) = T::holds_gc(LOOK).then(|| $guard).flatten() {
                     guard.trace(tracer);
                 }
             }

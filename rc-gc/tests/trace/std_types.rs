@@ -229,3 +229,25 @@ fn a_leaked_borrow_keeps_what_it_holds_and_nothing_panics() {
     drop(b);
     assert_eq!((rc_gc::collect(), rc_gc::stats().live), (1, 1));
 }
+
+#[test]
+fn what_holds_no_handle_is_not_walked() {
+    /// Says that it holds no handle, so nobody may ask it to show them.
+    struct Unseen;
+    // SAFETY: reports nothing.
+    unsafe impl Trace for Unseen {
+        fn trace(&self, _: &mut rc_gc::Tracer) {
+            panic!("looked into");
+        }
+        fn holds_gc(_: u32) -> bool {
+            false
+        }
+    }
+    assert!(collected(|h| (vec![Unseen], HashMap::from([(1, Unseen)]), Mutex::new(Unseen), h)));
+    assert!(collected(|h| (
+        RefCell::new(Unseen),
+        [Unseen],
+        Box::new([Unseen]) as Box<[Unseen]>,
+        h
+    )));
+}
