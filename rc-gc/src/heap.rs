@@ -203,15 +203,9 @@ impl Inner {
     #[inline(always)]
     pub(crate) fn pop(&self, place: Place) -> Option<NonNull<Header>> {
         let Place::Pool { class, shape } = place else { return None };
-        let cache = &self.caches[shape][class];
-        let bits = cache.bits.get();
-        if bits == 0 {
-            return None;
-        }
-        cache.bits.set(bits & (bits - 1));
-        let offset = bits.trailing_zeros() as usize * class * CLASS_STEP + shape * SHAPE_STEP;
-        // SAFETY: a set bit is a block of the word that begins at `first` (`take_word`).
-        Some(unsafe { cache.first.get().add(offset) }.cast())
+        let block = self.caches[shape][class].pop(class * CLASS_STEP)?;
+        // SAFETY: a block has room for what its shape puts before the header.
+        Some(unsafe { block.add(shape * SHAPE_STEP) }.cast())
     }
 
     /// Memory for an object. May collect: USER CODE, whose panic waits for `resume_deferred`.
@@ -234,7 +228,7 @@ impl Inner {
         }
         match place {
             Place::Pool { class, shape } if !self.retired.get() => {
-                if self.caches[shape][class].bits.get() == 0 {
+                if self.caches[shape][class].is_empty() {
                     self.refill(class, shape)?;
                 }
                 Some(Room { header: self.pop(place)?, mark: 0 })
@@ -259,16 +253,12 @@ impl Inner {
     fn refill(&self, class: usize, shape: usize) -> Option<()> {
         let list = &self.lists[shape][class];
         let pool = list.front().or_else(|| self.new_pool(class, shape))?;
-        let (bits, first) = pool.take_word()?;
+        let blocks = self.caches[shape][class].fill(pool)?;
         if pool.used() == pool.capacity() {
             list.remove(pool);
         }
-        let blocks = bits.count_ones();
         self.born.set(self.born.get() + u64::from(blocks));
         self.budget.set(self.budget.get() - i64::from(blocks));
-        let cache = &self.caches[shape][class];
-        cache.first.set(first);
-        cache.bits.set(bits);
         Some(())
     }
 
@@ -297,6 +287,7 @@ impl Inner {
     fn release(&self, pool: PoolRef) {
         debug_assert!(pool.used() == 0 && !pool.is(IN_FRESH | IN_MID));
         self.lists[pool.shape()][pool.class()].remove(pool);
+        self.caches[pool.shape()][pool.class()].forget(pool);
         // SAFETY: taken in `new_pool`; no block is used, no list has it (pool invariants 3 and 5).
         unsafe { self.arenas.borrow_mut().put_pool(pool.base(), 0) };
     }
@@ -305,15 +296,8 @@ impl Inner {
     pub(crate) fn flush_caches(&self) {
         for (shape, caches) in self.caches.iter().enumerate() {
             for (class, cache) in caches.iter().enumerate() {
-                let bits = cache.bits.replace(0);
-                if bits == 0 {
-                    continue;
-                }
-                // SAFETY: `first` is a block of a pool of this heap that stays taken: its word was
-                // counted as used.
-                let pool = unsafe { PoolRef::containing(cache.first.get()) };
-                pool.put_word(bits, cache.first.get());
-                self.born.set(self.born.get() - u64::from(bits.count_ones()));
+                let Some((pool, blocks)) = cache.flush() else { continue };
+                self.born.set(self.born.get() - u64::from(blocks));
                 if !pool.is(LISTED) {
                     self.lists[shape][class].push_back(pool);
                 }
@@ -346,6 +330,25 @@ impl Inner {
         }
         // SAFETY: by contract.
         unsafe { Inner::free_block(heap, pool, index) };
+    }
+
+    /// `free` for an object in a pool, which is no candidate. `place` is where an object of its type goes,
+    /// which need not be where this one is.
+    ///
+    /// # Safety
+    /// As for `free`.
+    #[inline(always)]
+    pub(crate) unsafe fn free_near(heap: NonNull<Inner>, pool: PoolRef, obj: Obj, place: Place) {
+        if let Place::Pool { class, shape } = place {
+            // SAFETY: by contract; not used across the call that may free the heap.
+            let cache = &unsafe { heap.as_ref() }.caches[shape][class];
+            let block = obj.header().addr().get() - shape * SHAPE_STEP;
+            if cache.push(block, class * CLASS_STEP) {
+                return;
+            }
+        }
+        // SAFETY: by contract.
+        unsafe { Inner::free_block(heap, pool, pool.index_of(obj)) };
     }
 
     /// `free` for an object in block `index` of a pool, which is no candidate.
@@ -463,7 +466,7 @@ impl Inner {
 
     /// Objects in the heap, dead ones that are still held among them.
     pub(crate) fn live(&self) -> u64 {
-        let cached = self.caches.iter().flatten().map(|cache| cache.bits.get().count_ones());
+        let cached = self.caches.iter().flatten().map(Cache::len);
         self.in_use() - u64::from(cached.sum::<u32>())
     }
 }

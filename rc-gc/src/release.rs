@@ -21,7 +21,7 @@ use std::ptr::NonNull;
 
 use crate::header::{COUNT, DEAD, FINALIZER, IMMORTAL, LARGE, LEAF, Obj, SIDE, VISITED};
 use crate::heap::Inner;
-use crate::pools::PoolRef;
+use crate::pools::{Place, PoolRef};
 
 /// Drops one inside the other before objects are put off.
 const MAX_DEPTH: u32 = 64;
@@ -143,33 +143,44 @@ fn abandon(heap: &Inner, obj: Obj, outer: u32) {
 unsafe fn release_plain<T: ?Sized>(obj: Obj, value: NonNull<T>, word: u32) {
     // SAFETY: in a pool.
     let pool = unsafe { PoolRef::of(obj) };
-    let index = pool.index_of(obj);
     // From here on the value is coming apart: no collection may find the object.
     if word != 0 {
-        forget(pool, index, obj);
+        forget(pool, obj);
     }
+    // SAFETY: whole until dropped below.
+    let place = place_of(unsafe { value.as_ref() });
+    let heap = pool.heap();
     if needs_drop::<T>() {
         // SAFETY: a heap lives as long as its objects.
-        let heap = unsafe { pool.heap().as_ref() };
-        let Some(level) = Level::enter(heap, obj) else { return defer(heap, obj) };
+        let heap_ref = unsafe { heap.as_ref() };
+        let Some(level) = Level::enter(heap_ref, obj) else { return defer(heap_ref, obj) };
         // SAFETY: count 0: no handle sees the value again. USER CODE; `level` leaves all in order.
         unsafe { value.drop_in_place() };
         let later = level.leave();
         if later.is_some() {
             // SAFETY: as below.
-            unsafe { Inner::free_block(pool.heap(), pool, index) };
+            unsafe { Inner::free_near(heap, pool, obj, place) };
             return resume(later);
         }
     }
     // SAFETY: dropped; nothing leads to it. The last use of pool and heap.
-    unsafe { Inner::free_block(pool.heap(), pool, index) };
+    unsafe { Inner::free_near(heap, pool, obj, place) };
+}
+
+/// Where `Gc::new` puts a value of this type, a constant; of values without a size nothing is known.
+#[inline(always)]
+fn place_of<T: ?Sized>(value: &T) -> Place {
+    if size_of::<&T>() != size_of::<usize>() {
+        return Place::Large;
+    }
+    Place::of(size_of_val(value), align_of_val(value), false)
 }
 
 /// Sees to it that an object with PURPLE is no candidate.
 #[inline(never)]
-fn forget(pool: PoolRef, index: usize, obj: Obj) {
+fn forget(pool: PoolRef, obj: Obj) {
     if !obj.has(LEAF) {
-        pool.clear_candidate(index);
+        pool.clear_candidate(pool.index_of(obj));
         obj.set_word(0);
     }
 }

@@ -55,8 +55,11 @@ pub(crate) fn existing() -> Option<NonNull<Inner>> {
 
 /// Makes the thread's heap. After the thread's exit code ran, one that is retired from the start:
 /// its objects are all large, and it goes with the last of them.
+///
+/// Never unwinds, and the compiler knows it by the ABI: see `Gc::new_inner`.
 #[cold]
-fn first() -> NonNull<Inner> {
+#[inline(never)]
+extern "C" fn first() -> NonNull<Inner> {
     let heap = Inner::create(false);
     if EXIT.try_with(|_| ()).is_err() {
         // SAFETY: just made.
