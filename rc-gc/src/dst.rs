@@ -98,7 +98,7 @@ pub(crate) unsafe fn make<T: ?Sized + Trace>(
     let room = heap.allocate(Place::of(layout.size(), layout.align(), true), layout);
     // SAFETY: memory for an object, ours alone.
     let obj = unsafe { Obj::at(room.header) };
-    let mark = heap.birth() | room.mark | flags;
+    let mark = room.mark | flags;
     // SAFETY: the header is ours to write.
     unsafe { obj.init(mark, first_word(flags), VtableOf::<T>::WIDE) };
     let value = obj.value().as_ptr();

@@ -117,13 +117,13 @@ impl<T: Trace + 'static> Gc<T> {
         // and is built in registers or in place. A panic in a collection waits until it has arrived.
         let place = const { Place::of(size_of::<T>(), align_of::<T>(), false) };
         let (room, slow) = match heap.pop(place) {
-            Some(header) => (Room { header, mark: 0 }, false),
+            Some(header) => (Room { header, mark: heap.birth() }, false),
             None => (crate::heap::allocate_slow(heap, place, Layout::new::<T>()), true),
         };
         // SAFETY: memory for an object, ours alone.
         let obj = unsafe { Obj::at(room.header) };
         let flags = type_flags::<T>();
-        let mark = heap.birth() | room.mark | flags;
+        let mark = room.mark | flags;
         // SAFETY: the header is ours to write.
         unsafe { obj.init(mark, first_word(flags), VtableOf::<T>::SIZED) };
         let at = obj.value().cast::<T>();

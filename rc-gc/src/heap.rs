@@ -38,11 +38,14 @@ use crate::thread::free_if_done;
 /// Chunks are backed by huge pages from this size of the heap on.
 const HUGE_FROM: usize = 8 << 20;
 
+/// A depth that no drop has.
+pub(crate) const NEVER: u32 = u32::MAX;
+
 /// Memory for an object whose header is not yet written.
 #[repr(C)]
 pub(crate) struct Room {
     pub(crate) header: NonNull<Header>,
-    /// LARGE or nothing.
+    /// Mark word of an object born there now.
     pub(crate) mark: u32,
 }
 
@@ -66,8 +69,8 @@ pub(crate) struct Inner {
     pub(crate) depth: Cell<u32>,
     /// Mark word of an object born now: the epoch, and ISOLATED.
     birth: Cell<u32>,
-    /// `pending` is not empty.
-    pub(crate) has_pending: Cell<bool>,
+    /// The depth at which `pending` is emptied: 0 if it is not empty, else NEVER.
+    pub(crate) drain_at: Cell<u32>,
     pub(crate) freed: Cell<u64>,
     born: Cell<u64>,
     /// Allocations until a collection is due; counted when a word is taken.
@@ -109,7 +112,7 @@ impl Inner {
             budget: Cell::new(0),
             born: Cell::new(0),
             freed: Cell::new(0),
-            has_pending: Cell::new(false),
+            drain_at: Cell::new(NEVER),
             deferred: Cell::new(None),
             collecting: Cell::new(false),
             retired: Cell::new(false),
@@ -211,7 +214,7 @@ impl Inner {
     /// Memory for an object. May collect: USER CODE, whose panic waits for `resume_deferred`.
     pub(crate) fn allocate(&self, place: Place, value: Layout) -> Room {
         match self.pop(place) {
-            Some(header) => Room { header, mark: 0 },
+            Some(header) => Room { header, mark: self.birth() },
             None => allocate_slow(self, place, value),
         }
     }
@@ -231,13 +234,13 @@ impl Inner {
                 if self.caches[shape][class].is_empty() {
                     self.refill(class, shape)?;
                 }
-                Some(Room { header: self.pop(place)?, mark: 0 })
+                Some(Room { header: self.pop(place)?, mark: self.birth() })
             }
             _ => {
                 self.budget.set(self.budget.get() - 1);
                 let header = self.large.allocate(self, value)?;
                 self.born.set(self.born.get() + 1);
-                Some(Room { header, mark: LARGE })
+                Some(Room { header, mark: self.birth() | LARGE })
             }
         }
     }
@@ -338,7 +341,7 @@ impl Inner {
     /// # Safety
     /// As for `free`.
     #[inline(always)]
-    pub(crate) unsafe fn free_near(heap: NonNull<Inner>, pool: PoolRef, obj: Obj, place: Place) {
+    pub(crate) unsafe fn free_near(heap: NonNull<Inner>, obj: Obj, place: Place) {
         if let Place::Pool { class, shape } = place {
             // SAFETY: by contract; not used across the call that may free the heap.
             let cache = &unsafe { heap.as_ref() }.caches[shape][class];
@@ -347,6 +350,8 @@ impl Inner {
                 return;
             }
         }
+        // SAFETY: by contract in a pool.
+        let pool = unsafe { PoolRef::of(obj) };
         // SAFETY: by contract.
         unsafe { Inner::free_block(heap, pool, pool.index_of(obj)) };
     }

@@ -30,7 +30,7 @@ impl Unborn {
         let room = heap.allocate(place, Layout::new::<T>());
         // SAFETY: memory for an object, ours alone.
         let obj = unsafe { Obj::at(room.header) };
-        let mark = heap.birth() | room.mark | type_flags::<T>() | DEAD;
+        let mark = room.mark | type_flags::<T>() | DEAD;
         // SAFETY: the header is ours to write.
         unsafe { obj.init(mark, 0, VtableOf::<T>::SIZED) };
         let unborn = Unborn(obj);
