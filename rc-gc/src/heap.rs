@@ -3,11 +3,11 @@
 //! ```text
 //!  Gc::new ─► Cache (64 free bits of one pool) ─► PoolList ─► Arenas ─► pages
 //!                                                              (alloc-core)
-//!  drop to zero ─► bit in PoolDesc           drop to non-zero ─► fresh bit, list of fresh pools
+//!  drop to zero ─► bit in Cache or PoolDesc  drop to non-zero ─► fresh bit, list of fresh pools
 //! ```
 //!
-//! An object finds its heap through its pool's descriptor, never through the thread, so it can be
-//! dropped when thread-locals are gone. Which heaps there are, and how they end, is `thread`'s.
+//! An object finds its heap through its pool's descriptor, or, without ISOLATED, by being one of its
+//! thread's. Which heaps there are, and how they end, is `thread`'s.
 //!
 //! Invariants (checked by [`Inner::check`], with those of `header`, `pools` and `large`):
 //!

@@ -16,7 +16,7 @@
 //!
 //! A block is handed out as the lowest set bit of a *word*, 64 bits taken from `free` as one, so
 //! there is no list to follow and blocks come in address order. A block that is freed only sets
-//! its bit.
+//! its bit: in the [`Cache`], if it is of the word that is being handed out, else in the pool.
 //!
 //! Invariants (checked by [`PoolRef::check`] and `Heap::check`):
 //!
@@ -26,6 +26,8 @@
 //! 3. The pool is in its class's list exactly if `state` has LISTED, and then `used < capacity`.
 //! 4. A bit in `fresh` or `stale` belongs to an object with PURPLE that is neither LEAF nor DEAD.
 //! 5. `state` has IN_FRESH (IN_MID) exactly if the pool is in the heap's list of that name.
+//! 6. `near` of a cache is NOWHERE or the first of 64 blocks of a pool of the cache's class and shape;
+//!    none of them that is in the cache is free in the pool.
 //!
 //! It does not know when to collect, or what an object is worth.
 

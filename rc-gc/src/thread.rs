@@ -6,9 +6,10 @@
 //! after that   ─► a heap that is retired from the start: each object from the global allocator
 //! ```
 //!
-//! `CURRENT` has no destructor, so it can be read for as long as the thread runs; `EXIT` has one and
-//! holds nothing. So a handle in another thread-local may be dropped, and objects be made, in any order
-//! of destructors.
+//! As long as there is an object without ISOLATED in a thread, `CURRENT` leads to its heap: that heap is
+//! replaced only when its last object is gone. `CURRENT` has no destructor, so it can be read for as
+//! long as the thread runs; `EXIT` has one and holds nothing. So a handle in another thread-local may
+//! be dropped, and objects be made, in any order of destructors.
 //!
 //! It does not know how a heap works.
 
