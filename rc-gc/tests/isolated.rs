@@ -55,11 +55,9 @@ fn objects_outlive_their_heap_and_lead_from_one_heap_to_another() {
         number: 0,
         dropped: dropped.clone(),
     });
+    let after = |link: &Gc<Link>| link.next.borrow().clone();
     let mut last = second.clone();
-    while let Some(next) = {
-        let next = last.next.borrow().clone();
-        next
-    } {
+    while let Some(next) = after(&last) {
         last = next;
     }
     *last.next.borrow_mut() = Some(here);
