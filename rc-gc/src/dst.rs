@@ -10,15 +10,14 @@
 //! length or trait vtable. A `Gc<T>` that is *coerced* to `Gc<dyn Trait>` ([`coerce!`]) needs none: its
 //! header has the vtable of the type it was made with.
 //!
-//! It does not know how handles are counted.
+//! What can be turned into such a handle is in `convert`. It does not know how handles are counted.
 
 use std::alloc::Layout;
-use std::borrow::Cow;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
-use crate::gc::{Gc, LEAF_DEPTH, first_word};
-use crate::header::{FINALIZER, LEAF, Obj, Vtable};
+use crate::gc::{Gc, first_word};
+use crate::header::{Obj, Vtable};
 use crate::pools::{Place, SHAPE_STEP};
 use crate::thread;
 use crate::trace::{Trace, Tracer};
@@ -27,14 +26,15 @@ const _: () = assert!(size_of::<*mut dyn std::any::Any>() == SHAPE_STEP);
 const _: () = assert!(size_of::<*mut [u8]>() == SHAPE_STEP);
 
 /// The vtable of objects with a wide pointer before the header.
-struct VtableOf<T: ?Sized>(PhantomData<T>);
+pub(crate) struct VtableOf<T: ?Sized>(PhantomData<T>);
 
 impl<T: ?Sized + Trace> VtableOf<T> {
-    const WIDE: &'static Vtable = &Vtable {
+    pub(crate) const WIDE: &'static Vtable = &Vtable {
         trace: trace_wide::<T>,
         drop: drop_wide::<T>,
         finalize: finalize_wide::<T>,
         name: std::any::type_name::<T>,
+        wide: true,
     };
 }
 
@@ -83,33 +83,30 @@ unsafe fn finalize_wide<T: ?Sized + Trace>(value: *const u8) {
     unsafe { &*value }.finalize_hook();
 }
 
-/// Makes an object on the thread's heap by moving bytes.
+/// Makes an object on the thread's heap.
 ///
 /// # Safety
-/// `from` points to a value of `layout` that is moved out when `widen` is called, and `widen` gives a
-/// pointer to the same value at another address. Also if this unwinds: no panic comes before the move.
-unsafe fn make<T: ?Sized + Trace>(
-    from: *const u8,
+/// `place` writes a value of `layout` to the address it is given, and gives the pointer to it there. It
+/// does not panic.
+pub(crate) unsafe fn make<T: ?Sized + Trace>(
     layout: Layout,
     flags: u32,
-    widen: impl FnOnce(*mut u8) -> *mut T,
+    place: impl FnOnce(*mut u8) -> *mut T,
 ) -> Gc<T> {
     // SAFETY: the thread's heap lives at least as long as its objects, and this makes one.
     let heap = unsafe { thread::current().as_ref() };
     let room = heap.allocate(Place::of(layout.size(), layout.align(), true), layout);
     // SAFETY: memory for an object, ours alone.
     let obj = unsafe { Obj::at(room.header) };
-    let mark = heap.birth() | room.mark | flags;
+    let mark = room.mark | flags;
     // SAFETY: the header is ours to write.
     unsafe { obj.init(mark, first_word(flags), VtableOf::<T>::WIDE) };
     let value = obj.value().as_ptr();
-    let wide = widen(value);
+    let wide = place(value);
     // SAFETY: room for an object with a wide pointer.
     let slot = unsafe { wide_slot::<T>(value) }.cast_mut();
     // SAFETY: 16 bytes, aligned to 8, ours.
     unsafe { slot.write(wide) };
-    // SAFETY: by contract and by `place`: distinct, `size` bytes each.
-    unsafe { from.copy_to_nonoverlapping(value, layout.size()) };
     // SAFETY: not null: `value` with other metadata.
     let wide = unsafe { NonNull::new_unchecked(wide) };
     // SAFETY: the count of 1 is this handle's.
@@ -118,38 +115,23 @@ unsafe fn make<T: ?Sized + Trace>(
     gc
 }
 
-impl<T: ?Sized + Trace + 'static> From<Box<T>> for Gc<T> {
-    /// Moves the value out of its box; also for trait objects, slices and `str`.
-    fn from(value: Box<T>) -> Gc<T> {
-        let layout = Layout::for_value(&*value);
-        let from = Box::into_raw(value);
-        let moved = Moved { from, layout };
-        // Whether a value behind `dyn` has a finalizer is asked by calling it.
-        // SAFETY: moved out: `moved` frees the box only.
-        let gc = unsafe {
-            make::<T>(from.cast(), layout, FINALIZER, |at| {
-                // The metadata of `from` at the address, and with the provenance, of `at`.
-                with_address(from, at)
-            })
-        };
-        drop(moved);
-        gc
-    }
-}
-
-/// A box whose value was moved out.
-struct Moved<T: ?Sized> {
-    from: *mut T,
+/// `make` for a value whose bytes are copied from `from`.
+///
+/// # Safety
+/// The value at `from` may be copied, or is not used as a value afterwards, even if this unwinds.
+pub(crate) unsafe fn make_copy<T: ?Sized + Trace>(
+    from: *const T,
     layout: Layout,
-}
-
-impl<T: ?Sized> Drop for Moved<T> {
-    fn drop(&mut self) {
-        if self.layout.size() != 0 {
-            // SAFETY: from `Box::into_raw`, of this layout, its value moved out.
-            unsafe { std::alloc::dealloc(self.from.cast(), self.layout) };
-        }
-    }
+    flags: u32,
+) -> Gc<T> {
+    let place = |at: *mut u8| {
+        // SAFETY: by contract and by `make`: distinct, `size` bytes each.
+        unsafe { from.cast::<u8>().copy_to_nonoverlapping(at, layout.size()) };
+        // The metadata of `from` at the address, and with the provenance, of `at`.
+        with_address(from.cast_mut(), at)
+    };
+    // SAFETY: the value of `from`, moved or copied.
+    unsafe { make(layout, flags, place) }
 }
 
 /// `of` with the address and provenance of `at`.
@@ -160,99 +142,6 @@ fn with_address<T: ?Sized>(of: *mut T, at: *mut u8) -> *mut T {
     unsafe { (&raw mut wide).cast::<*mut u8>().write(at) };
     debug_assert!(std::ptr::addr_eq(wide, at));
     wide
-}
-
-/// Flags of a slice of `T`.
-fn slice_flags<T: Trace>() -> u32 {
-    if T::holds_gc(LEAF_DEPTH) { 0 } else { LEAF }
-}
-
-impl<T: Trace + 'static> From<Vec<T>> for Gc<[T]> {
-    /// Moves the elements; the vector's memory is freed.
-    fn from(mut values: Vec<T>) -> Gc<[T]> {
-        let len = values.len();
-        let layout = Layout::for_value(&values[..]);
-        let from = values.as_ptr().cast();
-        let widen = |at: *mut u8| {
-            // SAFETY: 0 elements; the others are moved out by `make`.
-            unsafe { values.set_len(0) };
-            std::ptr::slice_from_raw_parts_mut(at.cast::<T>(), len)
-        };
-        // SAFETY: moved out: `widen` has the vector forget its elements.
-        unsafe { make(from, layout, slice_flags::<T>(), widen) }
-    }
-}
-
-impl<T: Trace + 'static, const N: usize> From<[T; N]> for Gc<[T]> {
-    fn from(values: [T; N]) -> Gc<[T]> {
-        Gc::from(Vec::from(values))
-    }
-}
-
-impl<T: Trace + Clone + 'static> From<&[T]> for Gc<[T]> {
-    /// Clones the elements.
-    fn from(values: &[T]) -> Gc<[T]> {
-        Gc::from(values.to_vec())
-    }
-}
-
-impl<T: Trace + 'static> FromIterator<T> for Gc<[T]> {
-    fn from_iter<I: IntoIterator<Item = T>>(values: I) -> Gc<[T]> {
-        Gc::from(Vec::from_iter(values))
-    }
-}
-
-impl<T: Trace + 'static> Default for Gc<[T]> {
-    fn default() -> Self {
-        Gc::from(Vec::new())
-    }
-}
-
-impl From<&str> for Gc<str> {
-    /// Copies the text.
-    fn from(text: &str) -> Gc<str> {
-        // SAFETY: bytes may be copied.
-        unsafe {
-            make(text.as_ptr(), Layout::for_value(text), LEAF, |at| {
-                std::ptr::slice_from_raw_parts_mut(at, text.len()) as *mut str
-            })
-        }
-    }
-}
-
-impl From<String> for Gc<str> {
-    fn from(text: String) -> Gc<str> {
-        Gc::from(text.as_str())
-    }
-}
-
-impl From<Cow<'_, str>> for Gc<str> {
-    fn from(text: Cow<'_, str>) -> Gc<str> {
-        Gc::from(&*text)
-    }
-}
-
-impl Default for Gc<str> {
-    fn default() -> Self {
-        Gc::from("")
-    }
-}
-
-impl<T, const N: usize> TryFrom<Gc<[T]>> for Gc<[T; N]> {
-    type Error = Gc<[T]>;
-
-    /// The same object as an array.
-    ///
-    /// # Errors
-    /// The handle again, if it has another length.
-    fn try_from(slice: Gc<[T]>) -> Result<Self, Self::Error> {
-        if Gc::is_dead(&slice) || slice.len() != N {
-            return Err(slice);
-        }
-        let value = Gc::into_value(slice).cast::<[T; N]>();
-        // SAFETY: `N` elements; the count of the handle just given up.
-        Ok(unsafe { Gc::from_value(value) })
-    }
 }
 
 /// Turns a `Gc<T>` into a `Gc<dyn Trait>` or `Gc<[T]>`, as the context asks for; with `weak:`
@@ -290,9 +179,10 @@ macro_rules! coerce {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::any::Any;
     use std::rc::Rc;
+
+    use super::*;
 
     #[test]
     fn a_wide_pointer_begins_with_its_address() {

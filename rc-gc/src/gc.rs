@@ -33,6 +33,21 @@ pub(crate) const LEAF_DEPTH: u32 = 3;
 /// few tenths of a nanosecond; dereferencing tests one flag ([dead handles](Gc::try_get)).
 /// A `Gc::new` may collect, if [`Mode`](crate::Mode) says so: `Drop`s of garbage run there.
 ///
+/// # Where it differs from `Rc`
+///
+/// Names and meanings are `Rc`'s but for this:
+///
+/// * The value must be `Trace + 'static`: the collector must see the handles in it.
+/// * A handle can be [dead](Gc::try_get), in `Drop`s of garbage. Dereferencing it panics.
+/// * [`clone`](Clone::clone) never aborts: a count of 2^30 stays there, and the object for good.
+/// * [`downgrade`](Gc::downgrade) allocates, the first time; [`Weak`]s end before the first `Drop` of
+///   the garbage that their object is part of.
+/// * `Gc<T>` becomes `Gc<dyn Trait>` by [`coerce!`](crate::coerce), not by itself, which on stable
+///   Rust only the standard library's pointers do.
+/// * `==` looks at the values even if both handles lead to the same object, as `Rc` does for a `T`
+///   that is not `Eq`.
+/// * `new_in` takes a [`Heap`]. What takes an `Allocator`, and what `Rc` has only on nightly, is missing.
+///
 /// # Examples
 ///
 /// ```
@@ -56,6 +71,13 @@ pub struct Gc<T: ?Sized> {
     value: NonNull<T>,
     owns: PhantomData<T>,
 }
+
+const _: () = assert!(size_of::<Gc<u8>>() == size_of::<usize>());
+const _: () = assert!(size_of::<Option<Gc<u8>>>() == size_of::<usize>());
+const _: () = assert!(size_of::<Option<Gc<str>>>() == 2 * size_of::<usize>());
+const _: () = assert!(size_of::<Option<Gc<dyn Any>>>() == 2 * size_of::<usize>());
+const _: () = assert!(size_of::<Option<Weak<u8>>>() == size_of::<usize>());
+const _: () = assert!(size_of::<Option<Weak<dyn Any>>>() == 2 * size_of::<usize>());
 
 /// What a dead handle says when it is dereferenced.
 #[cold]
@@ -95,13 +117,13 @@ impl<T: Trace + 'static> Gc<T> {
         // and is built in registers or in place. A panic in a collection waits until it has arrived.
         let place = const { Place::of(size_of::<T>(), align_of::<T>(), false) };
         let (room, slow) = match heap.pop(place) {
-            Some(header) => (Room { header, mark: 0 }, false),
+            Some(header) => (Room { header, mark: heap.birth() }, false),
             None => (crate::heap::allocate_slow(heap, place, Layout::new::<T>()), true),
         };
         // SAFETY: memory for an object, ours alone.
         let obj = unsafe { Obj::at(room.header) };
         let flags = type_flags::<T>();
-        let mark = heap.birth() | room.mark | flags;
+        let mark = room.mark | flags;
         // SAFETY: the header is ours to write.
         unsafe { obj.init(mark, first_word(flags), VtableOf::<T>::SIZED) };
         let at = obj.value().cast::<T>();

@@ -89,12 +89,14 @@ pub(crate) struct Vtable {
     pub(crate) finalize: unsafe fn(*const u8),
     /// The name of the type, for messages.
     pub(crate) name: fn() -> &'static str,
+    /// A wide pointer lies before the header (`dst`).
+    pub(crate) wide: bool,
 }
 
 /// What few objects have: `Weak`s and callbacks.
 pub(crate) struct Side {
     /// The vtable that the header has no room for.
-    vtable: &'static Vtable,
+    vtable: Cell<&'static Vtable>,
     /// `Weak`s, and one for all the handles together.
     pub(crate) weak: Cell<usize>,
     /// To be called when the object is found dead.
@@ -264,9 +266,27 @@ impl Obj {
     #[inline(always)]
     pub(crate) fn vtable(self) -> &'static Vtable {
         match self.side() {
-            Some(side) => side.vtable,
+            Some(side) => side.vtable.get(),
             // SAFETY: invariant 5: without SIDE this is the `&'static Vtable` from `init`.
             None => unsafe { self.get().info.get().cast::<Vtable>().as_ref() },
+        }
+    }
+
+    /// Gives a leaf another type: the flags that objects of it are born with, and its vtable.
+    ///
+    /// # Safety
+    /// The object is LEAF and not DEAD; its value is of that type too, and looked for where the type's
+    /// vtable does.
+    pub(crate) unsafe fn retype(self, flags: u32, vtable: &'static Vtable) {
+        match self.side() {
+            Some(side) => side.vtable.set(vtable),
+            None => self.get().info.set(NonNull::from(vtable).cast()),
+        }
+        self.clear(LEAF | FINALIZER);
+        self.set(flags);
+        if flags & LEAF == 0 {
+            // Only leaves are PURPLE without being candidates.
+            self.set_word(self.word() & !PURPLE);
         }
     }
 
@@ -284,7 +304,7 @@ impl Obj {
     pub(crate) fn side_or_new(&self) -> &Side {
         if !self.has(SIDE) {
             let side = Box::new(Side {
-                vtable: self.vtable(),
+                vtable: Cell::new(self.vtable()),
                 weak: Cell::new(1),
                 callbacks: RefCell::new(Vec::new()),
             });
@@ -327,6 +347,7 @@ impl<T: Trace> VtableOf<T> {
         drop: drop_sized::<T>,
         finalize: finalize_sized::<T>,
         name: std::any::type_name::<T>,
+        wide: false,
     };
 }
 

@@ -3,11 +3,11 @@
 //! ```text
 //!  Gc::new ─► Cache (64 free bits of one pool) ─► PoolList ─► Arenas ─► pages
 //!                                                              (alloc-core)
-//!  drop to zero ─► bit in PoolDesc           drop to non-zero ─► fresh bit, list of fresh pools
+//!  drop to zero ─► bit in Cache or PoolDesc  drop to non-zero ─► fresh bit, list of fresh pools
 //! ```
 //!
-//! An object finds its heap through its pool's descriptor, never through the thread, so it can be
-//! dropped when thread-locals are gone. Which heaps there are, and how they end, is `thread`'s.
+//! An object finds its heap through its pool's descriptor, or, without ISOLATED, by being one of its
+//! thread's. Which heaps there are, and how they end, is `thread`'s.
 //!
 //! Invariants (checked by [`Inner::check`], with those of `header`, `pools` and `large`):
 //!
@@ -18,6 +18,7 @@
 //!
 //! It does not decide what is garbage.
 
+mod free;
 mod walk;
 
 use std::alloc::Layout;
@@ -30,19 +31,21 @@ use crate::collector::Scratch;
 use crate::generations::Schedule;
 use crate::header::{Header, ISOLATED, LARGE, LEAF, Obj, PURPLE, STEP};
 use crate::large::{self, Large};
-use crate::pools::{Cache, IN_FRESH, IN_MID, LISTED, Place, PoolList, PoolRef, SHAPE_STEP, SHAPES};
+use crate::pools::{Cache, IN_FRESH, LISTED, Place, PoolList, PoolRef, SHAPE_STEP, SHAPES};
 use crate::release::{Panic, guarded, resume};
 use crate::stats::Counters;
-use crate::thread::free_if_done;
 
 /// Chunks are backed by huge pages from this size of the heap on.
 const HUGE_FROM: usize = 8 << 20;
+
+/// A depth that no drop has.
+pub(crate) const NEVER: u32 = u32::MAX;
 
 /// Memory for an object whose header is not yet written.
 #[repr(C)]
 pub(crate) struct Room {
     pub(crate) header: NonNull<Header>,
-    /// LARGE or nothing.
+    /// Mark word of an object born there now.
     pub(crate) mark: u32,
 }
 
@@ -66,8 +69,8 @@ pub(crate) struct Inner {
     pub(crate) depth: Cell<u32>,
     /// Mark word of an object born now: the epoch, and ISOLATED.
     birth: Cell<u32>,
-    /// `pending` is not empty.
-    pub(crate) has_pending: Cell<bool>,
+    /// The depth at which `pending` is emptied: 0 if it is not empty, else NEVER.
+    pub(crate) drain_at: Cell<u32>,
     pub(crate) freed: Cell<u64>,
     born: Cell<u64>,
     /// Allocations until a collection is due; counted when a word is taken.
@@ -109,7 +112,7 @@ impl Inner {
             budget: Cell::new(0),
             born: Cell::new(0),
             freed: Cell::new(0),
-            has_pending: Cell::new(false),
+            drain_at: Cell::new(NEVER),
             deferred: Cell::new(None),
             collecting: Cell::new(false),
             retired: Cell::new(false),
@@ -203,21 +206,15 @@ impl Inner {
     #[inline(always)]
     pub(crate) fn pop(&self, place: Place) -> Option<NonNull<Header>> {
         let Place::Pool { class, shape } = place else { return None };
-        let cache = &self.caches[shape][class];
-        let bits = cache.bits.get();
-        if bits == 0 {
-            return None;
-        }
-        cache.bits.set(bits & (bits - 1));
-        let offset = bits.trailing_zeros() as usize * class * CLASS_STEP + shape * SHAPE_STEP;
-        // SAFETY: a set bit is a block of the word that begins at `first` (`take_word`).
-        Some(unsafe { cache.first.get().add(offset) }.cast())
+        let block = self.caches[shape][class].pop(class * CLASS_STEP)?;
+        // SAFETY: a block has room for what its shape puts before the header.
+        Some(unsafe { block.add(shape * SHAPE_STEP) }.cast())
     }
 
     /// Memory for an object. May collect: USER CODE, whose panic waits for `resume_deferred`.
     pub(crate) fn allocate(&self, place: Place, value: Layout) -> Room {
         match self.pop(place) {
-            Some(header) => Room { header, mark: 0 },
+            Some(header) => Room { header, mark: self.birth() },
             None => allocate_slow(self, place, value),
         }
     }
@@ -234,16 +231,16 @@ impl Inner {
         }
         match place {
             Place::Pool { class, shape } if !self.retired.get() => {
-                if self.caches[shape][class].bits.get() == 0 {
+                if self.caches[shape][class].is_empty() {
                     self.refill(class, shape)?;
                 }
-                Some(Room { header: self.pop(place)?, mark: 0 })
+                Some(Room { header: self.pop(place)?, mark: self.birth() })
             }
             _ => {
                 self.budget.set(self.budget.get() - 1);
                 let header = self.large.allocate(self, value)?;
                 self.born.set(self.born.get() + 1);
-                Some(Room { header, mark: LARGE })
+                Some(Room { header, mark: self.birth() | LARGE })
             }
         }
     }
@@ -259,16 +256,12 @@ impl Inner {
     fn refill(&self, class: usize, shape: usize) -> Option<()> {
         let list = &self.lists[shape][class];
         let pool = list.front().or_else(|| self.new_pool(class, shape))?;
-        let (bits, first) = pool.take_word()?;
+        let blocks = self.caches[shape][class].fill(pool)?;
         if pool.used() == pool.capacity() {
             list.remove(pool);
         }
-        let blocks = bits.count_ones();
         self.born.set(self.born.get() + u64::from(blocks));
         self.budget.set(self.budget.get() - i64::from(blocks));
-        let cache = &self.caches[shape][class];
-        cache.first.set(first);
-        cache.bits.set(bits);
         Some(())
     }
 
@@ -293,27 +286,12 @@ impl Inner {
         Some(pool)
     }
 
-    /// Gives a pool that holds nothing back to the arenas.
-    fn release(&self, pool: PoolRef) {
-        debug_assert!(pool.used() == 0 && !pool.is(IN_FRESH | IN_MID));
-        self.lists[pool.shape()][pool.class()].remove(pool);
-        // SAFETY: taken in `new_pool`; no block is used, no list has it (pool invariants 3 and 5).
-        unsafe { self.arenas.borrow_mut().put_pool(pool.base(), 0) };
-    }
-
     /// Puts the blocks of all caches back, so that blocks in use are exactly objects.
     pub(crate) fn flush_caches(&self) {
         for (shape, caches) in self.caches.iter().enumerate() {
             for (class, cache) in caches.iter().enumerate() {
-                let bits = cache.bits.replace(0);
-                if bits == 0 {
-                    continue;
-                }
-                // SAFETY: `first` is a block of a pool of this heap that stays taken: its word was
-                // counted as used.
-                let pool = unsafe { PoolRef::containing(cache.first.get()) };
-                pool.put_word(bits, cache.first.get());
-                self.born.set(self.born.get() - u64::from(bits.count_ones()));
+                let Some((pool, blocks)) = cache.flush() else { continue };
+                self.born.set(self.born.get() - u64::from(blocks));
                 if !pool.is(LISTED) {
                     self.lists[shape][class].push_back(pool);
                 }
@@ -324,101 +302,6 @@ impl Inner {
     /// Blocks that are not free, those in caches among them.
     pub(crate) fn in_use(&self) -> u64 {
         self.born.get() - self.freed.get()
-    }
-
-    /// Gives an object's memory back; and a retired heap, if the object was its last.
-    ///
-    /// # Safety
-    /// The object is of this heap; its value is dropped or moved out, its side box freed; nothing
-    /// leads to it. The caller uses neither the object nor (unless others hold it) the heap
-    /// afterwards.
-    #[inline(always)]
-    pub(crate) unsafe fn free(heap: NonNull<Inner>, obj: Obj) {
-        if obj.has(LARGE) {
-            // SAFETY: by contract.
-            return unsafe { Inner::free_large(heap, obj) };
-        }
-        // SAFETY: just tested.
-        let pool = unsafe { PoolRef::of(obj) };
-        let index = pool.index_of(obj);
-        if obj.word() & PURPLE != 0 && !obj.has(LEAF) {
-            pool.clear_candidate(index);
-        }
-        // SAFETY: by contract.
-        unsafe { Inner::free_block(heap, pool, index) };
-    }
-
-    /// `free` for an object in block `index` of a pool, which is no candidate.
-    ///
-    /// # Safety
-    /// As for `free`.
-    #[inline(always)]
-    pub(crate) unsafe fn free_block(heap: NonNull<Inner>, pool: PoolRef, index: usize) {
-        // SAFETY: by contract; not used across the call that may free the heap.
-        let inner = unsafe { heap.as_ref() };
-        inner.freed.set(inner.freed.get() + 1);
-        if pool.put_block(index) == 0 || !pool.is(LISTED) {
-            // SAFETY: by contract.
-            unsafe { Inner::pool_changed(heap, pool) };
-        }
-    }
-
-    /// `free` for all objects of word `at` of a pool whose bit is set; they may be candidates.
-    ///
-    /// # Safety
-    /// As for `free`.
-    pub(crate) unsafe fn free_blocks(heap: NonNull<Inner>, pool: PoolRef, at: usize, bits: u64) {
-        // SAFETY: by contract; not used across the call that may free the heap.
-        let inner = unsafe { heap.as_ref() };
-        inner.freed.set(inner.freed.get() + u64::from(bits.count_ones()));
-        if pool.put_blocks(at, bits) == 0 || !pool.is(LISTED) {
-            // SAFETY: by contract.
-            unsafe { Inner::pool_changed(heap, pool) };
-        }
-    }
-
-    /// # Safety
-    /// As for `free`; the object is LARGE.
-    #[cold]
-    unsafe fn free_large(heap: NonNull<Inner>, obj: Obj) {
-        // SAFETY: by contract.
-        let inner = unsafe { heap.as_ref() };
-        inner.freed.set(inner.freed.get() + 1);
-        // SAFETY: by contract.
-        unsafe { inner.large.free(obj) };
-        // SAFETY: by contract the caller is done with the heap.
-        unsafe { free_if_done(heap) };
-    }
-
-    /// A pool that was full has a free block, or has no object left. One empty pool per class is
-    /// kept, if it is the only one with free blocks.
-    ///
-    /// # Safety
-    /// As for `free`; the pool is of this heap.
-    #[cold]
-    unsafe fn pool_changed(heap: NonNull<Inner>, pool: PoolRef) {
-        // SAFETY: by contract.
-        let inner = unsafe { heap.as_ref() };
-        let list = &inner.lists[pool.shape()][pool.class()];
-        if !pool.is(LISTED) {
-            list.push_back(pool);
-        }
-        if pool.used() != 0 || pool.is(IN_FRESH | IN_MID) {
-            return;
-        }
-        if inner.retired.get() || !list.is_only(pool) {
-            inner.release(pool);
-        }
-        // SAFETY: by contract the caller is done with the heap.
-        unsafe { free_if_done(heap) };
-    }
-
-    /// Releases what became empty while it was in the lists of candidates.
-    pub(crate) fn release_if_empty(&self, pool: PoolRef) {
-        let list = &self.lists[pool.shape()][pool.class()];
-        if pool.used() == 0 && !pool.is(IN_FRESH | IN_MID) && !list.is_only(pool) {
-            self.release(pool);
-        }
     }
 
     /// Notes an object as a candidate: the first decrement to non-zero.
@@ -463,7 +346,7 @@ impl Inner {
 
     /// Objects in the heap, dead ones that are still held among them.
     pub(crate) fn live(&self) -> u64 {
-        let cached = self.caches.iter().flatten().map(|cache| cache.bits.get().count_ones());
+        let cached = self.caches.iter().flatten().map(Cache::len);
         self.in_use() - u64::from(cached.sum::<u32>())
     }
 }

@@ -27,7 +27,7 @@
 //! * [When to use `Rc`, `Gc`, an arena](#when-to-use-rc-gc-an-arena)
 //! * [How a leak by a skipped field looks](#how-a-leak-by-a-skipped-field-looks)
 //! * [What runs when](#what-runs-when), [panics](#panics), [threads and exit](#threads-and-exit)
-//! * [How it works](#how-it-works)
+//! * [How it works](#how-it-works), [features](#features)
 //!
 //! # A doubly linked list
 //!
@@ -248,7 +248,12 @@
 //! The ideas: trial deletion and generations from CPython's collector, candidates from Bacon and Rajan
 //! ("Concurrent Cycle Collection in Reference Counted Systems", 2001), finalizers from PEP 442.
 //!
-//! Features: `serde`; `verify` checks that hand-written implementations of [`Trace`] keep their contract.
+//! # Features
+//!
+//! * `serde`: `Serialize` and `Deserialize` for `Gc`. What is shared is written once for each handle.
+//! * `verify`: checks in each collection that hand-written implementations of [`Trace`] keep their contract.
+//! * `arrayvec`, `bytes`, `either`, `hashbrown`, `indexmap`, `once_cell`, `parking_lot`, `serde_json`, `slotmap`,
+//!   `smallvec`: [`Trace`] for the types of that crate.
 //!
 //! No unsafe here; the modules say what they use it for.
 
@@ -256,6 +261,7 @@ extern crate self as rc_gc;
 
 mod api;
 mod collector;
+mod convert;
 mod dst;
 mod garbage;
 mod gc;
@@ -269,6 +275,7 @@ mod stats;
 mod thread;
 mod trace;
 mod traits;
+mod uninit;
 mod unique;
 mod verify;
 mod weak;
@@ -282,4 +289,5 @@ pub use generations::{Generation, Mode, Thresholds};
 pub use rc_gc_derive::Trace;
 pub use stats::{GenerationStats, Stats};
 pub use trace::{Finalize, Trace, Tracer};
+pub use unique::CloneToGc;
 pub use weak::Weak;

@@ -19,9 +19,10 @@ use std::mem::needs_drop;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::NonNull;
 
-use crate::header::{COUNT, DEAD, FINALIZER, IMMORTAL, LARGE, LEAF, Obj, SIDE, VISITED};
-use crate::heap::Inner;
-use crate::pools::PoolRef;
+use crate::header::{COUNT, DEAD, FINALIZER, IMMORTAL, ISOLATED, LARGE, LEAF, Obj, SIDE, VISITED};
+use crate::heap::{Inner, NEVER};
+use crate::pools::{Place, PoolRef};
+use crate::thread;
 
 /// Drops one inside the other before objects are put off.
 const MAX_DEPTH: u32 = 64;
@@ -65,11 +66,11 @@ pub(crate) unsafe fn drop_slow<T: ?Sized>(value: NonNull<T>, word: u32) {
     // SAFETY: the pointer of a handle that existed until now; the memory stays until released below.
     let obj = unsafe { Obj::of(value) };
     if word & (COUNT | IMMORTAL) == 0 {
-        if obj.has(DEAD | FINALIZER | LARGE | SIDE) {
+        if obj.has(DEAD | FINALIZER | LARGE | SIDE | ISOLATED) {
             // SAFETY: count 0.
-            unsafe { release_odd(obj) };
+            unsafe { release_other(obj) };
         } else {
-            // SAFETY: count 0, and no flag that asks for more.
+            // SAFETY: count 0, in the thread's heap, and no flag that asks for more.
             unsafe { release_plain(obj, value, word) };
         }
     } else if word & IMMORTAL != 0 {
@@ -109,7 +110,7 @@ impl<'a> Level<'a> {
         let (heap, outer) = (self.heap, self.outer);
         std::mem::forget(self);
         heap.depth.set(outer);
-        if heap.has_pending.get() && outer == 0 { drain(heap) } else { None }
+        if heap.drain_at.get() == outer { drain(heap) } else { None }
     }
 }
 
@@ -135,41 +136,78 @@ fn abandon(heap: &Inner, obj: Obj, outer: u32) {
     }
 }
 
+/// What `drop_slow` does not do in line.
+///
+/// # Safety
+/// Count 0; the value is whole unless DEAD.
+#[inline(never)]
+unsafe fn release_other(obj: Obj) {
+    if obj.has(DEAD | FINALIZER | LARGE | SIDE) {
+        // SAFETY: by contract.
+        return unsafe { release_odd(obj) };
+    }
+    // SAFETY: allocated until the end.
+    let heap = unsafe { Inner::of(obj) };
+    // SAFETY: of this heap.
+    unsafe { heap.clear_candidate(obj) };
+    // SAFETY: by contract, and no flag that asks for more.
+    resume(unsafe { release_untyped(heap, obj) });
+}
+
 /// Drops and frees an object without `Weak`s, finalizer or other peculiarity.
 ///
 /// # Safety
-/// Count 0, value whole; in a pool; `value` is its value and `word` its count word: PURPLE or 0.
+/// Count 0, value whole; in a pool of the thread's heap; `value` is its value and `word` its count word: PURPLE or 0.
 #[inline(always)]
 unsafe fn release_plain<T: ?Sized>(obj: Obj, value: NonNull<T>, word: u32) {
-    // SAFETY: in a pool.
-    let pool = unsafe { PoolRef::of(obj) };
-    let index = pool.index_of(obj);
     // From here on the value is coming apart: no collection may find the object.
     if word != 0 {
-        forget(pool, index, obj);
+        // SAFETY: in a pool.
+        unsafe { forget(obj) };
     }
+    // SAFETY: whole until dropped below.
+    let place = place_of(unsafe { value.as_ref() });
+    // Finding it through the pool takes six instructions more.
+    // SAFETY: the object is one of it.
+    let heap = unsafe { thread::existing().unwrap_unchecked() };
+    // SAFETY: in a pool.
+    debug_assert!(heap == unsafe { PoolRef::of(obj) }.heap());
     if needs_drop::<T>() {
         // SAFETY: a heap lives as long as its objects.
-        let heap = unsafe { pool.heap().as_ref() };
-        let Some(level) = Level::enter(heap, obj) else { return defer(heap, obj) };
+        let heap_ref = unsafe { heap.as_ref() };
+        let Some(level) = Level::enter(heap_ref, obj) else { return defer(heap_ref, obj) };
         // SAFETY: count 0: no handle sees the value again. USER CODE; `level` leaves all in order.
         unsafe { value.drop_in_place() };
         let later = level.leave();
         if later.is_some() {
             // SAFETY: as below.
-            unsafe { Inner::free_block(pool.heap(), pool, index) };
+            unsafe { Inner::free_near(heap, obj, place) };
             return resume(later);
         }
     }
-    // SAFETY: dropped; nothing leads to it. The last use of pool and heap.
-    unsafe { Inner::free_block(pool.heap(), pool, index) };
+    // SAFETY: dropped; nothing leads to it. The last use of the heap.
+    unsafe { Inner::free_near(heap, obj, place) };
+}
+
+/// Where `Gc::new` puts a value of this type, a constant; of values without a size nothing is known.
+#[inline(always)]
+fn place_of<T: ?Sized>(value: &T) -> Place {
+    if size_of::<&T>() != size_of::<usize>() {
+        return Place::Large;
+    }
+    Place::of(size_of_val(value), align_of_val(value), false)
 }
 
 /// Sees to it that an object with PURPLE is no candidate.
+///
+/// # Safety
+/// It lies in a pool.
 #[inline(never)]
-fn forget(pool: PoolRef, index: usize, obj: Obj) {
+unsafe fn forget(obj: Obj) {
     if !obj.has(LEAF) {
-        pool.clear_candidate(index);
+        // SAFETY: by contract.
+        let pool = unsafe { PoolRef::of(obj) };
+        pool.clear_candidate(pool.index_of(obj));
         obj.set_word(0);
     }
 }
@@ -178,7 +216,7 @@ fn forget(pool: PoolRef, index: usize, obj: Obj) {
 #[cold]
 fn defer(heap: &Inner, obj: Obj) {
     heap.pending.borrow_mut().push(obj);
-    heap.has_pending.set(true);
+    heap.drain_at.set(0);
 }
 
 /// Drops what was put off; the first panic.
@@ -194,29 +232,34 @@ fn drain(heap: &Inner) -> Option<Panic> {
                 // SAFETY: `pending` holds objects with count 0 and whole values (heap invariant 2).
                 unsafe { release_odd(obj) };
             } else {
-                // SAFETY: as above, without a flag that asks for more.
+                // SAFETY: as above, without a flag that asks for more. Not the outermost level, so
+                // nothing was put off that it dropped.
                 unsafe { release_untyped(heap, obj) };
             }
         });
     }
     heap.pending.borrow_mut().shrink_to(1024);
-    heap.has_pending.set(false);
+    heap.drain_at.set(NEVER);
     heap.depth.set(0);
     first
 }
 
-/// `release_plain` where the type is known to the vtable only, for an object that was put off.
+/// `release_plain` where the type is known to the vtable only, for any heap; the first panic of what was
+/// put off.
 ///
 /// # Safety
-/// Count 0, value whole; in a pool of `heap`; no candidate. The depth is 1.
-unsafe fn release_untyped(heap: &Inner, obj: Obj) {
-    let Some(level) = Level::enter(heap, obj) else { return defer(heap, obj) };
+/// Count 0, value whole; in a pool of `heap`; no candidate.
+unsafe fn release_untyped(heap: &Inner, obj: Obj) -> Option<Panic> {
+    let Some(level) = Level::enter(heap, obj) else {
+        defer(heap, obj);
+        return None;
+    };
     // SAFETY: as in `release_plain`. USER CODE.
     unsafe { drop_value(obj) };
-    // Not the outermost level: that is the one that drains.
-    level.leave();
+    let later = level.leave();
     // SAFETY: dropped; nothing leads to it.
     unsafe { Inner::free(NonNull::from(heap), obj) };
+    later
 }
 
 /// Drops the value.

@@ -6,9 +6,10 @@
 //! after that   ─► a heap that is retired from the start: each object from the global allocator
 //! ```
 //!
-//! `CURRENT` has no destructor, so it can be read for as long as the thread runs; `EXIT` has one and
-//! holds nothing. So a handle in another thread-local may be dropped, and objects be made, in any order
-//! of destructors.
+//! As long as there is an object without ISOLATED in a thread, `CURRENT` leads to its heap: that heap is
+//! replaced only when its last object is gone. `CURRENT` has no destructor, so it can be read for as
+//! long as the thread runs; `EXIT` has one and holds nothing. So a handle in another thread-local may
+//! be dropped, and objects be made, in any order of destructors.
 //!
 //! It does not know how a heap works.
 
@@ -55,8 +56,11 @@ pub(crate) fn existing() -> Option<NonNull<Inner>> {
 
 /// Makes the thread's heap. After the thread's exit code ran, one that is retired from the start:
 /// its objects are all large, and it goes with the last of them.
+///
+/// Never unwinds, and the compiler knows it by the ABI: see `Gc::new_inner`.
 #[cold]
-fn first() -> NonNull<Inner> {
+#[inline(never)]
+extern "C" fn first() -> NonNull<Inner> {
     let heap = Inner::create(false);
     if EXIT.try_with(|_| ()).is_err() {
         // SAFETY: just made.

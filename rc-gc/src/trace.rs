@@ -10,7 +10,21 @@
 //! objects needs no stack, and both passes of the collector run the same code.
 //! This module does not decide anything about the objects it is shown.
 
-mod impls;
+#[cfg(any(
+    feature = "arrayvec",
+    feature = "bytes",
+    feature = "either",
+    feature = "hashbrown",
+    feature = "indexmap",
+    feature = "once_cell",
+    feature = "parking_lot",
+    feature = "serde_json",
+    feature = "slotmap",
+    feature = "smallvec",
+))]
+mod foreign;
+mod leaves;
+mod owners;
 
 use crate::header::Obj;
 
@@ -23,7 +37,7 @@ use crate::header::Obj;
 /// | `#[gc(skip)]` | a field | not reported, and its type needs no `Trace`. Handles in it count as held from outside: **cycles through them leak**, nothing worse |
 /// | `#[gc(drop)]` | the type | the type has its own `Drop`; see *Drop* below |
 /// | `#[gc(finalize)]` | the type | the type implements [`Finalize`] |
-/// | `#[gc(bound = "...")]` | the type | this where clause instead of `T: Trace` for each type parameter |
+/// | `#[gc(bound = "...")]` | the type | this where clause instead of `T: Trace` for each type parameter that a reported field mentions |
 /// | `#[gc(crate = path)]` | the type | the path of this crate, where it was renamed or re-exported |
 ///
 /// ```
@@ -38,6 +52,25 @@ use crate::header::Obj;
 ///     id: std::num::NonZeroU64,
 /// }
 /// ```
+///
+/// # Types of the standard library
+///
+/// What owns its contents passes on to them: `Option`, `Result`, tuples to 12, arrays, slices, `Box`, `Vec` and all
+/// collections (with any hasher), `Cow`, `Pin`, ranges, `Wrapping` and its like; and the cells, `Cell`, `RefCell`,
+/// `OnceCell`, `Mutex`, `RwLock`, `OnceLock`. One that is borrowed, locked or poisoned during a collection hides
+/// what it holds, which so stays alive; nothing panics.
+///
+/// Nothing is reported for what owns no handles (numbers, text, times, files, errors, function pointers, references,
+/// `Weak`s), nor for what may not be looked into: **a cycle through one of these leaks**.
+///
+/// | type | why |
+/// |---|---|
+/// | `Rc<T>`, `Arc<T>` | one handle inside would be reported by each owner. Make it a `Gc<T>` |
+/// | `ManuallyDrop<T>`, `MaybeUninit<T>` | there may be no value |
+/// | `LazyCell<T>`, `LazyLock<T>` | cannot be asked before Rust 1.94. Use a `OnceCell` |
+///
+/// There is no implementation for closures and `dyn Fn` (their captures cannot be seen), raw pointers (who owns what
+/// they lead to is not known), and function pointers of any lifetime such as `fn(&str)`: `#[gc(skip)]` the field.
 ///
 /// # Drop
 ///

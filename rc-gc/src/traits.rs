@@ -1,4 +1,4 @@
-//! What `Rc` implements, for [`Gc`]. All of it goes through `Deref`, so a dead handle panics.
+//! What `Rc` implements, for [`Gc`]; conversions are in `convert`. All of it goes through `Deref`, so a dead handle panics.
 //!
 //! No unsafe here.
 
@@ -7,6 +7,8 @@ use std::cmp::Ordering;
 use std::error::Error;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+#[cfg(unix)]
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use crate::{Gc, Trace, Weak};
@@ -94,6 +96,23 @@ impl<T: ?Sized + Error> Error for Gc<T> {
     }
 }
 
+// A handle may move; the value stays.
+impl<T: ?Sized> Unpin for Gc<T> {}
+
+#[cfg(unix)]
+impl<T: ?Sized + AsFd> AsFd for Gc<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        (**self).as_fd()
+    }
+}
+
+#[cfg(unix)]
+impl<T: ?Sized + AsRawFd> AsRawFd for Gc<T> {
+    fn as_raw_fd(&self) -> RawFd {
+        (**self).as_raw_fd()
+    }
+}
+
 impl<T: ?Sized + RefUnwindSafe> UnwindSafe for Gc<T> {}
 impl<T: ?Sized + RefUnwindSafe> RefUnwindSafe for Gc<T> {}
 impl<T: ?Sized + RefUnwindSafe> UnwindSafe for Weak<T> {}
@@ -116,6 +135,23 @@ mod with_serde {
     impl<'de, T: Deserialize<'de> + Trace + 'static> Deserialize<'de> for Gc<T> {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
             T::deserialize(deserializer).map(Gc::new)
+        }
+    }
+
+    /// A new object for each.
+    impl<'de, T: Trace + 'static> Deserialize<'de> for Gc<[T]>
+    where
+        Box<[T]>: Deserialize<'de>,
+    {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            Box::deserialize(deserializer).map(Gc::<[T]>::from)
+        }
+    }
+
+    /// A new object for each.
+    impl<'de> Deserialize<'de> for Gc<str> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            Box::<str>::deserialize(deserializer).map(Gc::<str>::from)
         }
     }
 }

@@ -7,7 +7,9 @@
 //! It does not count handles.
 
 use std::alloc::Layout;
+use std::ffi::{CStr, OsStr};
 use std::mem::ManuallyDrop;
+use std::path::Path;
 
 use crate::gc::{Gc, first_word, type_flags};
 use crate::header::{DEAD, Obj, VtableOf};
@@ -28,7 +30,7 @@ impl Unborn {
         let room = heap.allocate(place, Layout::new::<T>());
         // SAFETY: memory for an object, ours alone.
         let obj = unsafe { Obj::at(room.header) };
-        let mark = heap.birth() | room.mark | type_flags::<T>() | DEAD;
+        let mark = room.mark | type_flags::<T>() | DEAD;
         // SAFETY: the header is ours to write.
         unsafe { obj.init(mark, 0, VtableOf::<T>::SIZED) };
         let unborn = Unborn(obj);
@@ -140,39 +142,82 @@ impl<T> Gc<T> {
     }
 }
 
-impl<T: Trace + Clone + 'static> Gc<T> {
+impl<T: ?Sized + CloneToGc> Gc<T> {
     /// The value to change: in place if this is the only handle, else of a clone that this handle
     /// then leads to. With `Weak`s but no other handle the value moves, and they become `None`.
     ///
+    /// Also for slices of what can be cloned, and for text.
+    ///
     /// # Panics
     /// If the handle is dead.
+    ///
+    /// ```
+    /// use rc_gc::Gc;
+    ///
+    /// let mut mine: Gc<[i32]> = Gc::from(vec![1, 2, 3]);
+    /// let yours = mine.clone();
+    /// Gc::make_mut(&mut mine)[0] = 10;
+    /// assert_eq!((&*mine, &*yours), (&[10, 2, 3][..], &[1, 2, 3][..]));
+    /// ```
     pub fn make_mut(this: &mut Self) -> &mut T {
         if Gc::get_mut(this).is_none() {
-            // SAFETY: allocated, by this handle.
-            let heap = unsafe { Inner::of(this.obj()) };
-            // May run USER CODE, so what was true of the object before is asked again after it.
-            let room = Unborn::new::<T>(heap);
-            let old = this.obj();
-            let fresh = if old.count() == 1 && !old.has(DEAD) {
-                // SAFETY: the only handle, and `retire_moved` below sees to it that the old
-                // object's value is not looked at again.
-                let value = unsafe { this.value_ptr().read() };
-                let fresh = room.fill(value);
-                let old = ManuallyDrop::new(std::mem::replace(this, fresh)).obj();
-                // SAFETY: its only handle was just taken out of `this`, and forgotten.
-                release::resume(unsafe { retire_moved(old) });
-                None
-            } else {
-                Some(room.fill(T::clone(this)))
-            };
-            if let Some(fresh) = fresh {
-                *this = fresh;
-            }
+            T::unshare(this);
         }
-        // SAFETY: the only handle to the object, as `get_mut` found or was made so above.
+        // SAFETY: the only handle to the object, as `get_mut` found or `unshare` made it.
         unsafe { this.value_ptr().as_mut() }
     }
 }
+
+/// What [`Gc::make_mut`] can clone into a new object: `T: Clone`, slices of it, and text. Cannot be
+/// implemented elsewhere. (The standard library's `CloneToUninit` is not stable.)
+pub trait CloneToGc: Trace + sealed::Sealed {
+    /// Makes `this` the only handle of an object with an equal value, without `Weak`s.
+    #[doc(hidden)]
+    fn unshare(this: &mut Gc<Self>);
+}
+
+mod sealed {
+    /// Nobody else's.
+    pub trait Sealed {}
+}
+
+impl<T: Trace + Clone + 'static> sealed::Sealed for T {}
+
+impl<T: Trace + Clone + 'static> CloneToGc for T {
+    fn unshare(this: &mut Gc<T>) {
+        // SAFETY: allocated, by this handle.
+        let heap = unsafe { Inner::of(this.obj()) };
+        // May run USER CODE, so what was true of the object before is asked again after it.
+        let room = Unborn::new::<T>(heap);
+        let old = this.obj();
+        if old.count() != 1 || old.has(DEAD) {
+            *this = room.fill(T::clone(this));
+            return;
+        }
+        // SAFETY: the only handle, and `retire_moved` below sees to it that the old object's
+        // value is not looked at again.
+        let value = unsafe { this.value_ptr().read() };
+        let fresh = room.fill(value);
+        let old = ManuallyDrop::new(std::mem::replace(this, fresh)).obj();
+        // SAFETY: its only handle was just taken out of `this`, and forgotten.
+        release::resume(unsafe { retire_moved(old) });
+    }
+}
+
+/// Values without a size are cloned even if only `Weak`s are in the way.
+macro_rules! unsized_clones {
+    ($([$($t:ident)?] $type:ty),*) => {$(
+        impl$(<$t: Trace + Clone + 'static>)? sealed::Sealed for $type {}
+
+        impl$(<$t: Trace + Clone + 'static>)? CloneToGc for $type {
+            fn unshare(this: &mut Gc<Self>) {
+                *this = Gc::from(&**this);
+            }
+        }
+    )*};
+}
+
+unsized_clones!([T] [T], [] str, [] CStr, [] OsStr, [] Path);
 
 /// Ends an object whose value was moved out.
 ///

@@ -8,51 +8,35 @@
 //! Skipped fields appear in neither. This file runs nothing unsafe; what it writes does, in the user's crate.
 
 use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
-use syn::{Data, DeriveInput, Field, Fields, Index, Member, Type, parse_quote};
+use quote::{format_ident, quote, quote_spanned};
+use syn::spanned::Spanned;
+use syn::{Data, DeriveInput, Field, Fields, Index, Member, Path, Type, parse_quote};
 
 use crate::attr::{self, TypeAttrs};
+use crate::bounds::{self, Size};
 
 /// The implementation for `input`, or the error to show instead.
 pub(crate) fn trace(input: &DeriveInput) -> syn::Result<TokenStream> {
     let attrs = TypeAttrs::read(&input.attrs)?;
     let krate = attrs.krate.clone().unwrap_or_else(|| parse_quote!(::rc_gc));
     let mut traced = Vec::new();
-    let body = match &input.data {
-        Data::Struct(data) => {
-            let arm = arm(&quote!(Self), &data.fields, &krate, &mut traced)?;
-            quote!(match self { #arm })
-        }
-        Data::Enum(data) if data.variants.is_empty() => quote!(match *self {}),
-        Data::Enum(data) => {
-            let mut arms = TokenStream::new();
-            for variant in &data.variants {
-                attr::none_allowed(&variant.attrs)?;
-                let name = &variant.ident;
-                arms.extend(arm(&quote!(Self::#name), &variant.fields, &krate, &mut traced)?);
-            }
-            quote!(match self { #arms })
-        }
-        Data::Union(_) => {
-            return Err(syn::Error::new_spanned(
-                &input.ident,
-                "`Trace` cannot be derived for a union: which field is live is not known; \
-                 write `unsafe impl Trace` by hand",
-            ));
-        }
-    };
+    let body = body(input, &krate, &mut traced)?;
+    if !traced.is_empty() {
+        attr::not_packed(&input.attrs)?;
+    }
 
     let name = &input.ident;
-    let generics = bounded(input, &attrs, &krate);
+    let generics = bounds::bounded(input, &attrs, &krate, &traced);
     let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
-    let finalize = attrs.finalize.then(|| {
-        quote! {
-            #[inline]
-            fn finalize_hook(&self) { #krate::Finalize::finalize(self) }
-            #[inline]
-            fn has_finalizer() -> bool where Self: Sized { true }
+    let size = match &input.data {
+        Data::Struct(data) => {
+            let last = data.fields.iter().next_back();
+            last.map_or(Size::Known, |last| bounds::size_of(&last.ty, &input.generics))
         }
-    });
+        _ => Size::Known,
+    };
+    let holds_gc = holds_gc(&krate, &traced, size);
+    let finalize = attrs.finalize.then(|| finalize(&krate, size));
     let no_drop = (!attrs.drop).then(|| no_drop(input));
 
     Ok(quote! {
@@ -60,13 +44,9 @@ pub(crate) fn trace(input: &DeriveInput) -> syn::Result<TokenStream> {
             #[automatically_derived]
             unsafe impl #impl_generics #krate::Trace for #name #type_generics #where_clause {
                 #[inline]
-                #[allow(unused_variables, clippy::all)]
+                #[allow(unused_variables, deprecated, clippy::all)]
                 fn trace(&self, tracer: &mut #krate::Tracer) { #body }
-                #[inline]
-                #[allow(unused_variables, clippy::all)]
-                fn holds_gc(depth: u32) -> bool where Self: Sized {
-                    false #(|| <#traced as #krate::Trace>::holds_gc(depth))*
-                }
+                #holds_gc
                 #finalize
             }
             #no_drop
@@ -74,11 +54,36 @@ pub(crate) fn trace(input: &DeriveInput) -> syn::Result<TokenStream> {
     })
 }
 
+/// The body of `trace`; adds the types of the fields that it reports to `traced`.
+fn body(input: &DeriveInput, krate: &Path, traced: &mut Vec<Type>) -> syn::Result<TokenStream> {
+    match &input.data {
+        Data::Struct(data) => {
+            let arm = arm(&quote!(Self), &data.fields, krate, traced)?;
+            Ok(quote!(match self { #arm }))
+        }
+        Data::Enum(data) if data.variants.is_empty() => Ok(quote!(match *self {})),
+        Data::Enum(data) => {
+            let mut arms = TokenStream::new();
+            for variant in &data.variants {
+                attr::none_allowed(&variant.attrs)?;
+                let name = &variant.ident;
+                arms.extend(arm(&quote!(Self::#name), &variant.fields, krate, traced)?);
+            }
+            Ok(quote!(match self { #arms }))
+        }
+        Data::Union(_) => Err(syn::Error::new_spanned(
+            &input.ident,
+            "`Trace` cannot be derived for a union: which field is live is not known; \
+             write `unsafe impl Trace` by hand",
+        )),
+    }
+}
+
 /// The match arm that reports the fields of one shape.
 fn arm(
     path: &TokenStream,
     fields: &Fields,
-    krate: &syn::Path,
+    krate: &Path,
     traced: &mut Vec<Type>,
 ) -> syn::Result<TokenStream> {
     let mut patterns = Vec::new();
@@ -90,7 +95,9 @@ fn arm(
         let member = member(index, field);
         let binding = format_ident!("field_{index}");
         patterns.push(quote!(#member: #binding));
-        calls.push(quote!(#krate::Trace::trace(#binding, tracer);));
+        // An error about the field's type is shown at the field.
+        let trace = quote_spanned!(field.ty.span()=> #krate::Trace::trace);
+        calls.push(quote!(#trace(#binding, tracer);));
         traced.push(field.ty.clone());
     }
     Ok(quote!(#path { #(#patterns,)* .. } => { #(#calls)* }))
@@ -104,20 +111,33 @@ fn member(index: usize, field: &Field) -> Member {
     }
 }
 
-/// The generics of the implementation: the user's bound, or `T: Trace` for each type parameter.
-fn bounded(input: &DeriveInput, attrs: &TypeAttrs, krate: &syn::Path) -> syn::Generics {
-    let mut generics = input.generics.clone();
-    let params: Vec<_> = generics.type_params().map(|param| param.ident.clone()).collect();
-    let clause = generics.make_where_clause();
-    match &attrs.bound {
-        Some(bound) => clause.predicates.extend(bound.iter().cloned()),
-        None => {
-            for param in params {
-                clause.predicates.push(parse_quote!(#param: #krate::Trace));
-            }
+/// `holds_gc`, where the type can have a size; the default answers `true`.
+fn holds_gc(krate: &Path, traced: &[Type], size: Size) -> Option<TokenStream> {
+    // A parameter that may have no size cannot be asked.
+    let answer = match size {
+        Size::None | Size::Depends => return None,
+        Size::Known => quote!(false #(|| <#traced as #krate::Trace>::holds_gc(depth))*),
+    };
+    Some(quote! {
+        #[inline]
+        #[allow(unused_variables, deprecated, clippy::all)]
+        fn holds_gc(depth: u32) -> bool where Self: Sized { #answer }
+    })
+}
+
+/// What `#[gc(finalize)]` adds. A type without a size is always asked.
+fn finalize(krate: &Path, size: Size) -> TokenStream {
+    let has_finalizer = (size != Size::None).then(|| {
+        quote! {
+            #[inline]
+            fn has_finalizer() -> bool where Self: Sized { true }
         }
+    });
+    quote! {
+        #[inline]
+        fn finalize_hook(&self) { #krate::Finalize::finalize(self) }
+        #has_finalizer
     }
-    generics
 }
 
 /// Refuses a `Drop` of the type: two implementations of one trait conflict exactly if there is one.
@@ -129,5 +149,61 @@ fn no_drop(input: &DeriveInput) -> TokenStream {
         #[allow(drop_bounds)]
         impl<T: ?Sized + ::core::ops::Drop> HasDropSoNeedsTheAttributeGcDrop for T {}
         impl #impl_generics HasDropSoNeedsTheAttributeGcDrop for #name #type_generics #where_clause {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use syn::DeriveInput;
+
+    fn error(item: &str) -> String {
+        let input: DeriveInput = syn::parse_str(item).expect("an item");
+        match super::trace(&input) {
+            Ok(written) => panic!("no error for {item}: {written}"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    fn written(item: &str) -> String {
+        let input: DeriveInput = syn::parse_str(item).expect("an item");
+        super::trace(&input).expect("no error").to_string()
+    }
+
+    #[test]
+    fn errors_say_what_to_write_instead() {
+        for (item, says) in [
+            ("union U { a: u8 }", "write `unsafe impl Trace` by hand"),
+            ("#[repr(C, packed(2))] struct S { a: u8 }", "write `unsafe impl Trace` by hand"),
+            ("#[gc(skipped)] struct S;", "expected `bound = \"...\"`, `drop`, `finalize` or"),
+            ("#[gc(skip)] struct S;", "belongs on a field"),
+            ("#[gc(drop, drop)] struct S;", "`drop` is given twice"),
+            ("#[gc(bound = \"T Trace\")] struct S<T>(T);", "expected"),
+            ("struct S { #[gc(ignore)] a: u8 }", "expected `skip`"),
+            ("struct S { #[gc(drop)] a: u8 }", "`#[gc(drop)]` belongs on the type"),
+            ("enum E { #[gc(skip)] A(u8) }", "write it on each field of the variant"),
+        ] {
+            let error = error(item);
+            assert!(error.contains(says), "{item}: {error}");
+        }
+    }
+
+    #[test]
+    fn bounds_are_those_of_the_reported_fields() {
+        let bounds = |item: &str| {
+            let written = written(item);
+            let from = written.find("where").unwrap_or(0);
+            written[from..written.find("{ # [inline]").expect("a body")].trim().to_owned()
+        };
+        let item =
+            "struct S<A, B, C, D: Iterator>(A, Vec<A>, #[gc(skip)] B, PhantomData<C>, D::Item);";
+        assert_eq!(bounds(item), "where A : :: rc_gc :: Trace , D :: Item : :: rc_gc :: Trace");
+        let item = "#[gc(bound = \"A: Copy\", crate = my::gc)] struct S<A, B>(A, B);";
+        assert_eq!(bounds(item), "where A : Copy");
+        let item = "struct S<A: Iterator, B>(<A as Iterator>::Item, tuple!(B));";
+        assert_eq!(
+            bounds(item),
+            "where A : :: rc_gc :: Trace , B : :: rc_gc :: Trace , \
+             < A as Iterator > :: Item : :: rc_gc :: Trace"
+        );
     }
 }

@@ -4,11 +4,12 @@
 //! wrong: each edge once, the same edges each time, no user code. What it writes and what each
 //! `#[gc(...)]` attribute means is documented at `rc_gc::Trace`.
 //!
-//! This crate only reads the item (`attr`) and writes the implementation (`expand`); it does
-//! not look into types, so an alias of `Gc` is as good as `Gc` itself. No unsafe here (the
-//! generated implementation is an `unsafe impl`).
+//! This crate only reads the item (`attr`), guesses bounds (`bounds`) and writes the implementation
+//! (`expand`); which types hold handles it leaves to the compiler, so an alias of `Gc` is as good as
+//! `Gc` itself. No unsafe here (the generated implementation is an `unsafe impl`).
 
 mod attr;
+mod bounds;
 mod expand;
 
 use proc_macro::TokenStream;

@@ -24,6 +24,7 @@ impl Inner {
 
     /// Gives free memory back to the system: all empty pools, all arenas but `keep` empty ones.
     pub(crate) fn trim(&self, keep: usize) -> usize {
+        self.flush_caches();
         self.release_listed();
         let mut arenas = self.arenas.borrow_mut();
         let mut bytes = 0;
@@ -44,6 +45,7 @@ impl Inner {
 
     /// After a full collection: keeps a quarter of the arenas in use for growth, at least two.
     pub(crate) fn trim_some(&self) {
+        self.flush_caches();
         self.release_listed();
         let (arenas, empty) = {
             let arenas = self.arenas.borrow();
