@@ -84,10 +84,11 @@ impl Symbols {
         Symbols { known: known.into_iter().collect() }
     }
 
-    /// The frames of a stack, the innermost first, without those of the allocator.
+    /// The frames of a stack, the innermost first, without those of the allocator and those that start programs and threads.
     pub(crate) fn frames<'a>(&'a self, stack: &'a [u64]) -> impl Iterator<Item = &'a Frame> + 'a {
         let all = stack.iter().filter_map(|address| self.known.get(address)).flatten();
-        all.skip_while(|frame| frame.is_machinery())
+        let outermost = |frame: &&Frame| frame.function.contains("__rust_begin_short_backtrace");
+        all.skip_while(|frame| frame.is_machinery()).take_while(move |frame| !outermost(frame))
     }
 
     /// The frame that an allocation is put down to: the innermost that is the program's own, else the innermost that is
@@ -217,10 +218,11 @@ mod tests {
             (3, named("alloc::vec::Vec<T>::push")),
             (4, named("app::load")),
             (5, named("alloc_global::thread::alloc_slow")),
+            (6, named("std::sys::backtrace::__rust_begin_short_backtrace")),
         ]);
         assert_eq!(symbols.culprit(&[5, 1, 2, 3, 4]).unwrap().function, "app::load");
         assert_eq!(symbols.culprit(&[5, 1, 2, 3]).unwrap().function, "alloc::vec::Vec<T>::push");
         assert!(symbols.culprit(&[5, 1]).is_none() && symbols.culprit(&[]).is_none());
-        assert_eq!(symbols.frames(&[5, 1, 2, 3, 4]).count(), 2);
+        assert_eq!(symbols.frames(&[5, 1, 2, 3, 4, 6, 3]).count(), 2);
     }
 }
