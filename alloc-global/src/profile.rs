@@ -24,11 +24,11 @@ mod live;
 mod local;
 mod modules;
 mod names;
-mod pages;
-mod record;
+pub(crate) mod pages;
+pub(crate) mod record;
 mod sites;
 mod snapshot;
-mod stack;
+pub(crate) mod stack;
 mod symbols;
 mod tables;
 #[cfg(test)]
@@ -39,5 +39,7 @@ pub use diff::{Diff, Growth};
 pub use group::{Filter, Group, Grouping, Totals};
 pub use local::{Region, untracked};
 pub use snapshot::{Dropped, Lifetimes, Module, Site, Snapshot};
+#[cfg(feature = "report")]
+pub use symbols::DebugInfo;
 
 pub(crate) use record::{is_recorded, on_alloc, on_free};

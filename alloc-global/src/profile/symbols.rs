@@ -16,6 +16,33 @@ pub(crate) struct Frame {
     pub(crate) function: String,
     pub(crate) file: Option<String>,
     pub(crate) line: Option<u32>,
+    pub(crate) column: Option<u32>,
+}
+
+/// Symbols from the debug information of this process: the program and what is loaded into it.
+///
+/// Reading it takes time and memory by the megabyte, the first time most of all. Nothing of that is in the profile.
+///
+/// ```
+/// use alloc_global::{DebugInfo, report};
+///
+/// let report = report::Report::of_process();
+/// println!("{}", report::text(&report, &DebugInfo));
+/// ```
+#[cfg(feature = "report")]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DebugInfo;
+
+#[cfg(feature = "report")]
+impl crate::report::Symbols for DebugInfo {
+    fn resolve(&self, addresses: &[u64]) -> Vec<Vec<crate::report::Frame>> {
+        let convert = |frame: Frame| {
+            let Frame { function, file, line, column } = frame;
+            crate::report::Frame { function, file, line, column }
+        };
+        let one = |address: &u64| look_up(*address).into_iter().map(convert).collect();
+        untracked(|| addresses.iter().map(one).collect())
+    }
 }
 
 /// Frames by address, the innermost inlined call first.
@@ -101,22 +128,32 @@ impl Symbols {
 
 /// The frames at one address; one that has the module and the offset for its name where nothing is known.
 fn frames(address: u64, modules: &[Module]) -> Vec<Frame> {
-    let mut frames = Vec::new();
-    #[cfg(feature = "report")]
-    {
-        // The crate takes what it is given for a return address, one past the call.
-        let at = usize::try_from(address).map_or(0, |address| address.wrapping_add(1));
-        backtrace::resolve(core::ptr::without_provenance_mut(at), |symbol| {
-            if let Some(name) = symbol.name() {
-                let file = symbol.filename().map(|file| file.to_string_lossy().into_owned());
-                frames.push(Frame { function: format!("{name:#}"), file, line: symbol.lineno() });
-            }
-        });
-    }
+    let mut frames = look_up(address);
     if frames.is_empty() {
-        frames.push(Frame { function: bare(address, modules), file: None, line: None });
+        frames.push(Frame { function: bare(address, modules), ..Frame::default() });
     }
     frames
+}
+
+/// What debug information and symbol tables say about an address.
+#[cfg(feature = "report")]
+fn look_up(address: u64) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    // The crate takes what it is given for a return address, one past the call.
+    let at = usize::try_from(address).map_or(0, |address| address.wrapping_add(1));
+    backtrace::resolve(core::ptr::without_provenance_mut(at), |symbol| {
+        if let Some(name) = symbol.name() {
+            let file = symbol.filename().map(|file| file.to_string_lossy().into_owned());
+            let (line, column) = (symbol.lineno(), symbol.colno());
+            frames.push(Frame { function: format!("{name:#}"), file, line, column });
+        }
+    });
+    frames
+}
+
+#[cfg(not(feature = "report"))]
+fn look_up(_address: u64) -> Vec<Frame> {
+    Vec::new()
 }
 
 /// Module and offset, or the address alone.
