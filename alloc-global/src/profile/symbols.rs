@@ -63,14 +63,15 @@ const MACHINERY: &[&str] = &[
     "alloc_global::",
     "alloc_core::",
     "backtrace::",
+    "_Unwind_Backtrace",
 ];
 
 /// Beginnings of names of functions of the standard library.
 const STANDARD: &[&str] = &["alloc::", "core::", "std::", "hashbrown::"];
 
 fn starts_with_any(name: &str, beginnings: &[&str]) -> bool {
-    let name = name.trim_start_matches(['<', '&', '[', '(', '_']);
-    beginnings.iter().any(|beginning| name.starts_with(beginning.trim_start_matches('_')))
+    let path = leading_path(name);
+    beginnings.iter().any(|beginning| path.starts_with(beginning))
 }
 
 impl Frame {
@@ -168,14 +169,24 @@ fn bare(address: u64, modules: &[Module]) -> String {
     }
 }
 
-/// The path of the type or function that a demangled name begins with: of `<a::B<T> as c::D>::e`, `a::B`.
-fn leading_path(function: &str) -> &str {
-    let name = function.trim_start_matches(['<', '&', '[', '(', '*']);
-    let name = ["dyn ", "mut ", "const "]
-        .iter()
-        .fold(name, |name, word| name.strip_prefix(word).unwrap_or(name));
+/// The path at the beginning of a piece of a demangled name, without what marks references, slices and objects.
+fn path_at(name: &str) -> &str {
+    let name = name.trim_start_matches(['<', '&', '[', '(', '*']);
+    let words = ["dyn ", "mut ", "const "].iter();
+    let name = words.fold(name, |name, word| name.strip_prefix(word).unwrap_or(name));
     let end = name.find(|c: char| !c.is_alphanumeric() && c != '_' && c != ':');
     name.get(..end.unwrap_or(name.len())).unwrap_or(name).trim_end_matches(':')
+}
+
+/// The path of the type or function that a demangled name begins with: of `<a::B<T> as c::D>::e`, `a::B`; of a type that
+/// belongs to no crate, such as `u8` or a parameter, that of the trait.
+fn leading_path(function: &str) -> &str {
+    let own = path_at(function);
+    let of_trait = function.split_once(" as ").map(|(_, of_trait)| path_at(of_trait));
+    match of_trait {
+        Some(path) if function.starts_with('<') && !own.contains("::") => path,
+        _ => own,
+    }
 }
 
 /// The crate of a function, by its name.
@@ -214,6 +225,8 @@ mod tests {
             ("parser::lex::Lexer::next::{{closure}}", "parser::lex", "parser"),
             ("<parser::lex::Lexer as core::iter::Iterator>::next", "parser::lex", "parser"),
             ("<&mut a::b::C as d::E>::f", "a::b", "a"),
+            ("<u8 as alloc::vec::spec::Elem>::from", "alloc::vec::spec", "alloc"),
+            ("<[T] as a::slice::Join<&T>>::join", "a::slice", "a"),
             ("main", "main", "main"),
             ("a::main", "a", "a"),
             ("libfoo.so+0x12", "libfoo", "libfoo"),
@@ -244,6 +257,15 @@ mod tests {
         let frame = symbols.known[&here].last().unwrap();
         assert!(frame.function.contains("crate_of"), "{frame:?}");
         assert!(frame.place().contains("symbols.rs:"), "{frame:?}");
+    }
+
+    #[test]
+    #[cfg(feature = "report")]
+    fn addresses_of_nothing_have_no_symbols() {
+        use crate::report::Symbols as _;
+        // Where nothing is loaded, or nothing any more.
+        let found = DebugInfo.resolve(&[0, 5, 1 << 46, u64::MAX]);
+        assert_eq!(found, vec![Vec::new(); 4]);
     }
 
     #[test]
