@@ -61,6 +61,8 @@ pub use measure::{MeasureError, ThreadStats, measure, thread_stats};
 pub use memory::{Memory, memory};
 pub use pins::{Pin, pins};
 pub use pool_alloc::PoolAlloc;
+#[cfg(feature = "report")]
+pub use profile::DebugInfo;
 pub use profile::{
     Diff, Dropped, Filter, Group, Grouping, Growth, Lifetimes, Module, Region, Site, Snapshot,
     Totals, limit_profile, untracked,

@@ -41,6 +41,8 @@ pub use diff::{Diff, Growth};
 pub use group::{Filter, Group, Grouping, Totals};
 pub use local::{Region, untracked};
 pub use snapshot::{Dropped, Lifetimes, Module, Site, Snapshot};
+#[cfg(feature = "report")]
+pub use symbols::DebugInfo;
 
 pub use pages::limit_profile;
 pub(crate) use query::Holders;

@@ -44,7 +44,7 @@ pub(crate) use at_exit::start_from_environment;
 pub use dhat::dhat;
 pub use folded::{Metric, folded};
 pub use frame::{Frame, NoSymbols, Symbols};
-pub use gather::{GcSource, OwnSymbols, set_gc_source};
+pub use gather::{GcSource, set_gc_source};
 pub use html::html;
 pub use json::json;
 pub use model::{GcGeneration, GcReport, GcType, Latency, Mapping, Report, Requested, TimePoint};

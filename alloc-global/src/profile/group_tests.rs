@@ -39,6 +39,7 @@ fn symbols() -> Symbols {
         function: function.to_owned(),
         file: Some(format!("src/{}.rs", crate_of(function))),
         line: Some(line),
+        column: None,
     };
     Symbols::of([
         (1, vec![frame("__rust_alloc", 1)]),

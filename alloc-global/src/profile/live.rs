@@ -133,8 +133,6 @@ struct Parts {
     heads: NonNull<u32>,
     bucket_bits: u32,
     slots: NonNull<Slot>,
-    /// Entries that fit, with the one that is never used.
-    capacity: usize,
 }
 
 impl Live {
@@ -154,10 +152,15 @@ impl Live {
         let len = self.area.len();
         let bucket_bits = (len / BYTES_PER_BUCKET).max(STRIPES).ilog2();
         let heads = (size_of::<u32>() << bucket_bits).next_multiple_of(align_of::<Slot>());
-        // SAFETY: heads are a sixteenth of the area at most.
+        // SAFETY: heads are a sixteenth of the area, which is a page at least.
         let slots = unsafe { start.add(heads) }.cast();
-        let capacity = (len - heads) / size_of::<Slot>();
-        Parts { heads: start.cast(), bucket_bits, slots, capacity }
+        Parts { heads: start.cast(), bucket_bits, slots }
+    }
+
+    /// Entries that fit, with the one that is never used. For who has the area's start.
+    fn capacity(&self, parts: &Parts) -> usize {
+        let heads = parts.slots.addr().get() - parts.heads.addr().get();
+        (self.area.len() - heads) / size_of::<Slot>()
     }
 
     /// Whether a block may be in the table: false for sure, or true most likely.
@@ -223,7 +226,8 @@ impl Live {
 
     /// An entry that was never used; 0 where there is none.
     #[inline]
-    fn fresh(&self, capacity: usize) -> u32 {
+    fn fresh(&self, parts: &Parts) -> u32 {
+        let capacity = self.capacity(parts);
         // Relaxed, twice: only hands out numbers; what is written to the entry is guarded by its stripe.
         let used = self.used.load(Ordering::Relaxed);
         if used as usize + 1 >= capacity {
@@ -343,7 +347,7 @@ impl Parts {
             return Added::Replaced(old.entry());
         }
         let number = match stripe.free {
-            0 => live.fresh(self.capacity),
+            0 => live.fresh(self),
             free => {
                 // SAFETY: a free entry of this stripe (1).
                 stripe.free = unsafe { self.slot(free).read() }.next;
@@ -398,7 +402,7 @@ impl Held<'_> {
         // Relaxed: entries are used under the stripes, which are held.
         let used = self.live.used.load(Ordering::Relaxed);
         for number in 1..=used {
-            if (number as usize) < parts.capacity {
+            if (number as usize) < self.live.capacity(&parts) {
                 // SAFETY: inside the area; all stripes are held.
                 let slot = unsafe { parts.slot(number).read() };
                 if slot.address != 0 {

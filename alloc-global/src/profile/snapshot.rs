@@ -56,7 +56,8 @@ pub struct Site {
     pub live_bytes: f64,
     /// Bytes that the layouts of the live blocks asked for: the difference to `live_bytes` is lost to rounding.
     pub live_requested_bytes: f64,
-    /// Blocks freed before the thread allocated again: temporary, in heaptrack's sense.
+    /// Blocks freed before the thread allocated again: temporary, in heaptrack's sense. Known where all are traced,
+    /// else 0: what came between a sample and its end is not known.
     pub temporary: f64,
     /// Samples that the estimates of allocations rest on.
     pub samples: u64,
@@ -66,7 +67,8 @@ pub struct Site {
     pub lifetimes: Lifetimes,
 }
 
-/// How long freed blocks lived: a count per power of two of microseconds.
+/// How long freed blocks lived: a count per power of two of microseconds. Where every block is traced, times are read from
+/// a clock that advances every few milliseconds (4 on most systems).
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Lifetimes {

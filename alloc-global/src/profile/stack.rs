@@ -14,7 +14,7 @@
 //!
 //! 1. The walk reads only words that lie wholly between the frame it starts from and the top of the thread's stack.
 //! 2. Frame pointers grow strictly, so the walk ends; it keeps at most `limit` frames.
-//! 3. What is kept are return addresses less one: addresses inside the call.
+//! 3. What is kept are return addresses; a snapshot shows them less one: addresses inside the call.
 //!
 //! A frame pointer outside of the stack ends it: above stands code that keeps none, such as the C library's
 //! start of a program. One inside that is not aligned or does not grow is corrupt, and is counted as such. Code without
@@ -73,6 +73,13 @@ impl Stack {
         Stack { frames, len: 0, limit: limit.min(MOST_FRAMES), hash: 0, end: End::Whole }
     }
 
+    /// An empty stack with as much room as settings say.
+    #[inline]
+    pub(crate) fn empty() -> Stack {
+        // Relaxed: a value of its own.
+        Stack::new(DEPTH.load(Ordering::Relaxed))
+    }
+
     /// Keeps an address; `false`, and the stack is cut, where there is no room.
     #[inline]
     pub(crate) fn push(&mut self, address: usize) -> bool {
@@ -87,7 +94,19 @@ impl Stack {
         true
     }
 
-    /// The addresses, the innermost first.
+    /// Ends a walk: `next` is the address that would have come after. Some chains end with a frame without one.
+    #[inline]
+    fn strip(&mut self, next: usize) {
+        if self.frames().last() == Some(&0) {
+            self.len -= 1;
+            self.end = End::Whole;
+        }
+        if self.end == End::Cut && next == 0 {
+            self.end = End::Whole;
+        }
+    }
+
+    /// The return addresses, the innermost first.
     #[inline]
     pub(crate) fn frames(&self) -> &[usize] {
         let frames = self.frames.as_ptr().cast::<usize>();
@@ -113,6 +132,12 @@ impl Bounds {
     #[inline]
     fn holds(self, fp: usize) -> bool {
         fp >= self.low && fp <= self.high
+    }
+
+    /// How a walk ends whose frame at `at` names one at `next` that it cannot follow.
+    #[cold]
+    fn end_at(self, at: usize, next: usize) -> End {
+        if self.holds(next) || next == at { End::Corrupt } else { End::Whole }
     }
 
     /// Of a stack from `low` to `end`, for frames of two words.
@@ -194,50 +219,61 @@ pub(crate) fn frame_pointer() -> usize {
     pointer
 }
 
-/// Follows frame pointers from `fp` on.
+/// Follows frame pointers from `fp` on, into an empty stack.
 ///
 /// # Safety
 ///
 /// All words from the greater of `fp` and the lower bound to the upper bound can be read.
 #[inline]
-unsafe fn walk(mut fp: usize, bounds: Bounds, stack: &mut Stack) {
+unsafe fn walk(fp: usize, bounds: Bounds, stack: &mut Stack) {
+    const FRAME: usize = size_of::<[usize; 2]>();
     const ALIGN: usize = align_of::<usize>() - 1;
-    while bounds.holds(fp) {
-        if fp & ALIGN != 0 {
-            stack.end = End::Corrupt;
-            return;
-        }
-        let frame = core::ptr::with_exposed_provenance::<[usize; 2]>(fp);
-        // SAFETY: aligned, and inside the stack by the caller's promise. Volatile: words of other frames, which
-        // the compiler knows otherwise.
-        let [next, address] = unsafe { frame.read_volatile() };
-        if address == 0 || !stack.push(address.wrapping_sub(1)) {
-            return;
-        }
-        if next < fp + size_of::<[usize; 2]>() && bounds.holds(next) {
-            stack.end = End::Corrupt;
-            return;
-        }
-        if next <= fp {
-            return;
-        }
-        fp = next;
+    if !bounds.holds(fp) {
+        return;
     }
+    // SAFETY: aligned, and inside the stack by the caller's promise and the tests below. Volatile: words of other
+    // frames, of which the compiler knows nothing.
+    let read =
+        |at: usize| unsafe { core::ptr::with_exposed_provenance::<[usize; 2]>(at).read_volatile() };
+    // In registers, and written back once: this is the longest loop of an event.
+    let (mut at, mut len, mut hash) = (fp, 0, 0);
+    let mut end = if fp & ALIGN == 0 { End::Cut } else { End::Corrupt };
+    let room = if end == End::Cut { stack.limit } else { 0 };
+    for (index, slot) in stack.frames.iter_mut().enumerate().take(room) {
+        let [next, address] = read(at);
+        slot.write(address);
+        hash = mix(hash, address as u64);
+        len = index + 1;
+        if next < at + FRAME || next > bounds.high || next & ALIGN != 0 {
+            end = bounds.end_at(at, next);
+            break;
+        }
+        at = next;
+    }
+    (stack.len, stack.hash, stack.end) = (len, hash, end);
+    stack.strip(if end == End::Cut { read(at)[1] } else { 0 });
 }
 
 /// Whether the probe found frame pointers.
+#[inline]
 pub(crate) fn has_frame_pointers(local: &Local) -> bool {
-    /// 0: not probed; 1: it did not; 2: it did.
-    static PROBED: AtomicU8 = AtomicU8::new(0);
-    // Relaxed, here and below: a value of its own, the same whoever writes it.
+    // Relaxed: a value of its own, the same whoever writes it.
     match PROBED.load(Ordering::Relaxed) {
-        0 => {
-            let found = probe::finds_callers(local.stack_bounds());
-            PROBED.store(1 + found as u8, Ordering::Relaxed);
-            found
-        }
+        0 => first_probe(local),
         probed => probed == 2,
     }
+}
+
+/// 0: not probed; 1: it did not; 2: it did.
+static PROBED: AtomicU8 = AtomicU8::new(0);
+
+#[cold]
+#[inline(never)]
+fn first_probe(local: &Local) -> bool {
+    let found = probe::finds_callers(local.stack_bounds());
+    // Relaxed: as above.
+    PROBED.store(1 + found as u8, Ordering::Relaxed);
+    found
 }
 
 mod probe {
@@ -284,25 +320,20 @@ mod probe {
     }
 }
 
-/// Captures the stack of the calling thread, from the caller of the function that calls this.
-///
-/// `exact`: every block is recorded.
+/// Captures the stack of the calling thread, from the frame at `fp` on, into an empty stack.
 #[inline]
-pub(crate) fn capture(local: &Local, fp: usize) -> Stack {
-    // Relaxed: a value of its own.
-    let mut stack = Stack::new(DEPTH.load(Ordering::Relaxed));
+pub(crate) fn capture(local: &Local, fp: usize, stack: &mut Stack) {
     if has_frame_pointers(local) {
         let mut bounds = local.stack_bounds();
-        let here = core::ptr::from_ref(&bounds).addr();
+        let here = stack.frames.as_ptr().addr();
         if bounds.holds(here) && fp > here {
             bounds.low = here;
             // SAFETY: `here` is in use, so all from there to the top of the stack is mapped.
-            unsafe { walk(fp, bounds, &mut stack) };
-            return stack;
+            unsafe { walk(fp, bounds, stack) };
+            return;
         }
     }
-    local.untracked(|| unwind(&mut stack));
-    stack
+    local.untracked(|| unwind(stack));
 }
 
 /// By the tables of the unwinder: no frame pointers, or a stack that is not the thread's own (a coroutine's).
@@ -319,7 +350,7 @@ fn unwind(stack: &mut Stack) {
             }
             match frame.ip().addr() {
                 0 => false,
-                address => stack.push(address - 1),
+                address => stack.push(address),
             }
         };
         // SAFETY: the lock it does without guards the search for symbols on other systems; nothing here does that.
@@ -358,9 +389,9 @@ mod tests {
     fn a_chain_is_followed_to_its_end() {
         let mut words = [32, 101, 0, 0, 48, 201, 0, 301];
         linked(&mut words);
-        assert_eq!(walked(&words, 0, 64), (vec![100, 200, 300], End::Whole));
-        assert_eq!(walked(&words, 0, 2), (vec![100, 200], End::Cut));
-        assert_eq!(walked(&words, 0, 3), (vec![100, 200, 300], End::Whole));
+        assert_eq!(walked(&words, 0, 64), (vec![101, 201, 301], End::Whole));
+        assert_eq!(walked(&words, 0, 2), (vec![101, 201], End::Cut));
+        assert_eq!(walked(&words, 0, 3), (vec![101, 201, 301], End::Whole));
     }
 
     #[test]
@@ -369,19 +400,19 @@ mod tests {
         for back in [16, 8] {
             let mut words = [16, 101, back, 201, 0, 0];
             linked(&mut words);
-            assert_eq!(walked(&words, 0, 64), (vec![100, 200], End::Corrupt));
+            assert_eq!(walked(&words, 0, 64), (vec![101, 201], End::Corrupt));
         }
         // Not aligned.
         let mut words = [19, 101, 0, 201, 0, 0];
         linked(&mut words);
-        assert_eq!(walked(&words, 0, 64), (vec![100], End::Corrupt));
+        assert_eq!(walked(&words, 0, 64), (vec![101], End::Corrupt));
         // Outside: what stands above keeps no frame pointers. Also one whose second word would be outside.
         for outside in [1usize << 60, 1000, usize::MAX, usize::MAX & !7] {
-            assert_eq!(walked(&[outside, 101, 0, 0], 0, 64), (vec![100], End::Whole));
+            assert_eq!(walked(&[outside, 101, 0, 0], 0, 64), (vec![101], End::Whole));
         }
         let mut words = [24, 101, 0, 201];
         linked(&mut words);
-        assert_eq!(walked(&words, 0, 64), (vec![100], End::Whole));
+        assert_eq!(walked(&words, 0, 64), (vec![101], End::Whole));
         for start in [usize::MAX, 0x7FFF_0000, 32, 1 << 50] {
             assert_eq!(walked(&words, start, 64), (vec![], End::Whole));
         }
@@ -405,12 +436,18 @@ mod tests {
 
     #[inline(never)]
     fn captured() -> Stack {
-        local::with(|local| capture(local, frame_pointer()))
+        let mut stack = Stack::empty();
+        local::with(|local| capture(local, frame_pointer(), &mut stack));
+        stack
     }
 
     #[test]
     fn a_capture_has_its_callers() {
         let stack = std::hint::black_box(captured());
+        if !cfg!(feature = "report") && !local::with(has_frame_pointers) {
+            assert!(stack.frames().is_empty());
+            return;
+        }
         // The test is called from a closure of the runner: whichever way the stack was had, it is not empty.
         assert!(stack.frames().len() > 3, "{} frames", stack.frames().len());
         let here = captured as fn() -> Stack as usize;

@@ -16,6 +16,33 @@ pub(crate) struct Frame {
     pub(crate) function: String,
     pub(crate) file: Option<String>,
     pub(crate) line: Option<u32>,
+    pub(crate) column: Option<u32>,
+}
+
+/// Symbols from the debug information of this process: the program and what is loaded into it.
+///
+/// Reading it takes time and memory by the megabyte, the first time most of all. Nothing of that is in the profile.
+///
+/// ```
+/// use alloc_global::{DebugInfo, report};
+///
+/// let report = report::Report::of_process();
+/// println!("{}", report::text(&report, &DebugInfo));
+/// ```
+#[cfg(feature = "report")]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DebugInfo;
+
+#[cfg(feature = "report")]
+impl crate::report::Symbols for DebugInfo {
+    fn resolve(&self, addresses: &[u64]) -> Vec<Vec<crate::report::Frame>> {
+        let convert = |frame: Frame| {
+            let Frame { function, file, line, column } = frame;
+            crate::report::Frame { function, file, line, column }
+        };
+        let one = |address: &u64| look_up(*address).into_iter().map(convert).collect();
+        untracked(|| addresses.iter().map(one).collect())
+    }
 }
 
 /// Frames by address, the innermost inlined call first.
@@ -36,14 +63,15 @@ const MACHINERY: &[&str] = &[
     "alloc_global::",
     "alloc_core::",
     "backtrace::",
+    "_Unwind_Backtrace",
 ];
 
 /// Beginnings of names of functions of the standard library.
 const STANDARD: &[&str] = &["alloc::", "core::", "std::", "hashbrown::"];
 
 fn starts_with_any(name: &str, beginnings: &[&str]) -> bool {
-    let name = name.trim_start_matches(['<', '&', '[', '(', '_']);
-    beginnings.iter().any(|beginning| name.starts_with(beginning.trim_start_matches('_')))
+    let path = leading_path(name);
+    beginnings.iter().any(|beginning| path.starts_with(beginning))
 }
 
 impl Frame {
@@ -84,10 +112,11 @@ impl Symbols {
         Symbols { known: known.into_iter().collect() }
     }
 
-    /// The frames of a stack, the innermost first, without those of the allocator.
+    /// The frames of a stack, the innermost first, without those of the allocator and those that start programs and threads.
     pub(crate) fn frames<'a>(&'a self, stack: &'a [u64]) -> impl Iterator<Item = &'a Frame> + 'a {
         let all = stack.iter().filter_map(|address| self.known.get(address)).flatten();
-        all.skip_while(|frame| frame.is_machinery())
+        let outermost = |frame: &&Frame| frame.function.contains("__rust_begin_short_backtrace");
+        all.skip_while(|frame| frame.is_machinery()).take_while(move |frame| !outermost(frame))
     }
 
     /// The frame that an allocation is put down to: the innermost that is the program's own, else the innermost that is
@@ -100,22 +129,32 @@ impl Symbols {
 
 /// The frames at one address; one that has the module and the offset for its name where nothing is known.
 fn frames(address: u64, modules: &[Module]) -> Vec<Frame> {
-    let mut frames = Vec::new();
-    #[cfg(feature = "report")]
-    {
-        // The crate takes what it is given for a return address, one past the call.
-        let at = usize::try_from(address).map_or(0, |address| address.wrapping_add(1));
-        backtrace::resolve(core::ptr::without_provenance_mut(at), |symbol| {
-            if let Some(name) = symbol.name() {
-                let file = symbol.filename().map(|file| file.to_string_lossy().into_owned());
-                frames.push(Frame { function: format!("{name:#}"), file, line: symbol.lineno() });
-            }
-        });
-    }
+    let mut frames = look_up(address);
     if frames.is_empty() {
-        frames.push(Frame { function: bare(address, modules), file: None, line: None });
+        frames.push(Frame { function: bare(address, modules), ..Frame::default() });
     }
     frames
+}
+
+/// What debug information and symbol tables say about an address.
+#[cfg(feature = "report")]
+fn look_up(address: u64) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    // The crate takes what it is given for a return address, one past the call.
+    let at = usize::try_from(address).map_or(0, |address| address.wrapping_add(1));
+    backtrace::resolve(core::ptr::without_provenance_mut(at), |symbol| {
+        if let Some(name) = symbol.name() {
+            let file = symbol.filename().map(|file| file.to_string_lossy().into_owned());
+            let (line, column) = (symbol.lineno(), symbol.colno());
+            frames.push(Frame { function: format!("{name:#}"), file, line, column });
+        }
+    });
+    frames
+}
+
+#[cfg(not(feature = "report"))]
+fn look_up(_address: u64) -> Vec<Frame> {
+    Vec::new()
 }
 
 /// Module and offset, or the address alone.
@@ -130,14 +169,24 @@ fn bare(address: u64, modules: &[Module]) -> String {
     }
 }
 
-/// The path of the type or function that a demangled name begins with: of `<a::B<T> as c::D>::e`, `a::B`.
-fn leading_path(function: &str) -> &str {
-    let name = function.trim_start_matches(['<', '&', '[', '(', '*']);
-    let name = ["dyn ", "mut ", "const "]
-        .iter()
-        .fold(name, |name, word| name.strip_prefix(word).unwrap_or(name));
+/// The path at the beginning of a piece of a demangled name, without what marks references, slices and objects.
+fn path_at(name: &str) -> &str {
+    let name = name.trim_start_matches(['<', '&', '[', '(', '*']);
+    let words = ["dyn ", "mut ", "const "].iter();
+    let name = words.fold(name, |name, word| name.strip_prefix(word).unwrap_or(name));
     let end = name.find(|c: char| !c.is_alphanumeric() && c != '_' && c != ':');
     name.get(..end.unwrap_or(name.len())).unwrap_or(name).trim_end_matches(':')
+}
+
+/// The path of the type or function that a demangled name begins with: of `<a::B<T> as c::D>::e`, `a::B`; of a type that
+/// belongs to no crate, such as `u8` or a parameter, that of the trait.
+fn leading_path(function: &str) -> &str {
+    let own = path_at(function);
+    let of_trait = function.split_once(" as ").map(|(_, of_trait)| path_at(of_trait));
+    match of_trait {
+        Some(path) if function.starts_with('<') && !own.contains("::") => path,
+        _ => own,
+    }
 }
 
 /// The crate of a function, by its name.
@@ -176,6 +225,8 @@ mod tests {
             ("parser::lex::Lexer::next::{{closure}}", "parser::lex", "parser"),
             ("<parser::lex::Lexer as core::iter::Iterator>::next", "parser::lex", "parser"),
             ("<&mut a::b::C as d::E>::f", "a::b", "a"),
+            ("<u8 as alloc::vec::spec::Elem>::from", "alloc::vec::spec", "alloc"),
+            ("<[T] as a::slice::Join<&T>>::join", "a::slice", "a"),
             ("main", "main", "main"),
             ("a::main", "a", "a"),
             ("libfoo.so+0x12", "libfoo", "libfoo"),
@@ -209,6 +260,15 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "report")]
+    fn addresses_of_nothing_have_no_symbols() {
+        use crate::report::Symbols as _;
+        // Where nothing is loaded, or nothing any more.
+        let found = DebugInfo.resolve(&[0, 5, 1 << 46, u64::MAX]);
+        assert_eq!(found, vec![Vec::new(); 4]);
+    }
+
+    #[test]
     fn the_program_is_named_not_the_library() {
         let named = |function: &str| vec![Frame { function: function.into(), ..Frame::default() }];
         let symbols = Symbols::of([
@@ -217,10 +277,11 @@ mod tests {
             (3, named("alloc::vec::Vec<T>::push")),
             (4, named("app::load")),
             (5, named("alloc_global::thread::alloc_slow")),
+            (6, named("std::sys::backtrace::__rust_begin_short_backtrace")),
         ]);
         assert_eq!(symbols.culprit(&[5, 1, 2, 3, 4]).unwrap().function, "app::load");
         assert_eq!(symbols.culprit(&[5, 1, 2, 3]).unwrap().function, "alloc::vec::Vec<T>::push");
         assert!(symbols.culprit(&[5, 1]).is_none() && symbols.culprit(&[]).is_none());
-        assert_eq!(symbols.frames(&[5, 1, 2, 3, 4]).count(), 2);
+        assert_eq!(symbols.frames(&[5, 1, 2, 3, 4, 6, 3]).count(), 2);
     }
 }

@@ -70,7 +70,7 @@ fn site(known: &Known<'_>) -> Site {
         None => (String::new(), OTHER.to_owned()),
     };
     Site {
-        stack: known.stack.iter().map(|address| *address as u64).collect(),
+        stack: known.stack.iter().map(|address| *address as u64 - 1).collect(),
         truncated: known.cut,
         region,
         thread,

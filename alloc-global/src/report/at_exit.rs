@@ -8,11 +8,10 @@
 //! A child of `fork` writes its own where the path has its number in it (`%p`), and none where it would overwrite its
 //! parent's. A panic on the way is one line, and the program ends as it would have.
 
-use super::gather::OwnSymbols;
 use super::model::Report;
 use super::write::write_or_say;
 use crate::fatal::Line;
-use crate::{config, latency, purger, time_line};
+use crate::{DebugInfo, config, latency, purger, time_line};
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ptr::null_mut;
@@ -123,6 +122,6 @@ fn write_both(is_child: bool) {
     }
     let report = Report::gather();
     for path in wanted {
-        write_or_say(path, &report, &OwnSymbols);
+        write_or_say(path, &report, &DebugInfo);
     }
 }

@@ -4,7 +4,6 @@
 //!
 //! Unsafe only to call the source of the report on garbage collection.
 
-use super::frame::{Frame, Symbols};
 use super::model::{GcReport, Latency, Report, Requested, TimePoint};
 use crate::{Snapshot, clock, latency, profile, time_line};
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -12,36 +11,6 @@ use hdrhistogram::Histogram;
 
 /// Rows of requested sizes in a report.
 const SIZES: usize = 512;
-
-/// Finds symbols in the debug information of this process, and of the libraries it loaded.
-///
-/// Reads that information on the first call: megabytes, and a fraction of a second for a large program. Where it was
-/// stripped, functions still have names if the symbol table was left.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct OwnSymbols;
-
-impl Symbols for OwnSymbols {
-    fn resolve(&self, addresses: &[u64]) -> Vec<Vec<Frame>> {
-        crate::untracked(|| addresses.iter().map(|address| frames(*address)).collect())
-    }
-}
-
-fn frames(address: u64) -> Vec<Frame> {
-    let mut frames = Vec::new();
-    // The crate takes what it is given for a return address, one past the call.
-    let at = usize::try_from(address).map_or(0, |address| address.wrapping_add(1));
-    backtrace::resolve(core::ptr::without_provenance_mut(at), |symbol| {
-        if let Some(name) = symbol.name() {
-            frames.push(Frame {
-                function: format!("{name:#}"),
-                file: symbol.filename().map(|file| file.to_string_lossy().into_owned()),
-                line: symbol.lineno(),
-                column: symbol.colno(),
-            });
-        }
-    });
-    frames
-}
 
 /// Where the report on garbage collection comes from; null = nowhere.
 static GC_SOURCE: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
@@ -65,11 +34,12 @@ impl Report {
     /// milliseconds per GiB of arenas.
     ///
     /// ```
-    /// use alloc_global::report::{self, OwnSymbols, Report};
+    /// use alloc_global::DebugInfo;
+    /// use alloc_global::report::{self, Report};
     ///
     /// let report = Report::gather();
     /// assert!(report.heatmap.is_some() && report.rss.is_some());
-    /// let page: String = report::html(&report, &OwnSymbols);
+    /// let page: String = report::html(&report, &DebugInfo);
     /// # assert!(page.starts_with("<!DOCTYPE html>") || page.starts_with("<!doctype html>"));
     /// ```
     pub fn gather() -> Report {
