@@ -216,6 +216,26 @@ fn panicking_trace() {
     }
 }
 
+/// Candidates that a collection did not come to before a trace panicked are candidates still, in every generation.
+#[test]
+fn panicking_trace_before_many_candidates() {
+    for generation in [Generation::Young, Generation::Middle, Generation::Old] {
+        for fuse in [1, 2, 17, 100] {
+            let log = Log::default();
+            for _ in 0..100 {
+                let fused = Gc::new(Fused { next: RefCell::default(), log: log.clone() });
+                *fused.next.borrow_mut() = Some(fused.clone());
+            }
+            FUSE.set(fuse);
+            assert!(caught(|| rc_gc::collect_generation(generation)).is_err());
+            FUSE.set(-1);
+            rc_gc::check().unwrap();
+            assert_eq!((log.len(), rc_gc::collect(), log.len()), (0, 100, 100));
+        }
+    }
+    nothing_left();
+}
+
 /// A panic in a finalizer: the others are finalized, all are dropped, and the panic goes on after.
 #[test]
 fn panicking_finalize() {
