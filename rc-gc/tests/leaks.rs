@@ -54,8 +54,10 @@ fn a_count_of_2_to_the_30_stays_and_the_object_is_never_freed() {
 #[test]
 fn a_leaked_borrow_in_garbage_keeps_no_other_garbage() {
     let pair = || {
-        let (a, b) =
-            (Gc::new(Link { next: RefCell::new(None) }), Gc::new(Link { next: RefCell::new(None) }));
+        let (a, b) = (
+            Gc::new(Link { next: RefCell::new(None) }),
+            Gc::new(Link { next: RefCell::new(None) }),
+        );
         *a.next.borrow_mut() = Some(b.clone());
         *b.next.borrow_mut() = Some(a.clone());
         a

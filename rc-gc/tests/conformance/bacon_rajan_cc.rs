@@ -348,8 +348,10 @@ fn take_in_drop() {
         }
     }
     let log = Log::default();
-    let (one, two) =
-        (Gc::new(Taker(Cell::new(None), log.clone())), Gc::new(Taker(Cell::new(None), log.clone())));
+    let (one, two) = (
+        Gc::new(Taker(Cell::new(None), log.clone())),
+        Gc::new(Taker(Cell::new(None), log.clone())),
+    );
     one.0.set(Some(two.clone()));
     two.0.set(Some(one.clone()));
     drop((one, two));

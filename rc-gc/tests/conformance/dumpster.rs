@@ -1,16 +1,15 @@
-//! dumpster's tests of its single-threaded `Gc`, those of its test crate, and those of its shared `Gc` that a single thread can ask.
+//! dumpster's tests of its single-threaded `Gc`, and those of its test crate.
 //!
 //! Without meaning here: `new_cyclic` hands out a `Weak` as std's does, so handles inside are upgraded later, not rehydrated; a
-//! dead handle may be cloned. Of the shared `Gc`, all that needs two threads (`Gc` is not `Send`). `trybuild` tests of the
-//! derive are tests of the derive. No unsafe here but for `Trace`s that panic or change their answer.
+//! dead handle may be cloned. `trybuild` tests of the derive are tests of the derive. No unsafe here but for a `Trace` that panics.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::rc::Rc;
 
 use rc_gc::{Gc, Trace, Tracer, Weak};
 
-use crate::kit::{Actor, Kept, Log, Node, caught, close, live, nothing_left, quiet, ring};
+use crate::kit::{Actor, Kept, Log, Node, caught, live, nothing_left, quiet, ring};
 
 /// The last handle drops the value, at once.
 #[test]
@@ -66,8 +65,7 @@ fn complete4() {
 fn parallel_loop() {
     for last in 0..4 {
         let log = Log::default();
-        let mut all: Vec<Option<Gc<Node>>> =
-            (0..4).map(|id| Some(Node::make(id, &log))).collect();
+        let mut all: Vec<Option<Gc<Node>>> = (0..4).map(|id| Some(Node::make(id, &log))).collect();
         for (from, to) in [(0, 1), (1, 2), (2, 0), (1, 3), (3, 0)] {
             if let (Some(from), Some(to)) = (&all[from], &all[to]) {
                 from.link(to);
@@ -330,7 +328,8 @@ fn unsync_fuzz() {
     let log = Log::default();
     let mut random = 12_345u64;
     let mut below = |n: usize| {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        random =
+            random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (random >> 33) as usize % n.max(1)
     };
     let mut made = 50;
@@ -473,122 +472,4 @@ fn renamed_crate() {
     drop(gc);
     assert_eq!(rc_gc::collect(), 1);
     nothing_left();
-}
-
-/// Counts follow handles.
-#[test]
-fn ref_count() {
-    let gc = Gc::new(0);
-    let many: Vec<_> = (0..100).map(|_| gc.clone()).collect();
-    assert_eq!(Gc::strong_count(&gc), 101);
-    drop(many);
-    assert_eq!(Gc::strong_count(&gc), 1);
-}
-
-/// A handle to an object may be dropped while what it holds is borrowed, and the object collected after.
-#[test]
-fn deadlock() {
-    let log = Log::default();
-    let node = ring(0..1, &log).remove(0);
-    let second = node.clone();
-    {
-        let _locked = node.links.borrow_mut();
-        drop(second);
-        assert_eq!((rc_gc::collect(), log.len()), (0, 0));
-    }
-    drop(node);
-    assert_eq!((rc_gc::collect(), log.take()), (1, vec![0]));
-    nothing_left();
-}
-
-/// While a member of a cycle is borrowed the cycle stays, also if the borrow is all that is left besides it.
-#[test]
-fn open_drop() {
-    let log = Log::default();
-    let both = ring(0..2, &log);
-    let keeper = both[0].clone();
-    drop(both);
-    {
-        let open = keeper.links.borrow_mut();
-        assert_eq!((rc_gc::collect(), open[0].id), (0, 1));
-    }
-    drop(keeper);
-    assert_eq!((rc_gc::collect(), log.sorted()), (2, vec![0, 1]));
-    nothing_left();
-}
-
-/// Unrelated allocations bring a collection of their own accord.
-#[test]
-fn eventually_collect() {
-    let log = Log::default();
-    drop(ring(0..2, &log));
-    let mut made = 0;
-    while log.len() == 0 {
-        made += 1;
-        assert!(made <= 200_000, "no collection came");
-        let unrelated = Gc::new(RefCell::new(Vec::<Gc<u8>>::new()));
-        drop(unrelated.clone());
-    }
-    assert_eq!(log.sorted(), [0, 1]);
-    nothing_left();
-}
-
-/// An edge that moves to another object between the visits of two collections never lets go of what is held.
-#[test]
-fn malicious() {
-    let log = Log::default();
-    let keeper = Node::make(0, &log);
-    let ring = ring(1..4, &log);
-    keeper.link(&ring[0]);
-    let weaks: Vec<_> = ring.iter().map(Gc::downgrade).collect();
-    drop(ring);
-    for round in 0..30 {
-        let (from, to) = (round % 3, (round + 1) % 3);
-        let (from, to) = (weaks[from].upgrade().unwrap(), weaks[to].upgrade().unwrap());
-        // Whatever edge there is moves on to the next, without a decrement.
-        let moved = from.links.borrow_mut().pop();
-        to.links.borrow_mut().extend(moved);
-        keeper.links.borrow_mut()[0] = to;
-        drop(from);
-        rc_gc::collect();
-        assert!(keeper.links.borrow()[0].id < 4 && !Gc::is_dead(&keeper.links.borrow()[0]));
-        weaks.iter().filter_map(Weak::upgrade).for_each(|member| assert!(member.id < 4));
-        if weaks.iter().any(|weak| weak.upgrade().is_none()) {
-            break;
-        }
-    }
-    drop((keeper, weaks));
-    nothing_left();
-    assert_eq!(log.sorted(), [0, 1, 2, 3]);
-}
-
-/// The only handle from outside changes places between collections of every generation; the ring stays.
-#[test]
-fn root_canal() {
-    let log = Log::default();
-    let mut root = ring(0..4, &log).swap_remove(0);
-    for generation in [0, 1, 2, 0, 2, 1, 0, 0] {
-        let next = root.links.borrow()[0].clone();
-        root = next;
-        rc_gc::collect_generation(rc_gc::Generation::from_index(generation).unwrap());
-        assert_eq!(log.len(), 0);
-    }
-    drop(root);
-    assert_eq!((rc_gc::collect(), log.sorted()), (4, vec![0, 1, 2, 3]));
-    nothing_left();
-}
-
-/// Handles in thread-locals that are made before the heap are dropped after it, without a panic.
-#[test]
-fn thread_local_handles() {
-    thread_local!(static LATE: OnceCell<Vec<Gc<Actor>>> = const { OnceCell::new() });
-    let ended = std::thread::spawn(|| {
-        let log = Log::default();
-        LATE.with(|late| late.set(Vec::with_capacity(3)).ok());
-        let actors: Vec<_> = (0..3).map(|id| Actor::make(id, quiet, quiet)).collect();
-        close(&actors);
-        drop(ring(0..3, &log));
-        LATE.with(|late| late.get().is_some())
-    });
-    assert!(ended.join().unwrap());
 }

@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
+use std::sync::{Mutex, RwLock};
 
 use rc_gc::{Gc, Generation, Heap, Trace, Tracer};
 
@@ -132,8 +133,37 @@ fn promotion_counts() {
     assert_eq!(Gc::generation(&untouched), Generation::Old);
     assert_eq!(Gc::generation(&candidate), Generation::Old);
     let visited = rc_gc::stats().generations.map(|generation| generation.visited);
-    assert_eq!(visited, [1, 1, 0], "a candidate is seen once in each generation it is collected in");
+    assert_eq!(
+        visited,
+        [1, 1, 0],
+        "a candidate is seen once in each generation it is collected in"
+    );
     drop((untouched, candidate));
+    nothing_left();
+}
+
+/// Locks that a panic poisoned are no reason for another: what they hold is live, until the poison is cleared.
+#[test]
+fn poisoned_mutex() {
+    #[derive(Trace)]
+    struct Poisoned(Mutex<Option<Gc<Poisoned>>>, RwLock<Option<Gc<Poisoned>>>);
+    let poisoned = Gc::new(Poisoned(Mutex::new(None), RwLock::new(None)));
+    let said = caught(|| {
+        let (mut first, mut second) = (poisoned.0.lock().unwrap(), poisoned.1.write().unwrap());
+        (*first, *second) = (Some(poisoned.clone()), Some(poisoned.clone()));
+        assert_eq!(rc_gc::collect(), 0);
+        panic!("poison");
+    });
+    assert_eq!(said, Err::<(), _>("poison".into()));
+    assert!(poisoned.0.is_poisoned() && poisoned.1.is_poisoned());
+    assert_eq!((rc_gc::collect(), Gc::strong_count(&poisoned)), (0, 3));
+    let weak = Gc::downgrade(&poisoned);
+    drop(poisoned);
+    assert_eq!(rc_gc::collect(), 0);
+    let poisoned = weak.upgrade().unwrap();
+    (poisoned.0.clear_poison(), poisoned.1.clear_poison());
+    drop((poisoned, weak));
+    assert_eq!(rc_gc::collect(), 1);
     nothing_left();
 }
 

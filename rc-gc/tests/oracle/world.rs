@@ -254,7 +254,8 @@ impl Body {
             3 => (0..self.edges.borrow().len()).for_each(|_| cut(world, self)),
             4 => neighbour.iter().for_each(|neighbour| cut(world, neighbour.body())),
             5 => {
-                let next = neighbour.and_then(|n| n.body().edges.try_borrow().ok()?.first().cloned());
+                let next =
+                    neighbour.and_then(|n| n.body().edges.try_borrow().ok()?.first().cloned());
                 next.iter().for_each(|next| link(world, self, next));
             }
             6 => {
@@ -283,7 +284,8 @@ impl Body {
         }
         let found = world.look_around(self.id);
         if world.plan.move_out_of_drop && world.decide(self.id, 6, 3) == 0 {
-            let (dead, alive): (Vec<_>, Vec<_>) = self.edges.get_mut().drain(..).partition(Gc::is_dead);
+            let (dead, alive): (Vec<_>, Vec<_>) =
+                self.edges.get_mut().drain(..).partition(Gc::is_dead);
             world.graves.borrow_mut().extend(dead);
             world.saved.borrow_mut().extend(alive);
             world.saved.borrow_mut().extend(found);
