@@ -450,7 +450,8 @@ fn derived_shapes() {
     let three = Gc::new(Shape::<String>::Empty);
     assert!(slot(&three).is_none());
     if let (Some(of_one), Some(of_two)) = (slot(&one), slot(&two)) {
-        (of_one.replace(Some(two.clone())), of_two.replace(Some(one.clone())));
+        *of_one.borrow_mut() = Some(two.clone());
+        *of_two.borrow_mut() = Some(one.clone());
     }
     drop((one, two));
     assert_eq!((rc_gc::collect(), live()), (2, 1));

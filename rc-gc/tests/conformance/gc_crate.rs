@@ -104,8 +104,10 @@ fn from_raw_into_raw() {
     assert_eq!((rc_gc::collect(), log.len()), (0, 0));
     // SAFETY: from `into_raw`, as many times as it is taken back.
     unsafe { Gc::increment_strong_count(raw) };
-    // SAFETY: from `into_raw`, or counted just now.
-    let (one, two) = unsafe { (Gc::from_raw(raw), Gc::from_raw(raw)) };
+    // SAFETY: from `into_raw`.
+    let one = unsafe { Gc::from_raw(raw) };
+    // SAFETY: counted just now.
+    let two = unsafe { Gc::from_raw(raw) };
     assert!(Gc::ptr_eq(&one, &two) && Gc::strong_count(&one) == 2);
     drop((one, two));
     assert_eq!(log.take(), [1]);

@@ -74,7 +74,9 @@ fn weakref() {
 fn drop_by_ref_count() {
     let log = Log::default();
     let (a, b, c) = (Node::make(0, &log), Node::make(1, &log), Node::make(2, &log));
-    (a.link(&b), b.link(&c), a.link(&c));
+    a.link(&b);
+    b.link(&c);
+    a.link(&c);
     drop((c, b));
     assert_eq!((rc_gc::collect(), log.len()), (0, 0));
     drop(a);

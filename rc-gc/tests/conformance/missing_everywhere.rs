@@ -67,7 +67,8 @@ fn edges_between_generations() {
         for held in [None, Some(0), Some(1)] {
             let log = Log::default();
             let pair = [aged(0, older, &log), aged(1, younger, &log)];
-            (pair[0].link(&pair[1]), pair[1].link(&pair[0]));
+            pair[0].link(&pair[1]);
+            pair[1].link(&pair[0]);
             let keeper = held.map(|at: usize| pair[at].clone());
             drop(pair);
             for (number, generation) in GENERATIONS.into_iter().enumerate() {
@@ -161,7 +162,8 @@ fn poisoned_mutex() {
     drop(poisoned);
     assert_eq!(rc_gc::collect(), 0);
     let poisoned = weak.upgrade().unwrap();
-    (poisoned.0.clear_poison(), poisoned.1.clear_poison());
+    poisoned.0.clear_poison();
+    poisoned.1.clear_poison();
     drop((poisoned, weak));
     assert_eq!(rc_gc::collect(), 1);
     nothing_left();
