@@ -5,13 +5,15 @@
 //!     |  one process per workload, allocator and round
 //!     v
 //!   worker-system, worker-pool, ...  (a global allocator each) src/bin/
-//!     |  bench::worker::main
+//!   worker-gc, worker-gc-peers       (several collectors each)
+//!     |  bench::worker::main, main_of_named
 //!     v
-//!   one workload                                               src/workload.rs, src/loads/
+//!   one workload                                               src/workload.rs, src/loads/, src/collectors.rs
 //! ```
 //!
 //! The library sets no global allocator and knows none of the runner. No unsafe here.
 
+pub mod collectors;
 pub mod loads;
 pub mod worker;
 pub mod workload;

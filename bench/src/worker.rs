@@ -42,7 +42,28 @@ pub struct Report {
 /// The whole of a worker's `main`. `live_blocks` tells how many blocks the process holds, for
 /// allocators that count them.
 pub fn main(live_blocks: fn() -> Option<u64>) -> ExitCode {
-    let (load, scale) = match arguments() {
+    main_of(&[workload::all()], live_blocks)
+}
+
+/// As [`main`], for a worker that runs several contenders: the environment's `variable` names one of
+/// `contenders`, each with its workloads.
+pub fn main_of_named(variable: &str, contenders: &[Contender<'_>]) -> ExitCode {
+    let name = std::env::var(variable).unwrap_or_default();
+    match contenders.iter().find(|contender| contender.0 == name) {
+        Some((_, loads)) => main_of(loads, || None),
+        None => {
+            let names: Vec<&str> = contenders.iter().map(|contender| contender.0).collect();
+            eprintln!("{variable} is {name:?}; it may be {}", names.join(", "));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// A name and its workloads, in several lists.
+pub type Contender<'a> = (&'static str, &'a [&'static [Workload]]);
+
+fn main_of(loads: &[&'static [Workload]], live_blocks: fn() -> Option<u64>) -> ExitCode {
+    let (load, scale) = match arguments(loads) {
         Ok(found) => found,
         Err(problem) => {
             eprintln!("{problem}\nusage: WORKER WORKLOAD [--quick] [--seed N]");
@@ -61,7 +82,7 @@ pub fn main(live_blocks: fn() -> Option<u64>) -> ExitCode {
     }
 }
 
-fn arguments() -> Result<(&'static Workload, Scale), lexopt::Error> {
+fn arguments(loads: &[&'static [Workload]]) -> Result<(&'static Workload, Scale), lexopt::Error> {
     use lexopt::prelude::*;
     let mut scale = Scale { quick: false, seed: 1 };
     let mut load = None;
@@ -71,7 +92,7 @@ fn arguments() -> Result<(&'static Workload, Scale), lexopt::Error> {
             Long("quick") => scale.quick = true,
             Long("seed") => scale.seed = parser.value()?.parse()?,
             Value(name) if load.is_none() => {
-                let found = workload::all().iter().find(|load| name == load.name);
+                let found = loads.iter().copied().flatten().find(|load| name == load.name);
                 load = Some(found.ok_or_else(|| format!("no workload {name:?}"))?);
             }
             other => return Err(other.unexpected()),

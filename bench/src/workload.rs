@@ -30,6 +30,23 @@ pub enum Kind {
     Real,
     /// Chosen to show resident memory rather than time.
     Memory,
+    /// Objects that hold each other in cycles.
+    Cycles,
+}
+
+impl Kind {
+    /// Its name in tables and on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Micro => "micro",
+            Kind::Threads => "threads",
+            Kind::Large => "large",
+            Kind::Real => "real",
+            Kind::Memory => "memory",
+            Kind::Cycles => "cycles",
+        }
+    }
 }
 
 /// One piece of work that an allocator is measured on.

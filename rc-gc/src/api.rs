@@ -140,6 +140,8 @@ fn current<R>(f: impl FnOnce(&Inner) -> R) -> R {
 /// Collects all generations of the thread's heap; the number of objects freed, those that only
 /// garbage held included.
 ///
+/// (Where drops allocate, as many of what they free may be left out of the number.)
+///
 /// Looks at what candidates can reach, not at the whole heap. Inside another collection it does
 /// nothing and answers 0.
 ///

@@ -334,7 +334,8 @@ impl Inner {
         }
     }
 
-    /// Takes objects out of the set, alive and as candidates.
+    /// Takes objects out of the set, alive and as candidates. (After a panic in `recheck` one may have no handle left,
+    /// given up by its finalizer: nothing leads to it but the list of candidates, by which the next collection finds it.)
     fn spare(&self, visited: &[Obj]) {
         let birth = self.birth();
         for &obj in visited {
@@ -351,7 +352,7 @@ impl Inner {
         self.flush_caches();
         let mut s = Scratch::new();
         self.for_each(|obj| {
-            if obj.is_alive() && !obj.has(LEAF) {
+            if !obj.has(DEAD | LEAF) {
                 s.candidates.push(obj);
             }
         });

@@ -32,7 +32,9 @@ impl Inner {
         run: &mut GenerationStats,
         panic: &mut Option<Panic>,
     ) -> usize {
-        let freed_before = self.freed.get();
+        // Blocks that go back into a word at hand are not counted in `freed`, those that drops take out of one are in
+        // neither; so both differences are too low at times, and never too high.
+        let (freed_before, live_before) = (self.freed.get(), self.live());
         if s.flags & FINALIZER != 0 {
             run.resurrected = self.finalize(s, panic) as u64;
         }
@@ -50,7 +52,8 @@ impl Inner {
             garbage.iter().filter(|obj| obj.has(SIDE)).for_each(|&obj| run_callbacks(obj, panic));
         }
         drop_all(garbage, panic);
-        let freed_by_drops = self.freed.get() - freed_before;
+        let counted = self.freed.get() - freed_before;
+        let freed_by_drops = live_before.saturating_sub(self.live()).max(counted);
         self.end(garbage);
         run.collected = garbage.len() as u64;
         garbage.len() + freed_by_drops as usize

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::mpsc::{Sender, TryRecvError, channel};
 
 use rc_gc::{Gc, Trace};
 
@@ -48,4 +49,56 @@ fn a_count_of_2_to_the_30_stays_and_the_object_is_never_freed() {
     assert_eq!(rc_gc::collect(), 0);
     assert_eq!(Rc::strong_count(&dropped), 2);
     rc_gc::check().unwrap();
+}
+
+#[test]
+fn a_leaked_borrow_in_garbage_keeps_no_other_garbage() {
+    let pair = || {
+        let (a, b) = (
+            Gc::new(Link { next: RefCell::new(None) }),
+            Gc::new(Link { next: RefCell::new(None) }),
+        );
+        *a.next.borrow_mut() = Some(b.clone());
+        *b.next.borrow_mut() = Some(a.clone());
+        a
+    };
+    let a = pair();
+    let weak = Gc::downgrade(&a);
+    std::mem::forget(a.next.borrow_mut());
+    drop((a, pair()));
+    assert_eq!((rc_gc::collect(), rc_gc::collect(), rc_gc::stats().live), (2, 0, 2));
+    // What the borrow hides holds the ring: alive, and usable but for that cell.
+    let a = weak.upgrade().expect("it is held");
+    assert!(a.next.try_borrow().is_err() && Gc::strong_count(&a) == 2);
+    drop(pair());
+    assert_eq!(rc_gc::collect(), 2);
+    rc_gc::check().unwrap();
+}
+
+#[test]
+fn a_thread_that_ends_with_leaked_handles_drops_the_rest_and_frees_nothing_that_is_held() {
+    #[derive(Trace)]
+    struct Telling(#[gc(skip)] Tell, RefCell<Option<Gc<Telling>>>);
+    struct Tell(u32, Sender<u32>);
+    impl Drop for Tell {
+        fn drop(&mut self) {
+            self.1.send(self.0).unwrap();
+        }
+    }
+    let (sender, receiver) = channel();
+    let held = std::thread::spawn(move || {
+        let ring = |number| {
+            let ring = Gc::new(Telling(Tell(number, sender.clone()), RefCell::default()));
+            *ring.1.borrow_mut() = Some(ring.clone());
+            ring
+        };
+        drop(ring(1));
+        let leaked: &'static Gc<Telling> = Box::leak(Box::new(ring(2)));
+        // Read after the end of the thread and its heap.
+        std::ptr::from_ref(&leaked.0.0).expose_provenance()
+    });
+    let number = std::ptr::with_exposed_provenance::<u32>(held.join().unwrap());
+    assert_eq!((receiver.recv(), receiver.try_recv()), (Ok(1), Err(TryRecvError::Empty)));
+    // SAFETY: leaked with its object, which nobody else looks at any more.
+    assert_eq!(unsafe { number.read() }, 2);
 }

@@ -12,18 +12,22 @@ use super::suite::{Contender, Load, SUITES, Suite, kinds};
 pub(crate) const USAGE: &str = "\
 usage: bench [SUITE] [OPTIONS]
 
-Runs each workload on each allocator, each in its own process, in turn, several rounds;
-prints a table and writes a page with plots.
+Runs each workload on each allocator or collector, each in its own process, in turn, several
+rounds; prints a table and writes a page with plots.
 
 suites:
   alloc               allocators (default)
+  gc                  Rc, Gc, and with peers the collectors of others
 
 options:
   --quick             less work and fewer rounds: under two minutes once built, for two allocators
   --rounds N          rounds (default 5; quick 3, and 2 where three would take too long)
   --only A,B,..       only workloads whose name contains A or B, or matches it as a glob (* ? [..])
   --kind A,B,..       only workloads of these kinds
-  --allocators A,B,.. only these (default: all in this build; cargo's --features peers adds more)
+  --allocators A,B,.. only these (default: all that are switched on)
+  --collectors A,B,.. the same
+  --features peers    also those that others wrote (as cargo's --features peers before the `--`);
+                      peer-gperftools: also that allocator, where the system has it
   --seed N            seed of the workloads' data (default 1)
   --timeout SECONDS   limit for one run of one worker (default 120; quick 30)
   --profile NAME      cargo profile of the workers (default release; also lto-thin, lto-off)
@@ -42,6 +46,8 @@ pub(crate) struct Arguments {
     pub rounds: Rounds,
     pub loads: Vec<Load>,
     pub contenders: Vec<&'static Contender>,
+    /// Features given to the runner itself.
+    pub features: Vec<String>,
     pub seed: u64,
     pub timeout: Duration,
     pub profile: String,
@@ -79,6 +85,7 @@ struct Raw {
     only: Vec<String>,
     kinds: Vec<String>,
     contenders: Vec<String>,
+    features: Vec<String>,
     seed: Option<u64>,
     timeout: Option<u64>,
     profile: Option<String>,
@@ -119,7 +126,8 @@ fn read(parser: &mut lexopt::Parser, raw: &mut Raw) -> Result<Step, lexopt::Erro
         Long("rounds") => raw.rounds = Some(positive(parser)?),
         Long("only") => raw.only.extend(list(parser)?),
         Long("kind") => raw.kinds.extend(list(parser)?),
-        Long("allocators") => raw.contenders.extend(list(parser)?),
+        Long("allocators" | "collectors") => raw.contenders.extend(list(parser)?),
+        Long("features") => raw.features.extend(list(parser)?),
         Long("seed") => raw.seed = Some(parser.value()?.parse()?),
         Long("timeout") => raw.timeout = Some(u64::from(positive(parser)?)),
         Long("profile") => raw.profile = Some(parser.value()?.string()?),
@@ -171,7 +179,8 @@ fn resolve(raw: Raw) -> Result<Arguments, String> {
         quick: raw.quick,
         rounds,
         loads: loads(suite, &raw.only, &raw.kinds)?,
-        contenders: contenders(suite, &raw.contenders)?,
+        contenders: contenders(suite, &raw.contenders, &raw.features)?,
+        features: raw.features,
         seed: raw.seed.unwrap_or(1),
         timeout: Duration::from_secs(timeout),
         profile: raw.profile.unwrap_or_else(|| "release".to_owned()),
@@ -228,19 +237,31 @@ fn loads(suite: &Suite, only: &[String], wanted_kinds: &[String]) -> Result<Vec<
     Ok(left)
 }
 
-fn contenders(suite: &Suite, names: &[String]) -> Result<Vec<&'static Contender>, String> {
+fn contenders(
+    suite: &Suite,
+    names: &[String],
+    features: &[String],
+) -> Result<Vec<&'static Contender>, String> {
     let word = suite.contender_word;
+    let known: Vec<&str> = SUITES
+        .iter()
+        .flat_map(|suite| suite.contenders)
+        .filter_map(|contender| contender.source.switch())
+        .collect();
+    if let Some(unknown) = features.iter().find(|feature| !known.contains(&feature.as_str())) {
+        return Err(format!("no feature {unknown:?} brings contenders; {:?} does", known[0]));
+    }
     for name in names {
         let Some(found) = suite.contenders.iter().find(|contender| contender.name == name) else {
             let known: Vec<&str> = suite.contenders.iter().map(|one| one.name).collect();
             return Err(format!("no {word} {name:?}; there are {}", known.join(", ")));
         };
-        if let Some(feature) = found.missing() {
-            return Err(format!("{name} needs cargo's --features {feature}"));
+        if let Some(feature) = found.missing(features) {
+            return Err(format!("{name} needs --features {feature}"));
         }
     }
     let wanted = |contender: &&Contender| {
-        contender.missing().is_none()
+        contender.missing(features).is_none()
             && (names.is_empty() || names.iter().any(|name| name == contender.name))
     };
     Ok(suite.contenders.iter().filter(wanted).collect())
@@ -333,8 +354,34 @@ mod tests {
     }
 
     #[test]
+    fn peers_take_part_by_a_feature_on_either_side() {
+        let word = |line: &str| run(line).contenders.iter().map(|one| one.name).collect::<Vec<_>>();
+        let all = word("gc --features peers");
+        assert_eq!(all[..3], ["rc", "gc", "dumpster"]);
+        assert_eq!(all.len(), 7);
+        assert_eq!(word("gc --features=peers --collectors boa_gc,gc"), ["gc", "boa_gc"]);
+        assert!(word("--features peers").contains(&"mimalloc"));
+        if !cfg!(feature = "peers") {
+            assert_eq!(word("gc"), ["rc", "gc"]);
+        }
+        assert!(command("gc --features pears").unwrap_err().contains("peers"));
+    }
+
+    #[test]
+    fn the_suite_of_collectors_has_its_own_workloads() {
+        assert!(names("gc").contains(&"rings") && !names("gc").contains(&"replace-10k"));
+        assert_eq!(names("gc --kind real"), ["interpreter"]);
+        assert!(command("gc --kind threads").is_err());
+        assert!(command("gc --allocators pool").unwrap_err().contains("no collector"));
+        assert!(matches!(run("gc --quick").rounds, Rounds::Within { .. }));
+    }
+
+    #[test]
     fn what_is_not_understood_is_an_error() {
         for line in [
+            "gc alloc",
+            "--features",
+            "--collectors",
             "--fast",
             "-q",
             "--rounds",

@@ -40,6 +40,8 @@ fn groups(contenders: &[&Contender]) -> Vec<(Option<&'static str>, Vec<&'static 
     for contender in contenders {
         let feature = contender.feature();
         match groups.iter_mut().find(|group| group.0 == feature) {
+            // Several contenders may share a worker.
+            Some(group) if group.1.contains(&contender.binary) => {}
             Some(group) => group.1.push(contender.binary),
             None => groups.push((feature, vec![contender.binary])),
         }
@@ -94,10 +96,13 @@ mod tests {
         let features: Vec<_> = groups.iter().map(|group| group.0).collect();
         assert_eq!(
             features,
-            [None, Some("peers"), Some("peer-mimalloc2"), Some("peer-gperftools")]
+            [None, Some("alloc-peers"), Some("peer-mimalloc2"), Some("peer-gperftools")]
         );
         assert_eq!(groups[0].1, ["worker-system", "worker-pool"]);
         assert_eq!(groups.iter().map(|group| group.1.len()).sum::<usize>(), all.len());
+        let all: Vec<&Contender> = SUITES[1].contenders.iter().collect();
+        let expected = [(None, vec!["worker-gc"]), (Some("gc-peers"), vec!["worker-gc-peers"])];
+        assert_eq!(super::groups(&all), expected);
     }
 
     #[test]

@@ -63,7 +63,9 @@ pub(crate) fn run() -> ExitCode {
 fn list(arguments: &Arguments) {
     println!("{}s:", arguments.suite.contender_word);
     for contender in arguments.suite.contenders {
-        let missing = contender.missing().map(|feature| format!("needs --features {feature}"));
+        let missing = contender
+            .missing(&arguments.features)
+            .map(|feature| format!("needs --features {feature}"));
         let line = format!("  {:<12} {}", contender.name, missing.unwrap_or_default());
         println!("{}", line.trim_end());
     }

@@ -28,7 +28,9 @@ pub(crate) fn measure(arguments: &Arguments, workers: &Workers) -> Runs {
         round += 1;
         for (load, row) in loads.iter().zip(&mut runs) {
             for (contender, cell) in contenders.iter().zip(row) {
-                if cell.iter().any(|run| run.outcome.is_err()) {
+                if contender.lacks.contains(&load.name)
+                    || cell.iter().any(|run| run.outcome.is_err())
+                {
                     progress.skip();
                     continue;
                 }

@@ -4,7 +4,8 @@
 //! another suite is another [`Suite`] value whose workers print a `bench::worker::Report`.
 //! No unsafe here.
 
-use bench::workload::{self, Kind};
+use bench::collectors::{self, Counted};
+use bench::workload::{self, Workload};
 
 /// One comparison.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub(crate) struct Suite {
     pub contenders: &'static [Contender],
     pub metrics: &'static [Metric],
     pub loads: fn() -> Vec<Load>,
+    /// Figures that its workers give and that it does not show.
+    pub hidden: &'static [&'static str],
 }
 
 /// One of those compared.
@@ -26,8 +29,10 @@ pub(crate) struct Contender {
     /// Name of the binary of this package that runs workloads on it.
     pub binary: &'static str,
     pub source: Source,
-    /// Environment its workers get, where its best settings need one.
+    /// Environment its workers get: its best settings, or its name where a worker runs several.
     pub environment: &'static [(&'static str, &'static str)],
+    /// Workloads that it cannot run; a dash stands for them.
+    pub lacks: &'static [&'static str],
 }
 
 /// What a contender is in the comparison.
@@ -54,7 +59,8 @@ pub(crate) enum Source {
         note: &'static str,
         /// The cargo feature that its worker is built with.
         feature: &'static str,
-        /// The cargo feature of the runner that brings it, and whether this runner has it.
+        /// The cargo feature of the runner that brings it, or the word after `--features` on its command
+        /// line, and whether this runner has it.
         switch: (&'static str, bool),
     },
 }
@@ -98,7 +104,7 @@ pub(crate) struct Load {
 }
 
 /// Every suite; the first is the default.
-pub(crate) static SUITES: &[&Suite] = &[&ALLOC];
+pub(crate) static SUITES: &[&Suite] = &[&ALLOC, &GC];
 
 /// Allocators.
 static ALLOC: Suite = Suite {
@@ -112,6 +118,7 @@ static ALLOC: Suite = Suite {
             binary: "worker-system",
             source: Source::System,
             environment: &[],
+            lacks: &[],
         },
         Contender {
             name: "pool",
@@ -119,6 +126,7 @@ static ALLOC: Suite = Suite {
             binary: "worker-pool",
             source: Source::Workspace("alloc-global"),
             environment: &[],
+            lacks: &[],
         },
         peer("mimalloc", "worker-mimalloc", "mimalloc", "v3"),
         Contender {
@@ -132,6 +140,7 @@ static ALLOC: Suite = Suite {
                 switch: PEERS,
             },
             environment: &[],
+            lacks: &[],
         },
         peer("jemalloc", "worker-jemalloc", "tikv-jemallocator", ""),
         peer("snmalloc", "worker-snmalloc", "snmalloc-rs", ""),
@@ -152,6 +161,7 @@ static ALLOC: Suite = Suite {
                 switch: ("peer-gperftools", cfg!(feature = "peer-gperftools")),
             },
             environment: &[],
+            lacks: &[],
         },
     ],
     metrics: &[
@@ -211,7 +221,102 @@ static ALLOC: Suite = Suite {
             about: "Minor and major, setup included.",
         },
     ],
-    loads: alloc_loads,
+    loads: || of_workloads(workload::all()),
+    hidden: &[],
+};
+
+/// Counted and collected pointers.
+static GC: Suite = Suite {
+    name: "gc",
+    title: "Gc<T> and other pointers that count or collect",
+    contender_word: "collector",
+    contenders: &[
+        Contender {
+            name: "rc",
+            role: Role::Baseline,
+            binary: "worker-gc",
+            source: Source::System,
+            environment: &[("BENCH_COLLECTOR", "rc")],
+            lacks: &["interpreter"],
+        },
+        Contender {
+            name: "gc",
+            role: Role::Subject,
+            binary: "worker-gc",
+            source: Source::Workspace("rc-gc"),
+            environment: &[("BENCH_COLLECTOR", "gc")],
+            lacks: &[],
+        },
+        gc_peer("dumpster", "dumpster", &[("BENCH_COLLECTOR", "dumpster")], "unsync"),
+        gc_peer("rust-gc", "gc", &[("BENCH_COLLECTOR", "gc")], ""),
+        gc_peer("rust-cc", "rust-cc", &[("BENCH_COLLECTOR", "rust-cc")], ""),
+        gc_peer(
+            "bacon_rajan",
+            "bacon_rajan_cc",
+            &[("BENCH_COLLECTOR", "bacon_rajan_cc")],
+            "collected every 10,000 nodes",
+        ),
+        gc_peer("boa_gc", "boa_gc", &[("BENCH_COLLECTOR", "boa_gc")], ""),
+    ],
+    metrics: &[
+        Metric {
+            keys: &["seconds"],
+            title: "time",
+            short: "time",
+            format: Format::Seconds,
+            per_unit: true,
+            spread: true,
+            ratio: true,
+            plot: true,
+            about: "Wall time per object, setup not counted.",
+        },
+        Metric {
+            keys: &["peak_rss"],
+            title: "peak memory",
+            short: "peak",
+            format: Format::Bytes,
+            per_unit: false,
+            spread: false,
+            ratio: true,
+            plot: true,
+            about: "Highest resident memory of the whole process, setup and program text included.",
+        },
+        Metric {
+            keys: &["longest_step_seconds"],
+            title: "longest step",
+            short: "step",
+            format: Format::Seconds,
+            per_unit: false,
+            spread: false,
+            ratio: false,
+            plot: false,
+            about: "The longest of all steps of 32 to 1,024 operations: the longest pause, and a little work.",
+        },
+        Metric {
+            keys: &["most_garbage"],
+            title: "most garbage",
+            short: "garbage",
+            format: Format::Count,
+            per_unit: false,
+            spread: false,
+            ratio: false,
+            plot: false,
+            about: "Objects that existed at one time and could not be reached.",
+        },
+        Metric {
+            keys: &["leaked_objects"],
+            title: "leaked",
+            short: "leaked",
+            format: Format::Count,
+            per_unit: false,
+            spread: false,
+            ratio: false,
+            plot: false,
+            about: "Objects that were never freed.",
+        },
+    ],
+    loads: gc_loads,
+    hidden: &["cpu_seconds", "final_rss", "minor_faults", "major_faults"],
 };
 
 const PEERS: (&str, bool) = ("peers", cfg!(feature = "peers"));
@@ -222,34 +327,55 @@ const fn peer(
     package: &'static str,
     note: &'static str,
 ) -> Contender {
-    let source = Source::Package { name: package, note, feature: "peers", switch: PEERS };
-    Contender { name, role: Role::Peer, binary, source, environment: &[] }
+    let source = Source::Package { name: package, note, feature: "alloc-peers", switch: PEERS };
+    Contender { name, role: Role::Peer, binary, source, environment: &[], lacks: &[] }
 }
 
-fn alloc_loads() -> Vec<Load> {
-    let kind = |kind: Kind| match kind {
-        Kind::Micro => "micro",
-        Kind::Threads => "threads",
-        Kind::Large => "large",
-        Kind::Real => "real",
-        Kind::Memory => "memory",
+const fn gc_peer(
+    name: &'static str,
+    package: &'static str,
+    environment: &'static [(&'static str, &'static str)],
+    note: &'static str,
+) -> Contender {
+    let source = Source::Package { name: package, note, feature: "gc-peers", switch: PEERS };
+    let lacks = &["interpreter"];
+    Contender { name, role: Role::Peer, binary: "worker-gc-peers", source, environment, lacks }
+}
+
+fn of_workloads(loads: &[Workload]) -> Vec<Load> {
+    let load = |load: &Workload| Load {
+        name: load.name,
+        kind: load.kind.name(),
+        about: load.about,
+        unit: load.unit,
     };
-    let loads = workload::all().iter();
+    loads.iter().map(load).collect()
+}
+
+fn gc_loads() -> Vec<Load> {
+    let mut loads = of_workloads(&collectors::loads::<Counted>());
+    // Only its description is used here: it runs in the worker.
+    loads.extend(of_workloads(&[collectors::interpreter(|_| unreachable!("not in the runner"))]));
     loads
-        .map(|load| Load {
-            name: load.name,
-            kind: kind(load.kind),
-            about: load.about,
-            unit: load.unit,
-        })
-        .collect()
+}
+
+impl Source {
+    /// The name of the feature that brings it, if one does.
+    pub(crate) fn switch(&self) -> Option<&'static str> {
+        match *self {
+            Source::System | Source::Workspace(_) => None,
+            Source::Package { switch: (name, _), .. } => Some(name),
+        }
+    }
 }
 
 impl Contender {
-    /// The cargo feature that the runner lacks to build its worker.
-    pub(crate) fn missing(&self) -> Option<&'static str> {
+    /// The cargo feature that is wanted to build its worker, if neither the runner nor `features` has it.
+    pub(crate) fn missing(&self, features: &[String]) -> Option<&'static str> {
         match self.source {
-            Source::Package { switch: (name, false), .. } => Some(name),
+            Source::Package { switch: (name, false), .. } => {
+                (!features.iter().any(|feature| feature == name)).then_some(name)
+            }
             _ => None,
         }
     }
@@ -298,6 +424,20 @@ mod tests {
             assert!(!loads.is_empty());
             let names: HashSet<_> = loads.iter().map(|load| load.name).collect();
             assert_eq!(names.len(), loads.len());
+        }
+    }
+
+    #[test]
+    fn what_a_contender_lacks_is_a_workload_that_others_run() {
+        for suite in SUITES {
+            let loads = (suite.loads)();
+            for contender in suite.contenders {
+                for lack in contender.lacks {
+                    assert!(loads.iter().any(|load| load.name == *lack), "{lack}");
+                    let runs = |one: &Contender| !one.lacks.contains(lack);
+                    assert!(suite.contenders.iter().any(runs), "{lack}");
+                }
+            }
         }
     }
 

@@ -133,8 +133,7 @@ fn cells<'a>(
         let report = run.outcome.as_ref().ok()?;
         Some((report.units, report.checksum))
     });
-    let mut cells: Vec<Cell<'a>> =
-        runs.iter().map(|runs| cell(suite.metrics, runs, expected)).collect();
+    let mut cells: Vec<Cell<'a>> = runs.iter().map(|runs| cell(suite, runs, expected)).collect();
     let with_role = |role| contenders.iter().position(|contender| contender.role == role);
     for metric in (0..suite.metrics.len()).filter(|&metric| suite.metrics[metric].ratio) {
         let median = |cell: &Cell<'_>| {
@@ -157,7 +156,8 @@ fn cells<'a>(
     cells
 }
 
-fn cell<'a>(metrics: &[Metric], runs: &'a [Run], expected: Option<(u64, u64)>) -> Cell<'a> {
+fn cell<'a>(suite: &Suite, runs: &'a [Run], expected: Option<(u64, u64)>) -> Cell<'a> {
+    let metrics = suite.metrics;
     let mut problems = Vec::new();
     let mut left_over = None;
     let (units, checksum) = expected.unwrap_or_default();
@@ -197,20 +197,21 @@ fn cell<'a>(metrics: &[Metric], runs: &'a [Run], expected: Option<(u64, u64)>) -
     Cell {
         sound,
         figures: metrics.iter().map(figure).collect(),
-        extras: extras(metrics, runs),
+        extras: extras(suite, runs),
         left_over,
         problems,
         resident: runs.first().map_or(&[], |run| &run.resident),
     }
 }
 
-fn extras<'a>(metrics: &[Metric], runs: &'a [Run]) -> Vec<(&'a str, f64)> {
+fn extras<'a>(suite: &Suite, runs: &'a [Run]) -> Vec<(&'a str, f64)> {
     let reports = || runs.iter().filter_map(|run| run.outcome.as_ref().ok());
     let Some(first) = reports().next() else { return Vec::new() };
     let own = first
         .values
         .keys()
-        .filter(|key| !metrics.iter().any(|metric| metric.keys.contains(&key.as_str())));
+        .filter(|key| !suite.hidden.contains(&key.as_str()))
+        .filter(|key| !suite.metrics.iter().any(|metric| metric.keys.contains(&key.as_str())));
     own.filter_map(|key| {
         let spread = Spread::of(reports().filter_map(|report| report.values.get(key).copied()))?;
         Some((key.as_str(), spread.median))
