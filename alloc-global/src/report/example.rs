@@ -369,7 +369,7 @@ fn rss(memory: &Memory) -> Rss {
     let parts = vec![
         RssPart { name: "live", bytes: memory.live, setting: "" },
         RssPart { name: "rounding", bytes: memory.rounding, setting: "" },
-        RssPart { name: "caches", bytes: memory.cached, setting: "thread_flush()" },
+        RssPart { name: "thread caches", bytes: memory.cached, setting: "thread_flush()" },
         RssPart { name: "free blocks", bytes: memory.free_blocks, setting: "" },
         RssPart {
             name: "free pools",

@@ -44,7 +44,8 @@ function section(id, title, explanation, data, missing, draw) {
   element.dataset.items = draw(element, data);
 }
 
-/// Columns are [heading, cell of a row, is a number]; a cell is a text or an element.
+/// Columns are [heading, cell of a row, kind]; a cell is a text or an element, and its kind true for a number, false for
+/// what may break into lines.
 function table(parent, columns, rows) {
   const element = add(add(parent, "div", { class: "scroll" }), "table");
   const head = add(add(element, "thead"), "tr");
@@ -52,7 +53,7 @@ function table(parent, columns, rows) {
   const body = add(element, "tbody");
   for (const row of rows) {
     const line = add(body, "tr");
-    for (const [, cell, number] of columns) add(line, "td", { class: number ? "n" : "wide" }, cell(row));
+    for (const [, cell, number] of columns) add(line, "td", { class: { true: "n", false: "wide" }[number] ?? "short" }, cell(row));
   }
 }
 
@@ -81,19 +82,26 @@ function choice(parent, names, chosen) {
   return press;
 }
 
+/// A colour for each part's name, the same wherever it comes up again.
+const partColors = new Map();
+function partColor(name) {
+  if (!partColors.has(name)) partColors.set(name, `var(--c${partColors.size % 10 + 1})`);
+  return partColors.get(name);
+}
+
 /// A bar of parts [name, bytes, what changes it] and the key to it. The parts sum to `whole`.
 function parts(parent, id, list, whole) {
   const bar = add(parent, "div", { class: "bar", id, "data-sum": sum(list, part => part[1]) });
   const key = add(parent, "ul", { class: "key" });
-  list.forEach(([name, size, setting], place) => {
-    const color = `var(--c${place % 8 + 1})`;
+  for (const [name, size, setting] of list) {
+    const color = partColor(name);
     const title = `${name}: ${count(size)} bytes, ${share(size, whole)}`;
     if (size) add(bar, "i", { title, style: { width: `${percent(size, whole)}%`, background: color } });
     const item = add(key, "li");
     add(item, "i", { style: { background: color } });
     item.append(`${name} ${bytes(size)} `);
     add(item, "small", {}, share(size, whole) + (setting ? `; changed by ${setting}` : ""));
-  });
+  }
 }
 
 // ---- sections
@@ -129,10 +137,11 @@ function summary(element, stats) {
   return list.length;
 }
 
-/// Colour between two others, for 0 to 1.
-function between(low, high, position) {
-  const channel = (color, at) => parseInt(color.slice(at, at + 2), 16);
-  const mix = at => Math.round(channel(low, at) + (channel(high, at) - channel(low, at)) * position);
+/// Colour on the way through `stops`, for 0 to 1.
+function between(stops, position) {
+  const way = position * (stops.length - 1), first = Math.min(Math.floor(way), stops.length - 2);
+  const channel = (stop, at) => parseInt(stops[stop].slice(at, at + 2), 16);
+  const mix = at => Math.round(channel(first, at) + (channel(first + 1, at) - channel(first, at)) * (way - first));
   return `rgb(${mix(1)} ${mix(3)} ${mix(5)})`;
 }
 
@@ -144,10 +153,10 @@ function heatmap(element, map) {
   const hue = size => `hsl(${Math.round(300 * sizes.indexOf(size) / Math.max(1, sizes.length - 1))} 60% 50%)`;
   const fullness = pool => cell(pool, "live") / Math.max(1, cell(pool, "capacity"));
   const colors = [
-    pool => between(css("--low"), css("--high"), fullness(pool)),
+    pool => between(stops, fullness(pool)),
     pool => hue(cell(pool, "class_size")),
   ];
-  let mode = 0;
+  let mode = 0, stops = [];
   const press = choice(element, ["occupancy", "size class"], place => { mode = place; draw(); });
   const key = add(element, "ul", { class: "key" });
   const canvas = add(element, "canvas", { tabindex: 0, role: "img", "aria-label": "pools of each arena" });
@@ -164,6 +173,7 @@ function heatmap(element, map) {
     context.scale(ratio, ratio);
     context.font = "11px system-ui, 'DejaVu Sans', sans-serif";
     context.textBaseline = "middle";
+    stops = [css("--low"), css("--middle"), css("--high")];
     const state = { metadata: css("--meta"), free: css("--free"), "given back": css("--gone") };
     const every = Math.ceil(14 / high);
     map.arenas.forEach((arena, row) => {
@@ -364,16 +374,18 @@ function flame(element, profile) {
   const value = node => METRICS[metric][2](node.values[metric]);
   const describe = node => `${node.title}: ${value(node)}, ${share(node.values[metric], root.values[metric])} of ${METRICS[metric][0]}`;
   const crate = name => name.replace(/^[<&\[(]+/, "").split("::")[0];
-  const hue = name => [...crate(name)].reduce((hash, letter) => (hash * 31 + letter.codePointAt(0)) % 360, 7);
+  const hash = text => [...text].reduce((number, letter) => (number * 31 + letter.codePointAt(0)) % 9973, 7);
+  // Functions of one crate are of one family of colours.
+  const hue = name => (hash(crate(name)) + hash(name) % 50) % 360;
 
   function place(node, depth, left, width) {
     const span = add(graph, "span", {
-      title: describe(node), tabindex: 0, class: width < 0.015 ? "thin" : "",
+      title: describe(node), tabindex: 0, class: width < 0.03 ? "thin" : "",
       style: {
         left: `${100 * left}%`, width: `${100 * width}%`, top: `${depth * step}px`,
         background: node === root ? "var(--track)" : `hsl(${hue(node.name)} var(--hue-s) var(--hue-l))`,
       },
-    }, width < 0.015 ? "" : `${node.name} ${value(node)}`);
+    }, width < 0.03 ? "" : `${node.name} ${value(node)}`);
     const zoom = () => { top = node; draw(); };
     span.addEventListener("click", zoom);
     span.addEventListener("keydown", event => { if (event.key === "Enter") zoom(); });
@@ -421,7 +433,7 @@ function sites(element, profile) {
     ["±", site => site.live_bytes_error ? bytes(site.live_bytes_error) : "", true],
     ["blocks", site => count(site.live_blocks), true], ["allocated", site => bytes(site.alloc_bytes), true],
     ["temporary", site => share(site.temporary, site.allocs), true], ["median life of freed", median, true],
-    ["thread", site => site.thread, false], ["region", site => site.region, false],
+    ["thread", site => site.thread], ["region", site => site.region],
   ], profile.sites, 30);
 }
 
@@ -435,7 +447,7 @@ function timeLine(element, points) {
   const end = Math.ceil(most / step) * step;
   colorKey(element, lines.map(([name]) => name));
   const ys = Array.from({ length: end / step + 1 }, (_, line) => [line * step / end, bytes(line * step)]);
-  const xs = [0, 0.25, 0.5, 0.75, 1].map(part => [part, time((first + part * span) * 1e6)]);
+  const xs = [0, 0.25, 0.5, 0.75, 1].map(part => [part, time((first + part * span) * 1e6).replace(/^0 ns/, "0 s")]);
   const drawn = chart(element, 260, xs, ys);
   const across = point => (point.ms - first) / span;
   lines.forEach(([, field], place) => {
