@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use alloc_global::PoolAlloc;
-use alloc_global::report::{self, NoSymbols, PoolState, Report, example};
+use alloc_global::report::{self, NoSymbols, Report, example};
+use alloc_global::{PoolAlloc, PoolState};
 
 #[global_allocator]
 static ALLOC: PoolAlloc = PoolAlloc::new();
@@ -178,13 +178,13 @@ fn pointing_at_a_pool_tells_its_class_owner_and_age() {
     for pool in heatmap.arenas[1].pools.iter_mut().take(8) {
         pool.state = PoolState::Used;
         (pool.class_size, pool.owner, pool.live, pool.capacity) = (48, 2, 85, 341);
-        (pool.cached_or_free, pool.age_ms) = (256, 61_000);
+        (pool.cached, pool.age_ms) = (6, 61_000);
     }
     let page = report::html(&report, &example::symbols).replace("</body>", READER);
     let Some(shown) = show("pool", &page) else { return };
     shown.assert_quiet();
     let said =
-        "class 48, owner heap 2, 85 of 341 blocks live (24.9 %), 256 cached or free, age 61.0 s";
+        "class 48, owner heap 2, 85 of 341 blocks live (24.9 %), 6 cached, 250 free, age 61.0 s";
     assert!(shown.part("heatmap").contains(said), "{}", shown.part("heatmap"));
     assert!(shown.part("heatmap").contains("48 bytes"), "the key of size classes");
 }
@@ -208,6 +208,17 @@ fn the_flame_graph_switches_metric_and_zooms() {
     let (_, first) = flame.split_once("<span ").expect("a frame");
     assert!(first.starts_with("title=\"server::log::line (src/log.rs:31)"), "{first}");
     assert!(flame.contains("<button type=\"button\">whole graph</button>"), "{flame}");
+}
+
+#[test]
+fn requested_sizes_are_shown_by_site_where_classes_do_not_know_them() {
+    let mut report = example::report();
+    report.requested = None;
+    let Some(shown) = show("by-site", &report::html(&report, &example::symbols)) else { return };
+    shown.assert_quiet();
+    let requested = shown.part("requested");
+    assert!(requested.contains("mean request"), "{requested}");
+    assert!(requested.contains("server::http::parse (src/http.rs:88)"), "{requested}");
 }
 
 #[test]

@@ -212,7 +212,7 @@ function heatmap(element, map) {
     output.textContent = where + (state !== "used" ? state :
       `class ${cell(pool, "class_size")}, owner heap ${cell(pool, "owner")}, ` +
       `${cell(pool, "live")} of ${cell(pool, "capacity")} blocks live (${share(fullness(pool), 1)}), ` +
-      `${cell(pool, "cached_or_free")} cached or free, age ${time(cell(pool, "age_ms") * 1e6)}`);
+      `${cell(pool, "cached")} cached, ${cell(pool, "capacity") - cell(pool, "live") - cell(pool, "cached")} free, age ${time(cell(pool, "age_ms") * 1e6)}`);
   }
   canvas.addEventListener("mousemove", event => {
     say(Math.floor(event.offsetY / high), Math.floor((event.offsetX - left) / width()));
@@ -265,6 +265,21 @@ function requested(element, rows) {
     ["", row => meter(row.asked, row.taken - row.asked, most), false],
   ], list, 24);
   return list.length;
+}
+
+/// The same by call site, where only the profile knows what was requested.
+function requestedBySite(element, profile) {
+  const lost = site => site.live_bytes - site.live_requested_bytes;
+  const rows = profile.sites.filter(site => site.live_blocks > 0).sort((a, b) => lost(b) - lost(a));
+  const most = Math.max(1, ...rows.map(site => site.live_bytes));
+  longTable(element, [
+    ["call site", site => siteName(profile, site), false], ["live blocks", site => count(site.live_blocks), true],
+    ["mean request", site => bytes(site.live_requested_bytes / site.live_blocks), true],
+    ["mean block", site => bytes(site.live_bytes / site.live_blocks), true], ["lost", site => bytes(lost(site)), true],
+    ["of the block", site => share(lost(site), site.live_bytes), true],
+    ["", site => meter(site.live_requested_bytes, lost(site), most), false],
+  ], rows, 20);
+  return rows.length;
 }
 
 /// An empty chart: lines across at `ys`, marks below at `xs`, each [position from 0 to 1, label].
@@ -414,12 +429,14 @@ function flame(element, profile) {
   return graph.childElementCount;
 }
 
-function sites(element, profile) {
+/// The first function of a site that is not the standard library's, and where it is.
+function siteName(profile, site) {
   const standard = /^[<&\[(]*(alloc|core|std|hashbrown)::/;
-  const name = site => {
-    const place = site.frames.find(frame => !standard.test(frameName(profile, frame))) ?? site.frames[0];
-    return frameName(profile, place) + framePlace(profile, place);
-  };
+  const place = site.frames.find(frame => !standard.test(frameName(profile, frame))) ?? site.frames[0];
+  return frameName(profile, place) + framePlace(profile, place);
+}
+
+function sites(element, profile) {
   const median = site => {
     const counts = site.lifetimes_log2_us, half = sum(counts, n => n) / 2;
     let below = 0;
@@ -429,7 +446,7 @@ function sites(element, profile) {
   const more = add(element, "details");
   add(more, "summary", {}, `Call sites as a table (${count(profile.sites.length)})`);
   longTable(more, [
-    ["call site", name, false], ["live", site => bytes(site.live_bytes), true],
+    ["call site", site => siteName(profile, site), false], ["live", site => bytes(site.live_bytes), true],
     ["±", site => site.live_bytes_error ? bytes(site.live_bytes_error) : "", true],
     ["blocks", site => count(site.live_blocks), true], ["allocated", site => bytes(site.alloc_bytes), true],
     ["temporary", site => share(site.temporary, site.allocs), true], ["median life of freed", median, true],
@@ -522,7 +539,7 @@ function cost(element, profile) {
   const ran = report.taken_ms - report.started_ms;
   const rows = [
     ["memory of the profile", bytes(profile.tool_bytes)],
-    ["time of the instrumentation", `${time(report.tool_ns)}, ${(report.tool_ns / 1e4 / Math.max(1, ran)).toFixed(3)} % of ${time(ran * 1e6)}`],
+    ["time of the instrumentation", report.tool_ns === 0 ? "not measured" : `${time(report.tool_ns)}, ${(report.tool_ns / 1e4 / Math.max(1, ran)).toFixed(3)} % of ${time(ran * 1e6)}`],
     ["sampling", profile.rate > 1 ? `one in ${bytes(profile.rate)}` : profile.rate === 1 ? "every block" : "nothing watched"],
     ["samples behind what is live", count(sum(profile.sites, site => site.live_samples))],
     ["stacks without room", count(dropped.stacks)], ["blocks without room", count(dropped.blocks)],
@@ -539,14 +556,13 @@ document.querySelector("header p").textContent =
   `${new Date(report.taken_ms).toISOString().replace("T", " ").slice(0, 19)} UTC, ` +
   `${time((report.taken_ms - report.started_ms) * 1e6)} after its start`;
 
-const requestedRows = report.requested;
 const profiled = report.profile && report.profile.sites.length ? report.profile : null;
 const sections = [
   ["summary", "Memory", "What is live, and where every byte of the arenas is.", report.stats, "", summary],
   ["heatmap", "Arenas and pools", "A row is an arena of 1 MiB, a cell a pool of 16 KiB.",
     report.heatmap && report.heatmap.arenas.length ? report.heatmap : null, "No arena is in use, or no heat map was taken.", heatmap],
   ["requested", "Requested sizes and size classes", "What live blocks were asked for, and what rounding up to their class costs.",
-    requestedRows, "Requested sizes were not recorded.", requested],
+    report.requested || profiled, "Requested sizes were not recorded.", report.requested ? requested : requestedBySite],
   ["latency", "Latency", "How long calls took, by path; the further right, the rarer.", report.latency, "Latency was not recorded.", latency],
   ["flame", "Call sites", "The outermost call on top; width is the chosen metric. Click to zoom.", profiled,
     "No profile was on, or it saw nothing.", flame],
