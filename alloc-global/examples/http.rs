@@ -23,11 +23,15 @@ fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let server = Server::http(format!("127.0.0.1:{port}"))?;
     println!("http://{}/report", server.server_addr());
     thread::Builder::new().name("work".to_owned()).spawn(work)?;
+    serve(&server);
+    Ok(())
+}
+
+fn serve(server: &Server) {
     for request in server.incoming_requests() {
         // A client that went away does not end the program.
         let _ = answer(request);
     }
-    Ok(())
 }
 
 fn answer(request: Request) -> std::io::Result<()> {
@@ -61,5 +65,47 @@ fn work() {
         if number % 100 == 0 {
             thread::sleep(Duration::from_millis(1));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::sync::Arc;
+
+    /// Asks as a scraper does, and returns the head and the body of the answer.
+    fn get(server: &Server, path: &str) -> (String, Vec<u8>) {
+        let address = server.server_addr().to_ip().expect("a port");
+        let mut stream = TcpStream::connect(address).expect("a connection");
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").expect("the request is sent");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a limit");
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).expect("the answer");
+        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("a head") + 4;
+        let body = bytes.split_off(end);
+        (String::from_utf8(bytes).expect("a head in ASCII").to_ascii_lowercase(), body)
+    }
+
+    #[test]
+    fn every_path_is_answered_in_its_own_type() {
+        let server = Arc::new(Server::http("127.0.0.1:0").expect("a port"));
+        let served = Arc::clone(&server);
+        thread::spawn(move || serve(&served));
+        for (path, kind, begin) in [
+            ("/debug/pprof/heap", "application/octet-stream", &[0x1f, 0x8b][..]),
+            ("/debug/pprof/allocs?seconds=1", "application/octet-stream", &[0x1f, 0x8b]),
+            ("/metrics", "text/plain; version=0.0.4; charset=utf-8", b"# HELP poolalloc_"),
+            ("/report", "text/html; charset=utf-8", b"<!doctype html>"),
+        ] {
+            let (head, body) = get(&server, path);
+            assert!(head.starts_with("http/1.0 200 "), "{path} {head}");
+            assert!(head.contains(&format!("\r\ncontent-type: {kind}\r\n")), "{path} {head}");
+            assert!(body.starts_with(begin), "{path}");
+        }
+        let (head, body) = get(&server, "/");
+        assert!(head.starts_with("http/1.0 404 "), "{head}");
+        assert!(String::from_utf8_lossy(&body).contains("/debug/pprof/heap"));
     }
 }

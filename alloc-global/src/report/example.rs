@@ -167,6 +167,7 @@ fn pool(dice: &mut Dice, arena: u64, number: u64) -> PoolMap {
     pool.owner = dice.roll(4) as u8;
     pool.capacity = POOL as u32 / size;
     pool.live = (u64::from(pool.capacity) * live_percent / 100).max(1) as u32;
+    pool.cached = (pool.capacity - pool.live) / 8;
     pool.age_ms = dice.roll(90_000);
     pool
 }
@@ -183,9 +184,8 @@ fn classes(heatmap: &HeatMap) -> Vec<ClassStats> {
         let class = classes.entry(size).or_insert(ClassStats { size, ..ClassStats::default() });
         class.live_blocks += u64::from(pool.live);
         class.live_bytes += u64::from(pool.live) * size;
-        class.cached_blocks += u64::from(pool.capacity - pool.live) / 8;
-        class.free_blocks +=
-            u64::from((pool.capacity - pool.live) - (pool.capacity - pool.live) / 8);
+        class.cached_blocks += u64::from(pool.cached);
+        class.free_blocks += u64::from(pool.capacity - pool.live - pool.cached);
         class.pools += 1;
     }
     for class in classes.values_mut() {
@@ -369,7 +369,7 @@ fn rss(memory: &Memory) -> Rss {
     let parts = vec![
         RssPart { name: "live", bytes: memory.live, setting: "" },
         RssPart { name: "rounding", bytes: memory.rounding, setting: "" },
-        RssPart { name: "caches", bytes: memory.cached, setting: "thread_flush()" },
+        RssPart { name: "thread caches", bytes: memory.cached, setting: "thread_flush()" },
         RssPart { name: "free blocks", bytes: memory.free_blocks, setting: "" },
         RssPart {
             name: "free pools",

@@ -1,10 +1,11 @@
 //! One page of HTML that needs nothing else: no network, no other file, no server.
 //!
 //! ```text
-//! head: policy, styles       page.css
-//! body: empty sections
-//!       the report           application/json, the JSON of json.rs
-//!       the script           page.js: draws the one into the other
+//! page.html   @title@  @style@  @data@  @script@
+//!                |        |        |        `- page.js: draws the data
+//!                |        |        `- the JSON of json.rs
+//!                |        `- page.css
+//!                `- the program
 //! ```
 //!
 //! 1. The page's policy forbids it to load anything.
@@ -17,6 +18,7 @@ use super::frame::Symbols;
 use super::json;
 use super::model::Report;
 
+const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
@@ -34,28 +36,15 @@ pub(super) const CONTENT_TYPE: &str = "text/html; charset=utf-8";
 pub fn html(report: &Report, symbols: &dyn Symbols) -> String {
     let data = json::json(report, symbols).replace('<', "\\u003c");
     let title = escaped(report.program_name());
-    format!(
-        "<!doctype html>
-<html lang=\"en\">
-<head>
-<meta charset=\"utf-8\">
-<meta name=\"viewport\" content=\"width=device-width\">
-<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'\">
-<title>{title}: memory report</title>
-<style>
-{STYLE}</style>
-</head>
-<body>
-<header><h1></h1><p></p><nav></nav></header>
-<main></main>
-<noscript>This page draws its data with a script.</noscript>
-<script type=\"application/json\" id=\"data\">{data}</script>
-<script>
-{SCRIPT}</script>
-</body>
-</html>
-"
-    )
+    // Every other piece is the name of what goes there. What is put in is not looked through again.
+    let pieces = PAGE.split('@').map(|piece| match piece {
+        "title" => title.as_str(),
+        "style" => STYLE,
+        "data" => data.as_str(),
+        "script" => SCRIPT,
+        piece => piece,
+    });
+    pieces.collect()
 }
 
 fn escaped(text: &str) -> String {

@@ -252,7 +252,7 @@ fn heatmap(heatmap: &HeatMap) -> Value {
             pool.class_size,
             pool.owner,
             pool.live,
-            pool.capacity - pool.live,
+            pool.cached,
             pool.capacity,
             pool.age_ms,
         ])
@@ -263,7 +263,7 @@ fn heatmap(heatmap: &HeatMap) -> Value {
     };
     json!({
         "columns":
-            ["state", "class_size", "owner", "live", "cached_or_free", "capacity", "age_ms"],
+            ["state", "class_size", "owner", "live", "cached", "capacity", "age_ms"],
         "arenas": heatmap.arenas.iter().map(arena).collect::<Vec<_>>(),
     })
 }

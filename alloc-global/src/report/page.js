@@ -44,7 +44,8 @@ function section(id, title, explanation, data, missing, draw) {
   element.dataset.items = draw(element, data);
 }
 
-/// Columns are [heading, cell of a row, is a number]; a cell is a text or an element.
+/// Columns are [heading, cell of a row, kind]; a cell is a text or an element, and its kind true for a number, false for
+/// what may break into lines.
 function table(parent, columns, rows) {
   const element = add(add(parent, "div", { class: "scroll" }), "table");
   const head = add(add(element, "thead"), "tr");
@@ -52,7 +53,7 @@ function table(parent, columns, rows) {
   const body = add(element, "tbody");
   for (const row of rows) {
     const line = add(body, "tr");
-    for (const [, cell, number] of columns) add(line, "td", { class: number ? "n" : "wide" }, cell(row));
+    for (const [, cell, number] of columns) add(line, "td", { class: { true: "n", false: "wide" }[number] ?? "short" }, cell(row));
   }
 }
 
@@ -81,19 +82,26 @@ function choice(parent, names, chosen) {
   return press;
 }
 
+/// A colour for each part's name, the same wherever it comes up again.
+const partColors = new Map();
+function partColor(name) {
+  if (!partColors.has(name)) partColors.set(name, `var(--c${partColors.size % 10 + 1})`);
+  return partColors.get(name);
+}
+
 /// A bar of parts [name, bytes, what changes it] and the key to it. The parts sum to `whole`.
 function parts(parent, id, list, whole) {
   const bar = add(parent, "div", { class: "bar", id, "data-sum": sum(list, part => part[1]) });
   const key = add(parent, "ul", { class: "key" });
-  list.forEach(([name, size, setting], place) => {
-    const color = `var(--c${place % 8 + 1})`;
+  for (const [name, size, setting] of list) {
+    const color = partColor(name);
     const title = `${name}: ${count(size)} bytes, ${share(size, whole)}`;
     if (size) add(bar, "i", { title, style: { width: `${percent(size, whole)}%`, background: color } });
     const item = add(key, "li");
     add(item, "i", { style: { background: color } });
     item.append(`${name} ${bytes(size)} `);
     add(item, "small", {}, share(size, whole) + (setting ? `; changed by ${setting}` : ""));
-  });
+  }
 }
 
 // ---- sections
@@ -129,10 +137,11 @@ function summary(element, stats) {
   return list.length;
 }
 
-/// Colour between two others, for 0 to 1.
-function between(low, high, position) {
-  const channel = (color, at) => parseInt(color.slice(at, at + 2), 16);
-  const mix = at => Math.round(channel(low, at) + (channel(high, at) - channel(low, at)) * position);
+/// Colour on the way through `stops`, for 0 to 1.
+function between(stops, position) {
+  const way = position * (stops.length - 1), first = Math.min(Math.floor(way), stops.length - 2);
+  const channel = (stop, at) => parseInt(stops[stop].slice(at, at + 2), 16);
+  const mix = at => Math.round(channel(first, at) + (channel(first + 1, at) - channel(first, at)) * (way - first));
   return `rgb(${mix(1)} ${mix(3)} ${mix(5)})`;
 }
 
@@ -144,10 +153,10 @@ function heatmap(element, map) {
   const hue = size => `hsl(${Math.round(300 * sizes.indexOf(size) / Math.max(1, sizes.length - 1))} 60% 50%)`;
   const fullness = pool => cell(pool, "live") / Math.max(1, cell(pool, "capacity"));
   const colors = [
-    pool => between(css("--low"), css("--high"), fullness(pool)),
+    pool => between(stops, fullness(pool)),
     pool => hue(cell(pool, "class_size")),
   ];
-  let mode = 0;
+  let mode = 0, stops = [];
   const press = choice(element, ["occupancy", "size class"], place => { mode = place; draw(); });
   const key = add(element, "ul", { class: "key" });
   const canvas = add(element, "canvas", { tabindex: 0, role: "img", "aria-label": "pools of each arena" });
@@ -164,6 +173,7 @@ function heatmap(element, map) {
     context.scale(ratio, ratio);
     context.font = "11px system-ui, 'DejaVu Sans', sans-serif";
     context.textBaseline = "middle";
+    stops = [css("--low"), css("--middle"), css("--high")];
     const state = { metadata: css("--meta"), free: css("--free"), "given back": css("--gone") };
     const every = Math.ceil(14 / high);
     map.arenas.forEach((arena, row) => {
@@ -202,7 +212,7 @@ function heatmap(element, map) {
     output.textContent = where + (state !== "used" ? state :
       `class ${cell(pool, "class_size")}, owner heap ${cell(pool, "owner")}, ` +
       `${cell(pool, "live")} of ${cell(pool, "capacity")} blocks live (${share(fullness(pool), 1)}), ` +
-      `${cell(pool, "cached_or_free")} cached or free, age ${time(cell(pool, "age_ms") * 1e6)}`);
+      `${cell(pool, "cached")} cached, ${cell(pool, "capacity") - cell(pool, "live") - cell(pool, "cached")} free, age ${time(cell(pool, "age_ms") * 1e6)}`);
   }
   canvas.addEventListener("mousemove", event => {
     say(Math.floor(event.offsetY / high), Math.floor((event.offsetX - left) / width()));
@@ -255,6 +265,21 @@ function requested(element, rows) {
     ["", row => meter(row.asked, row.taken - row.asked, most), false],
   ], list, 24);
   return list.length;
+}
+
+/// The same by call site, where only the profile knows what was requested.
+function requestedBySite(element, profile) {
+  const lost = site => site.live_bytes - site.live_requested_bytes;
+  const rows = profile.sites.filter(site => site.live_blocks > 0).sort((a, b) => lost(b) - lost(a));
+  const most = Math.max(1, ...rows.map(site => site.live_bytes));
+  longTable(element, [
+    ["call site", site => siteName(profile, site), false], ["live blocks", site => count(site.live_blocks), true],
+    ["mean request", site => bytes(site.live_requested_bytes / site.live_blocks), true],
+    ["mean block", site => bytes(site.live_bytes / site.live_blocks), true], ["lost", site => bytes(lost(site)), true],
+    ["of the block", site => share(lost(site), site.live_bytes), true],
+    ["", site => meter(site.live_requested_bytes, lost(site), most), false],
+  ], rows, 20);
+  return rows.length;
 }
 
 /// An empty chart: lines across at `ys`, marks below at `xs`, each [position from 0 to 1, label].
@@ -364,16 +389,18 @@ function flame(element, profile) {
   const value = node => METRICS[metric][2](node.values[metric]);
   const describe = node => `${node.title}: ${value(node)}, ${share(node.values[metric], root.values[metric])} of ${METRICS[metric][0]}`;
   const crate = name => name.replace(/^[<&\[(]+/, "").split("::")[0];
-  const hue = name => [...crate(name)].reduce((hash, letter) => (hash * 31 + letter.codePointAt(0)) % 360, 7);
+  const hash = text => [...text].reduce((number, letter) => (number * 31 + letter.codePointAt(0)) % 9973, 7);
+  // Functions of one crate are of one family of colours.
+  const hue = name => (hash(crate(name)) + hash(name) % 50) % 360;
 
   function place(node, depth, left, width) {
     const span = add(graph, "span", {
-      title: describe(node), tabindex: 0, class: width < 0.015 ? "thin" : "",
+      title: describe(node), tabindex: 0, class: width < 0.03 ? "thin" : "",
       style: {
         left: `${100 * left}%`, width: `${100 * width}%`, top: `${depth * step}px`,
         background: node === root ? "var(--track)" : `hsl(${hue(node.name)} var(--hue-s) var(--hue-l))`,
       },
-    }, width < 0.015 ? "" : `${node.name} ${value(node)}`);
+    }, width < 0.03 ? "" : `${node.name} ${value(node)}`);
     const zoom = () => { top = node; draw(); };
     span.addEventListener("click", zoom);
     span.addEventListener("keydown", event => { if (event.key === "Enter") zoom(); });
@@ -402,12 +429,14 @@ function flame(element, profile) {
   return graph.childElementCount;
 }
 
-function sites(element, profile) {
+/// The first function of a site that is not the standard library's, and where it is.
+function siteName(profile, site) {
   const standard = /^[<&\[(]*(alloc|core|std|hashbrown)::/;
-  const name = site => {
-    const place = site.frames.find(frame => !standard.test(frameName(profile, frame))) ?? site.frames[0];
-    return frameName(profile, place) + framePlace(profile, place);
-  };
+  const place = site.frames.find(frame => !standard.test(frameName(profile, frame))) ?? site.frames[0];
+  return frameName(profile, place) + framePlace(profile, place);
+}
+
+function sites(element, profile) {
   const median = site => {
     const counts = site.lifetimes_log2_us, half = sum(counts, n => n) / 2;
     let below = 0;
@@ -417,11 +446,11 @@ function sites(element, profile) {
   const more = add(element, "details");
   add(more, "summary", {}, `Call sites as a table (${count(profile.sites.length)})`);
   longTable(more, [
-    ["call site", name, false], ["live", site => bytes(site.live_bytes), true],
+    ["call site", site => siteName(profile, site), false], ["live", site => bytes(site.live_bytes), true],
     ["±", site => site.live_bytes_error ? bytes(site.live_bytes_error) : "", true],
     ["blocks", site => count(site.live_blocks), true], ["allocated", site => bytes(site.alloc_bytes), true],
     ["temporary", site => share(site.temporary, site.allocs), true], ["median life of freed", median, true],
-    ["thread", site => site.thread, false], ["region", site => site.region, false],
+    ["thread", site => site.thread], ["region", site => site.region],
   ], profile.sites, 30);
 }
 
@@ -435,7 +464,7 @@ function timeLine(element, points) {
   const end = Math.ceil(most / step) * step;
   colorKey(element, lines.map(([name]) => name));
   const ys = Array.from({ length: end / step + 1 }, (_, line) => [line * step / end, bytes(line * step)]);
-  const xs = [0, 0.25, 0.5, 0.75, 1].map(part => [part, time((first + part * span) * 1e6)]);
+  const xs = [0, 0.25, 0.5, 0.75, 1].map(part => [part, time((first + part * span) * 1e6).replace(/^0 ns/, "0 s")]);
   const drawn = chart(element, 260, xs, ys);
   const across = point => (point.ms - first) / span;
   lines.forEach(([, field], place) => {
@@ -510,7 +539,7 @@ function cost(element, profile) {
   const ran = report.taken_ms - report.started_ms;
   const rows = [
     ["memory of the profile", bytes(profile.tool_bytes)],
-    ["time of the instrumentation", `${time(report.tool_ns)}, ${(report.tool_ns / 1e4 / Math.max(1, ran)).toFixed(3)} % of ${time(ran * 1e6)}`],
+    ["time of the instrumentation", report.tool_ns === 0 ? "not measured" : `${time(report.tool_ns)}, ${(report.tool_ns / 1e4 / Math.max(1, ran)).toFixed(3)} % of ${time(ran * 1e6)}`],
     ["sampling", profile.rate > 1 ? `one in ${bytes(profile.rate)}` : profile.rate === 1 ? "every block" : "nothing watched"],
     ["samples behind what is live", count(sum(profile.sites, site => site.live_samples))],
     ["stacks without room", count(dropped.stacks)], ["blocks without room", count(dropped.blocks)],
@@ -527,14 +556,13 @@ document.querySelector("header p").textContent =
   `${new Date(report.taken_ms).toISOString().replace("T", " ").slice(0, 19)} UTC, ` +
   `${time((report.taken_ms - report.started_ms) * 1e6)} after its start`;
 
-const requestedRows = report.requested;
 const profiled = report.profile && report.profile.sites.length ? report.profile : null;
 const sections = [
   ["summary", "Memory", "What is live, and where every byte of the arenas is.", report.stats, "", summary],
   ["heatmap", "Arenas and pools", "A row is an arena of 1 MiB, a cell a pool of 16 KiB.",
     report.heatmap && report.heatmap.arenas.length ? report.heatmap : null, "No arena is in use, or no heat map was taken.", heatmap],
   ["requested", "Requested sizes and size classes", "What live blocks were asked for, and what rounding up to their class costs.",
-    requestedRows, "Requested sizes were not recorded.", requested],
+    report.requested || profiled, "Requested sizes were not recorded.", report.requested ? requested : requestedBySite],
   ["latency", "Latency", "How long calls took, by path; the further right, the rarer.", report.latency, "Latency was not recorded.", latency],
   ["flame", "Call sites", "The outermost call on top; width is the chosen metric. Click to zoom.", profiled,
     "No profile was on, or it saw nothing.", flame],
