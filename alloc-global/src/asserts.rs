@@ -16,7 +16,9 @@
 //!
 //! No unsafe here.
 
-use crate::measure::{Measure, MeasureError, ThreadStats};
+use crate::measure::{Measure, MeasureError, ThreadStats, thread_stats};
+use crate::profile::{Group, Grouping, Snapshot, Totals};
+use crate::watch;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -135,6 +137,8 @@ fn parse_bytes(text: &str) -> Option<u64> {
 pub struct Scope {
     measure: Measure,
     name: &'static str,
+    /// What was recorded before, where every block is traced.
+    before: Option<Box<Snapshot>>,
 }
 
 impl Scope {
@@ -145,17 +149,20 @@ impl Scope {
     /// If counts would be a guess.
     #[track_caller]
     pub fn begin(name: &'static str) -> Scope {
+        // An outer measurement would count what a snapshot takes.
+        let is_seen = watch::rate() == 1 && thread_stats().is_err();
+        let before = is_seen.then(|| Box::new(Snapshot::take()));
         match Measure::begin() {
-            Ok(measure) => Scope { measure, name },
+            Ok(measure) => Scope { measure, name, before },
             Err(error) => panic!("{}", guess(name, error)),
         }
     }
 
     #[track_caller]
-    fn end(self) -> (&'static str, ThreadStats) {
-        let name = self.name;
-        match self.measure.end() {
-            Ok(stats) => (name, stats),
+    fn end(self) -> Ended {
+        let Scope { measure, name, before } = self;
+        match measure.end() {
+            Ok(stats) => Ended { name, stats, before },
             Err(error) => panic!("{}", guess(name, error)),
         }
     }
@@ -167,9 +174,9 @@ impl Scope {
     /// If the limit was broken, or the counts would be a guess.
     #[track_caller]
     pub fn check(self, limit: Limit) {
-        let (name, stats) = self.end();
-        if !limit.holds(&stats) {
-            panic!("{}", failure(name, &limit.wanted(), &stats, &evidence(name)));
+        let ended = self.end();
+        if !limit.holds(&ended.stats) {
+            ended.fail(&limit.wanted());
         }
     }
 
@@ -197,15 +204,31 @@ impl Scope {
     /// If a count is above its baseline, the file is not there or cannot be read, or the counts would be a guess.
     #[track_caller]
     pub fn check_baseline(self, baseline: &str, package: &str, source: &str) {
-        let (name, stats) = self.end();
+        let ended = self.end();
+        let (name, stats) = (ended.name, ended.stats);
         let update = env::var_os(UPDATE).is_some_and(|value| value == "1");
         let judged = baseline_file(baseline, Path::new(package), Path::new(source))
             .and_then(|file| judge_baseline(&file, &stats, update));
         match judged {
             Ok(None) => {}
             Ok(Some(note)) => eprintln!("{name}: {note}"),
-            Err(breach) => panic!("{}", failure(name, &breach, &stats, &evidence(name))),
+            Err(breach) => ended.fail(&breach),
         }
+    }
+}
+
+/// A measurement that ended and may fail.
+struct Ended {
+    name: &'static str,
+    stats: ThreadStats,
+    before: Option<Box<Snapshot>>,
+}
+
+impl Ended {
+    #[track_caller]
+    fn fail(self, breach: &str) -> ! {
+        let evidence = Evidence::since(self.before.as_deref());
+        panic!("{}", failure(self.name, breach, &self.stats, &evidence))
     }
 }
 
@@ -223,9 +246,25 @@ struct Evidence {
     profile: Option<PathBuf>,
 }
 
-/// Top sites of the moment, and a profile written under `target`. To be plugged in.
-fn evidence(_name: &str) -> Evidence {
-    Evidence::default()
+/// Sites that a failure shows.
+const SITES: usize = 5;
+
+impl Evidence {
+    /// The sites that allocated most since a snapshot, in all threads: the profile knows no measurements.
+    fn since(before: Option<&Snapshot>) -> Evidence {
+        let Some(before) = before else { return Evidence::default() };
+        let mut lines = Snapshot::take().diff(before).group_by(Grouping::Line);
+        lines.retain(|line| line.totals.allocs > 0.0);
+        lines.sort_by(|a, b| b.totals.alloc_bytes.total_cmp(&a.totals.alloc_bytes));
+        let site = |line: &Group| {
+            let Totals { allocs, alloc_bytes, live, .. } = line.totals;
+            format!(
+                "{allocs:.0} allocations, {alloc_bytes:.0} bytes, {live:+.0} live: {}",
+                line.name
+            )
+        };
+        Evidence { sites: lines.iter().take(SITES).map(site).collect(), profile: None }
+    }
 }
 
 /// What a failed assertion says.

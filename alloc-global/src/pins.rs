@@ -12,6 +12,7 @@
 //!
 //! Unsafe only to promise the walk that all locks are held.
 
+use crate::profile::Owners;
 use crate::shared;
 use alloc_core::{ArenaView, POOL_SIZE, PoolUse, PoolView, USABLE_POOLS};
 use core::fmt;
@@ -54,7 +55,8 @@ struct Found {
 
 /// Who holds the nearly empty arenas: those with less than 10 % of their bytes in blocks, and at least one block.
 ///
-/// The largest `would_return_bytes` first. Without samples or traces the answer is by size class and heap. Blocks in the
+/// The largest `would_return_bytes` first. Blocks that were sampled or traced are named by their call site, which reads debug
+/// information; the others by size class and heap. Blocks in the
 /// caches of threads hold arenas too, and count. Costs a step per pool and per block in nearly empty arenas, with all
 /// other threads waiting at their slow paths, and 32 bytes per such block meanwhile.
 ///
@@ -69,16 +71,12 @@ pub fn pins() -> Vec<Pin> {
         let mut found = Vec::with_capacity(room);
         let all = collect(&mut found);
         if all <= room {
-            return group(&found, site_of);
+            let owners = Owners::of(found.iter().map(|found| found.block));
+            return group(&found, |block| owners.site_of(block).map(str::to_owned));
         }
         drop(found);
         room = all + SPARE;
     }
-}
-
-/// The site that allocated a block, where the profile knows it. To be plugged in.
-fn site_of(_block: usize) -> Option<String> {
-    None
 }
 
 /// Calls `f` with each pool in use of nearly empty arenas, the number of its arena, and the bytes which that has not given back.

@@ -15,6 +15,7 @@
 //! | record | the events, from the allocator |
 //! | snapshot, take, modules | what was known at one moment, as plain data |
 //! | group, diff, symbols | questions to snapshots |
+//! | owners | who allocated a live block |
 //!
 //! Nothing here is reached while nothing is watched. No unsafe here; the modules say what they use it for.
 
@@ -24,6 +25,7 @@ mod live;
 mod local;
 mod modules;
 mod names;
+mod owners;
 mod pages;
 mod record;
 mod sites;
@@ -40,4 +42,5 @@ pub use group::{Filter, Group, Grouping, Totals};
 pub use local::{Region, untracked};
 pub use snapshot::{Dropped, Lifetimes, Module, Site, Snapshot};
 
+pub(crate) use owners::Owners;
 pub(crate) use record::{is_recorded, on_alloc, on_free};

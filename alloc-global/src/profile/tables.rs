@@ -13,6 +13,7 @@ use super::sites::{Freed, FreedCounts, Place, Sites, WEIGHT_ONE};
 use super::stack::{End, Stack, mix};
 use alloc_core::Block;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::collections::{HashMap, HashSet};
 
 /// An allocation that is recorded.
 #[derive(Clone, Copy, Debug)]
@@ -186,6 +187,30 @@ impl Tables {
                 f(Known { stack: site.stack, cut: site.cut, place: site.place, tally: *tally });
             }
         });
+    }
+
+    /// The numbers of the sites of live blocks. `blocks` is in order; `sites` is as long, and left alone where a block
+    /// is not recorded.
+    pub(crate) fn sites_of(&self, blocks: &[usize], sites: &mut [Option<usize>]) {
+        self.live.hold().for_each(|address, entry| {
+            let found = blocks.binary_search(&address).ok();
+            if let Some(site) = found.and_then(|at| sites.get_mut(at)) {
+                *site = Some(self.sites.number(entry.site));
+            }
+        });
+    }
+
+    /// The stacks of those sites, by their numbers.
+    pub(crate) fn stacks_of(&self, sites: &[Option<usize>]) -> HashMap<usize, Vec<u64>> {
+        let wanted: HashSet<usize> = sites.iter().flatten().copied().collect();
+        let (mut stacks, mut number) = (HashMap::new(), 0);
+        self.sites.for_each(|site| {
+            if wanted.contains(&number) {
+                stacks.insert(number, site.stack.iter().map(|address| *address as u64).collect());
+            }
+            number += 1;
+        });
+        stacks
     }
 
     /// What is known of each site, by their numbers.
