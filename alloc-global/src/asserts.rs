@@ -19,6 +19,8 @@
 use crate::measure::{Measure, MeasureError, ThreadStats, thread_stats};
 use crate::profile::{Group, Grouping, Snapshot, Totals};
 use crate::watch;
+#[cfg(feature = "report")]
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -253,7 +255,8 @@ impl Evidence {
     /// The sites that allocated most since a snapshot, in all threads: the profile knows no measurements.
     fn since(before: Option<&Snapshot>) -> Evidence {
         let Some(before) = before else { return Evidence::default() };
-        let mut lines = Snapshot::take().diff(before).group_by(Grouping::Line);
+        let now = Snapshot::take();
+        let mut lines = now.diff(before).group_by(Grouping::Line);
         lines.retain(|line| line.totals.allocs > 0.0);
         lines.sort_by(|a, b| b.totals.alloc_bytes.total_cmp(&a.totals.alloc_bytes));
         let site = |line: &Group| {
@@ -263,8 +266,38 @@ impl Evidence {
                 line.name
             )
         };
-        Evidence { sites: lines.iter().take(SITES).map(site).collect(), profile: None }
+        Evidence { sites: lines.iter().take(SITES).map(site).collect(), profile: profile(now) }
     }
+}
+
+/// Writes the profile of the process under the folder that cargo builds in, or for other programs that of temporary files.
+#[cfg(feature = "report")]
+fn profile(now: Snapshot) -> Option<PathBuf> {
+    use crate::report::{NoSymbols, Report, write};
+    let exe = env::current_exe().ok()?;
+    // Cargo marks its folder so that backups leave it out.
+    let target = exe.ancestors().find(|folder| folder.join("CACHEDIR.TAG").is_file());
+    let folder = target.map_or_else(env::temp_dir, Path::to_owned).join("poolalloc");
+    // Where this fails so does the writing, which says why.
+    let _ = fs::create_dir_all(&folder);
+    // Apart from those of other failures of this process.
+    static FAILURES: AtomicU32 = AtomicU32::new(0);
+    // Relaxed: a number.
+    let number = FAILURES.fetch_add(1, Relaxed);
+    let template = folder.join(format!("assert-%e-%p-{number}.pb.gz"));
+    let report = Report { snapshot: Some(now), ..Report::of_process() };
+    match write(template.to_str()?, &report, &NoSymbols) {
+        Ok(path) => Some(path),
+        Err(error) => {
+            eprintln!("poolalloc: {error}");
+            None
+        }
+    }
+}
+
+#[cfg(not(feature = "report"))]
+fn profile(_now: Snapshot) -> Option<PathBuf> {
+    None
 }
 
 /// What a failed assertion says.

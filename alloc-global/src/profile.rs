@@ -43,4 +43,5 @@ pub use local::{Region, untracked};
 pub use snapshot::{Dropped, Lifetimes, Module, Site, Snapshot};
 
 pub(crate) use owners::Owners;
+pub(crate) use record::tool_bytes;
 pub(crate) use record::{is_recorded, on_alloc, on_free};

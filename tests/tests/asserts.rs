@@ -252,6 +252,11 @@ fn sites() {
     let text = message(|| assert_no_alloc! { drop((the_culprit(), the_culprit())) });
     assert!(text.contains("2 allocations, 6144 bytes, +0 live: "), "{text}");
     assert!(text.contains("asserts.rs:"), "{text}");
+    let profile = text.lines().find_map(|line| line.strip_prefix("  profile: ")).expect("a path");
+    let bytes = fs::read(profile).expect("the profile");
+    assert!(bytes.starts_with(&[0x1F, 0x8B]), "gzip: {profile}");
+    assert!(profile.contains("/target/"), "{profile}");
+    fs::remove_file(profile).expect("the profile can be removed");
     // The inner one of two shows counts alone, and does not disturb the outer one.
     assert_allocs!(== 1, {
         assert_allocs!(== 1, { drop(block(10)) });
