@@ -11,14 +11,14 @@
 //! are not seen. A count that would be a guess fails, and says why. Everything but the macros' few lines is plain
 //! functions of the counts.
 //!
-//! Baselines: a file `baselines/NAME.txt` beside the test's source, a line per count. More than it says fails; less passes, and
-//! a line on standard error says so. `POOLALLOC_UPDATE_BASELINE=1` writes it anew.
-//!
 //! No unsafe here.
+
+mod baseline;
 
 use crate::measure::{Measure, MeasureError, ThreadStats, thread_stats};
 use crate::profile::{Group, Grouping, Snapshot, Totals};
 use crate::watch;
+use baseline::{UPDATE, baseline_file, judge_baseline};
 #[cfg(feature = "report")]
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::fmt::Write as _;
@@ -234,9 +234,6 @@ impl Ended {
     }
 }
 
-/// The variable that has baselines written anew.
-const UPDATE: &str = "POOLALLOC_UPDATE_BASELINE";
-
 fn guess(name: &str, error: MeasureError) -> String {
     format!("{name}: counting would be a guess: {error}")
 }
@@ -331,92 +328,6 @@ fn rows(stats: &ThreadStats) -> [(&'static str, u64); 9] {
         ("peak_bytes", stats.peak_bytes),
         ("foreign_deallocs", stats.foreign_deallocs),
     ]
-}
-
-/// Counts that a baseline holds: those that a change for the worse raises.
-const IN_BASELINE: [&str; 5] = ["allocs", "reallocs", "alloc_bytes", "live_blocks", "peak_bytes"];
-
-fn baseline_text(stats: &ThreadStats) -> String {
-    let mut text = String::new();
-    for (name, value) in rows(stats).iter().filter(|(name, _)| IN_BASELINE.contains(name)) {
-        let _ = writeln!(text, "{name} {value}");
-    }
-    text
-}
-
-/// The file of a baseline. The compiler names a source file from where it was started, which may be the package or a folder
-/// around it.
-fn baseline_file(name: &str, package: &Path, source: &Path) -> Result<PathBuf, String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
-        return Err(format!("baseline {name:?}: letters, digits, `-`, `_` and `.` make a name"));
-    }
-    let mut sources = package.ancestors().map(|folder| folder.join(source));
-    let Some(found) = sources.find(|path| path.is_file()) else {
-        return Err(format!("baseline {name}: {} is not there any more", source.display()));
-    };
-    let folder = found.parent().unwrap_or(package).join("baselines");
-    Ok(folder.join(format!("{name}.txt")))
-}
-
-/// Compares counts with a baseline, or writes it. A note for the reader if it was written, or could be lower.
-fn judge_baseline(
-    file: &Path,
-    stats: &ThreadStats,
-    update: bool,
-) -> Result<Option<String>, String> {
-    let shown = file.display();
-    if update {
-        let folder = file.parent().unwrap_or(Path::new("."));
-        let written =
-            fs::create_dir_all(folder).and_then(|()| replace(file, &baseline_text(stats)));
-        return match written {
-            Ok(()) => Ok(Some(format!("wrote {shown}"))),
-            Err(error) => Err(format!("cannot write {shown}: {error}")),
-        };
-    }
-    let text = fs::read_to_string(file)
-        .map_err(|error| format!("cannot read {shown}: {error}; {UPDATE}=1 writes it"))?;
-    compare(&text, stats)
-        .map(|lower| lower.map(|lower| format!("{lower}; {UPDATE}=1 lowers {shown}")))
-        .map_err(|breach| format!("{breach} ({shown}; {UPDATE}=1 writes it anew)"))
-}
-
-/// Writes a file whole or not at all.
-fn replace(file: &Path, text: &str) -> std::io::Result<()> {
-    let part = file.with_extension(format!("txt.{}", std::process::id()));
-    fs::write(&part, text).and_then(|()| fs::rename(&part, file)).inspect_err(|_| {
-        // What is left of it is of no use; that it may stay behind is the lesser evil.
-        let _ = fs::remove_file(&part);
-    })
-}
-
-/// Compares counts with the text of a baseline: an error where one is above it, else which are below.
-fn compare(text: &str, stats: &ThreadStats) -> Result<Option<String>, String> {
-    let mut lower = Vec::new();
-    let mut higher = Vec::new();
-    let mut seen = Vec::new();
-    for line in text.lines().filter(|line| !line.trim().is_empty()) {
-        let (name, value) = line.trim().split_once(' ').unwrap_or((line, ""));
-        let now = rows(stats).iter().find(|row| row.0 == name).map(|row| row.1);
-        let (Some(now), Ok(value)) = (now, value.trim().parse::<u64>()) else {
-            return Err(format!("a baseline has lines `count number`, not {line:?}"));
-        };
-        seen.push(name);
-        if now > value {
-            higher.push(format!("{name} {now} above {value}"));
-        } else if now < value {
-            lower.push(format!("{name} {now} below {value}"));
-        }
-    }
-    if let Some(missing) = IN_BASELINE.iter().find(|name| !seen.contains(name)) {
-        return Err(format!("the baseline has no line for {missing}"));
-    }
-    if higher.is_empty() {
-        Ok((!lower.is_empty()).then(|| lower.join(", ")))
-    } else {
-        Err(higher.join(", "))
-    }
 }
 
 /// Runs the body and fails if the calling thread allocated meanwhile (`realloc` counts, frees do not). Gives the body's value.
@@ -554,5 +465,4 @@ macro_rules! assert_baseline {
 }
 
 #[cfg(test)]
-#[path = "asserts_tests.rs"]
 mod tests;
