@@ -11,15 +11,19 @@
 //! are not seen. A count that would be a guess fails, and says why. Everything but the macros' few lines is plain
 //! functions of the counts.
 //!
-//! Baselines: a file `baselines/NAME.txt` beside the test's source, a line per count. More than it says fails; less passes, and
-//! a line on standard error says so. `POOLALLOC_UPDATE_BASELINE=1` writes it anew.
-//!
 //! No unsafe here.
 
-use crate::measure::{Measure, MeasureError, ThreadStats};
+mod baseline;
+
+use crate::measure::{Measure, MeasureError, ThreadStats, thread_stats};
+use crate::profile::{Group, Grouping, Snapshot, Totals};
+use crate::watch;
+use baseline::{UPDATE, baseline_file, judge_baseline};
+#[cfg(feature = "report")]
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::{env, fs};
+use std::env;
 
 /// What a measurement may come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +139,8 @@ fn parse_bytes(text: &str) -> Option<u64> {
 pub struct Scope {
     measure: Measure,
     name: &'static str,
+    /// What was recorded before, where every block is traced.
+    before: Option<Box<Snapshot>>,
 }
 
 impl Scope {
@@ -145,17 +151,20 @@ impl Scope {
     /// If counts would be a guess.
     #[track_caller]
     pub fn begin(name: &'static str) -> Scope {
+        // An outer measurement would count what a snapshot takes.
+        let is_seen = watch::rate() == 1 && thread_stats().is_err();
+        let before = is_seen.then(|| Box::new(Snapshot::take()));
         match Measure::begin() {
-            Ok(measure) => Scope { measure, name },
+            Ok(measure) => Scope { measure, name, before },
             Err(error) => panic!("{}", guess(name, error)),
         }
     }
 
     #[track_caller]
-    fn end(self) -> (&'static str, ThreadStats) {
-        let name = self.name;
-        match self.measure.end() {
-            Ok(stats) => (name, stats),
+    fn end(self) -> Ended {
+        let Scope { measure, name, before } = self;
+        match measure.end() {
+            Ok(stats) => Ended { name, stats, before },
             Err(error) => panic!("{}", guess(name, error)),
         }
     }
@@ -167,9 +176,9 @@ impl Scope {
     /// If the limit was broken, or the counts would be a guess.
     #[track_caller]
     pub fn check(self, limit: Limit) {
-        let (name, stats) = self.end();
-        if !limit.holds(&stats) {
-            panic!("{}", failure(name, &limit.wanted(), &stats, &evidence(name)));
+        let ended = self.end();
+        if !limit.holds(&ended.stats) {
+            ended.fail(&limit.wanted());
         }
     }
 
@@ -197,20 +206,33 @@ impl Scope {
     /// If a count is above its baseline, the file is not there or cannot be read, or the counts would be a guess.
     #[track_caller]
     pub fn check_baseline(self, baseline: &str, package: &str, source: &str) {
-        let (name, stats) = self.end();
+        let ended = self.end();
+        let (name, stats) = (ended.name, ended.stats);
         let update = env::var_os(UPDATE).is_some_and(|value| value == "1");
         let judged = baseline_file(baseline, Path::new(package), Path::new(source))
             .and_then(|file| judge_baseline(&file, &stats, update));
         match judged {
             Ok(None) => {}
             Ok(Some(note)) => eprintln!("{name}: {note}"),
-            Err(breach) => panic!("{}", failure(name, &breach, &stats, &evidence(name))),
+            Err(breach) => ended.fail(&breach),
         }
     }
 }
 
-/// The variable that has baselines written anew.
-const UPDATE: &str = "POOLALLOC_UPDATE_BASELINE";
+/// A measurement that ended and may fail.
+struct Ended {
+    name: &'static str,
+    stats: ThreadStats,
+    before: Option<Box<Snapshot>>,
+}
+
+impl Ended {
+    #[track_caller]
+    fn fail(self, breach: &str) -> ! {
+        let evidence = Evidence::since(self.before.as_deref());
+        panic!("{}", failure(self.name, breach, &self.stats, &evidence))
+    }
+}
 
 fn guess(name: &str, error: MeasureError) -> String {
     format!("{name}: counting would be a guess: {error}")
@@ -223,9 +245,56 @@ struct Evidence {
     profile: Option<PathBuf>,
 }
 
-/// Top sites of the moment, and a profile written under `target`. To be plugged in.
-fn evidence(_name: &str) -> Evidence {
-    Evidence::default()
+/// Sites that a failure shows.
+const SITES: usize = 5;
+
+impl Evidence {
+    /// The sites that allocated most since a snapshot, in all threads: the profile knows no measurements.
+    fn since(before: Option<&Snapshot>) -> Evidence {
+        let Some(before) = before else { return Evidence::default() };
+        let now = Snapshot::take();
+        let mut lines = now.diff(before).group_by(Grouping::Line);
+        lines.retain(|line| line.totals.allocs > 0.0);
+        lines.sort_by(|a, b| b.totals.alloc_bytes.total_cmp(&a.totals.alloc_bytes));
+        let site = |line: &Group| {
+            let Totals { allocs, alloc_bytes, live, .. } = line.totals;
+            format!(
+                "{allocs:.0} allocations, {alloc_bytes:.0} bytes, {live:+.0} live: {}",
+                line.name
+            )
+        };
+        Evidence { sites: lines.iter().take(SITES).map(site).collect(), profile: profile(now) }
+    }
+}
+
+/// Writes the profile of the process under the folder that cargo builds in, or for other programs that of temporary files.
+#[cfg(feature = "report")]
+fn profile(now: Snapshot) -> Option<PathBuf> {
+    use crate::report::{NoSymbols, Report, write};
+    let exe = env::current_exe().ok()?;
+    // Cargo marks its folder so that backups leave it out.
+    let target = exe.ancestors().find(|folder| folder.join("CACHEDIR.TAG").is_file());
+    let folder = target.map_or_else(env::temp_dir, Path::to_owned).join("poolalloc");
+    // Where this fails so does the writing, which says why.
+    let _ = std::fs::create_dir_all(&folder);
+    // Apart from those of other failures of this process.
+    static FAILURES: AtomicU32 = AtomicU32::new(0);
+    // Relaxed: a number.
+    let number = FAILURES.fetch_add(1, Relaxed);
+    let template = folder.join(format!("assert-%e-%p-{number}.pb.gz"));
+    let report = Report { snapshot: Some(now), ..Report::of_process() };
+    match write(template.to_str()?, &report, &NoSymbols) {
+        Ok(path) => Some(path),
+        Err(error) => {
+            eprintln!("poolalloc: {error}");
+            None
+        }
+    }
+}
+
+#[cfg(not(feature = "report"))]
+fn profile(_now: Snapshot) -> Option<PathBuf> {
+    None
 }
 
 /// What a failed assertion says.
@@ -259,92 +328,6 @@ fn rows(stats: &ThreadStats) -> [(&'static str, u64); 9] {
         ("peak_bytes", stats.peak_bytes),
         ("foreign_deallocs", stats.foreign_deallocs),
     ]
-}
-
-/// Counts that a baseline holds: those that a change for the worse raises.
-const IN_BASELINE: [&str; 5] = ["allocs", "reallocs", "alloc_bytes", "live_blocks", "peak_bytes"];
-
-fn baseline_text(stats: &ThreadStats) -> String {
-    let mut text = String::new();
-    for (name, value) in rows(stats).iter().filter(|(name, _)| IN_BASELINE.contains(name)) {
-        let _ = writeln!(text, "{name} {value}");
-    }
-    text
-}
-
-/// The file of a baseline. The compiler names a source file from where it was started, which may be the package or a folder
-/// around it.
-fn baseline_file(name: &str, package: &Path, source: &Path) -> Result<PathBuf, String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
-        return Err(format!("baseline {name:?}: letters, digits, `-`, `_` and `.` make a name"));
-    }
-    let mut sources = package.ancestors().map(|folder| folder.join(source));
-    let Some(found) = sources.find(|path| path.is_file()) else {
-        return Err(format!("baseline {name}: {} is not there any more", source.display()));
-    };
-    let folder = found.parent().unwrap_or(package).join("baselines");
-    Ok(folder.join(format!("{name}.txt")))
-}
-
-/// Compares counts with a baseline, or writes it. A note for the reader if it was written, or could be lower.
-fn judge_baseline(
-    file: &Path,
-    stats: &ThreadStats,
-    update: bool,
-) -> Result<Option<String>, String> {
-    let shown = file.display();
-    if update {
-        let folder = file.parent().unwrap_or(Path::new("."));
-        let written =
-            fs::create_dir_all(folder).and_then(|()| replace(file, &baseline_text(stats)));
-        return match written {
-            Ok(()) => Ok(Some(format!("wrote {shown}"))),
-            Err(error) => Err(format!("cannot write {shown}: {error}")),
-        };
-    }
-    let text = fs::read_to_string(file)
-        .map_err(|error| format!("cannot read {shown}: {error}; {UPDATE}=1 writes it"))?;
-    compare(&text, stats)
-        .map(|lower| lower.map(|lower| format!("{lower}; {UPDATE}=1 lowers {shown}")))
-        .map_err(|breach| format!("{breach} ({shown}; {UPDATE}=1 writes it anew)"))
-}
-
-/// Writes a file whole or not at all.
-fn replace(file: &Path, text: &str) -> std::io::Result<()> {
-    let part = file.with_extension(format!("txt.{}", std::process::id()));
-    fs::write(&part, text).and_then(|()| fs::rename(&part, file)).inspect_err(|_| {
-        // What is left of it is of no use; that it may stay behind is the lesser evil.
-        let _ = fs::remove_file(&part);
-    })
-}
-
-/// Compares counts with the text of a baseline: an error where one is above it, else which are below.
-fn compare(text: &str, stats: &ThreadStats) -> Result<Option<String>, String> {
-    let mut lower = Vec::new();
-    let mut higher = Vec::new();
-    let mut seen = Vec::new();
-    for line in text.lines().filter(|line| !line.trim().is_empty()) {
-        let (name, value) = line.trim().split_once(' ').unwrap_or((line, ""));
-        let now = rows(stats).iter().find(|row| row.0 == name).map(|row| row.1);
-        let (Some(now), Ok(value)) = (now, value.trim().parse::<u64>()) else {
-            return Err(format!("a baseline has lines `count number`, not {line:?}"));
-        };
-        seen.push(name);
-        if now > value {
-            higher.push(format!("{name} {now} above {value}"));
-        } else if now < value {
-            lower.push(format!("{name} {now} below {value}"));
-        }
-    }
-    if let Some(missing) = IN_BASELINE.iter().find(|name| !seen.contains(name)) {
-        return Err(format!("the baseline has no line for {missing}"));
-    }
-    if higher.is_empty() {
-        Ok((!lower.is_empty()).then(|| lower.join(", ")))
-    } else {
-        Err(higher.join(", "))
-    }
 }
 
 /// Runs the body and fails if the calling thread allocated meanwhile (`realloc` counts, frees do not). Gives the body's value.
@@ -482,5 +465,4 @@ macro_rules! assert_baseline {
 }
 
 #[cfg(test)]
-#[path = "asserts_tests.rs"]
 mod tests;

@@ -12,7 +12,7 @@
 //!
 //! Unsafe only to promise the walk that all locks are held.
 
-use crate::profile::Holders;
+use crate::profile::Owners;
 use crate::shared;
 use alloc_core::{ArenaView, POOL_SIZE, PoolUse, PoolView, USABLE_POOLS};
 use core::fmt;
@@ -55,7 +55,8 @@ struct Found {
 
 /// Who holds the nearly empty arenas: those with less than 10 % of their bytes in blocks, and at least one block.
 ///
-/// The largest `would_return_bytes` first. Without samples or traces the answer is by size class and heap. Blocks in the
+/// The largest `would_return_bytes` first. Blocks that were sampled or traced are named by their call site, which reads debug
+/// information; the others by size class and heap. Blocks in the
 /// caches of threads hold arenas too, and count. Costs a step per pool and per block in nearly empty arenas, with all
 /// other threads waiting at their slow paths, and 32 bytes per such block meanwhile.
 ///
@@ -70,9 +71,8 @@ pub fn pins() -> Vec<Pin> {
         let mut found = Vec::with_capacity(room);
         let all = collect(&mut found);
         if all <= room {
-            // Symbols are looked for only where there is something to name.
-            let holders = if found.is_empty() { Holders::default() } else { Holders::take() };
-            return group(&found, |block| holders.of(block));
+            let owners = Owners::of(found.iter().map(|found| found.block));
+            return group(&found, |block| owners.site_of(block).map(str::to_owned));
         }
         drop(found);
         room = all + SPARE;

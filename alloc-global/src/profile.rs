@@ -15,7 +15,7 @@
 //! | record | the events, from the allocator |
 //! | snapshot, take, modules | what was known at one moment, as plain data |
 //! | group, diff, symbols | questions to snapshots |
-//! | query | questions about live blocks |
+//! | owners, query | who allocated a live block; which sizes were asked for |
 //!
 //! Nothing here is reached while nothing is watched. No unsafe here; the modules say what they use it for.
 
@@ -25,7 +25,9 @@ mod live;
 mod local;
 mod modules;
 mod names;
+mod owners;
 mod pages;
+#[cfg(feature = "report")]
 mod query;
 mod record;
 mod sites;
@@ -44,9 +46,10 @@ pub use snapshot::{Dropped, Lifetimes, Module, Site, Snapshot};
 #[cfg(feature = "report")]
 pub use symbols::DebugInfo;
 
+pub(crate) use owners::Owners;
 pub use pages::limit_profile;
-pub(crate) use query::Holders;
 #[cfg(feature = "report")]
 pub(crate) use query::requested;
+pub(crate) use record::tool_bytes;
 pub(crate) use record::{check, is_recorded, lock_for_fork, on_alloc, on_free, unlock_after_fork};
 pub(crate) use stack::set_depth;

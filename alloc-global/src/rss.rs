@@ -24,7 +24,7 @@
 use crate::cache::Cache;
 use crate::census::Census;
 use crate::residency::{self, Malloc, Pages, Resident};
-use crate::{shared, stats, thread};
+use crate::{profile, shared, stats, thread};
 use alloc_core::{ARENA_SIZE, ArenaView, PAGE_SIZE, POOL_SIZE, PoolUse, PoolView};
 use core::fmt;
 
@@ -82,6 +82,7 @@ pub fn explain_rss() -> Rss {
     pools.cached = cached;
     pools.live -= cached;
     pools.caches = caches();
+    pools.profile = profile::tool_bytes() as u64;
     let fallback = [counters.fallback_live_bytes, counters.fallback_cached_bytes];
     rss.put_together(&pools, fallback, malloc, resident);
     rss
@@ -132,6 +133,7 @@ struct Pools {
     metadata: u64,
     reserve: u64,
     caches: u64,
+    profile: u64,
 }
 
 impl Pools {
@@ -144,6 +146,7 @@ impl Pools {
             + self.metadata
             + self.reserve
             + self.caches
+            + self.profile
     }
 
     /// Adds a pool in use.
@@ -252,6 +255,7 @@ impl Rss {
                 pools.reserve,
                 "POOLALLOC_PURGE_DELAY_MS, trim(), POOLALLOC_HUGE_PAGES",
             ),
+            part("profile", pools.profile, "POOLALLOC_SAMPLE, POOLALLOC_TRACE"),
             part("fallback live", live, "the program's: a profile says whose"),
             part("fallback cached", cached, "POOLALLOC_FALLBACK_CACHE, trim()"),
             part("malloc, other", other, "C libraries; headers; rounding of the fallback"),
@@ -289,6 +293,7 @@ mod tests {
         metadata: 32,
         reserve: 64,
         caches: 128,
+        profile: 256,
     };
 
     fn explain(fallback: [u64; 2], malloc: Malloc, resident: Option<Resident>) -> Rss {
@@ -311,7 +316,7 @@ mod tests {
         assert_eq!(rss.resident, 2000);
         assert_eq!((bytes(&rss, "fallback live"), bytes(&rss, "fallback cached")), (200, 100));
         assert_eq!((bytes(&rss, "malloc, other"), bytes(&rss, "fallback free")), (100, 50));
-        assert_eq!(bytes(&rss, "outside, anonymous"), 1000 - 255 - 450);
+        assert_eq!(bytes(&rss, "outside, anonymous"), 1000 - 511 - 450);
         assert_eq!(bytes(&rss, "outside, files"), 1000);
     }
 
@@ -320,7 +325,7 @@ mod tests {
         let malloc = Malloc { in_use: 1 << 40, free: 50 };
         let resident = Some(Resident { all: 2000, anonymous: 1000 });
         let rss = explain([1 << 40, 100], malloc, resident);
-        assert_eq!(bytes(&rss, "fallback live"), 1000 - 255);
+        assert_eq!(bytes(&rss, "fallback live"), 1000 - 511);
         assert_eq!((bytes(&rss, "fallback cached"), bytes(&rss, "fallback free")), (0, 0));
     }
 

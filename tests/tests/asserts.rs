@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Case::new("measurements_that_end_out_of_turn_are_refused", out_of_turn),
         Case::new("a_panic_in_the_body_is_the_bodys", panics),
         Case::new("baselines_are_kept_compared_and_written", baselines),
+        Case::new("failures_name_sites_where_blocks_are_traced", sites),
         Case::new("threads_that_are_not_measured_say_so", not_open),
     ])
 }
@@ -239,6 +240,28 @@ fn baselines() {
     let text = message(|| check(20));
     assert!(text.contains("alloc_bytes 24 above 16, peak_bytes 24 above 16"), "{text}");
     fs::remove_dir_all(folder).expect("the folder can be removed");
+}
+
+#[inline(never)]
+fn the_culprit() -> Box<[u8]> {
+    block(3_000)
+}
+
+fn sites() {
+    alloc_global::start_tracing();
+    let text = message(|| assert_no_alloc! { drop((the_culprit(), the_culprit())) });
+    assert!(text.contains("2 allocations, 6144 bytes, +0 live: "), "{text}");
+    assert!(text.contains("asserts.rs:"), "{text}");
+    let profile = text.lines().find_map(|line| line.strip_prefix("  profile: ")).expect("a path");
+    let bytes = fs::read(profile).expect("the profile");
+    assert!(bytes.starts_with(&[0x1F, 0x8B]), "gzip: {profile}");
+    assert!(profile.contains("/target/"), "{profile}");
+    fs::remove_file(profile).expect("the profile can be removed");
+    // The inner one of two shows counts alone, and does not disturb the outer one.
+    assert_allocs!(== 1, {
+        assert_allocs!(== 1, { drop(block(10)) });
+    });
+    alloc_global::stop_profiling();
 }
 
 fn not_open() {

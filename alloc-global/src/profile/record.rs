@@ -78,7 +78,7 @@ pub(super) fn rate_and_duration() -> (u64, u64) {
 }
 
 /// Bytes that the profile takes.
-pub(super) fn tool_bytes() -> usize {
+pub(crate) fn tool_bytes() -> usize {
     TABLES.bytes() + NAMES.bytes()
 }
 

@@ -13,6 +13,7 @@ use super::sites::{Freed, FreedCounts, Place, Sites, WEIGHT_ONE};
 use super::stack::{End, Stack, mix};
 use alloc_core::Block;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::collections::{HashMap, HashSet};
 
 /// An allocation that is recorded.
 #[derive(Clone, Copy, Debug)]
@@ -188,6 +189,30 @@ impl Tables {
         });
     }
 
+    /// The numbers of the sites of live blocks. `blocks` is in order; `sites` is as long, and left alone where a block
+    /// is not recorded.
+    pub(crate) fn sites_of(&self, blocks: &[usize], sites: &mut [Option<usize>]) {
+        self.live.hold().for_each(|address, entry| {
+            let found = blocks.binary_search(&address).ok();
+            if let Some(site) = found.and_then(|at| sites.get_mut(at)) {
+                *site = Some(self.sites.number(entry.site));
+            }
+        });
+    }
+
+    /// The stacks of those sites, by their numbers.
+    pub(crate) fn stacks_of(&self, sites: &[Option<usize>]) -> HashMap<usize, Vec<u64>> {
+        let wanted: HashSet<usize> = sites.iter().flatten().copied().collect();
+        let (mut stacks, mut number) = (HashMap::new(), 0);
+        self.sites.for_each(|site| {
+            if wanted.contains(&number) {
+                stacks.insert(number, site.stack.iter().map(|address| *address as u64).collect());
+            }
+            number += 1;
+        });
+        stacks
+    }
+
     /// What is known of each site, by their numbers.
     fn tallies(&self) -> Vec<Tally> {
         loop {
@@ -220,6 +245,7 @@ impl Tables {
     }
 
     /// Every live block on record, by its address.
+    #[cfg(feature = "report")]
     pub(crate) fn live_entries(&self) -> Vec<(usize, Entry)> {
         let mut room = 1024;
         loop {
@@ -239,20 +265,6 @@ impl Tables {
             }
             room = count + count / 8;
         }
-    }
-
-    /// The number of the site of a live block.
-    pub(crate) fn site_number(&self, entry: &Entry) -> usize {
-        self.sites.number(entry.site)
-    }
-
-    /// The stacks of all sites, by their numbers.
-    pub(crate) fn stacks(&self) -> Vec<Vec<u64>> {
-        let mut stacks = Vec::new();
-        self.sites.for_each(|site| {
-            stacks.push(site.stack.iter().map(|address| *address as u64).collect());
-        });
-        stacks
     }
 
     /// Samples whose stack had no room, samples whose block had none, stacks cut, stacks corrupt.

@@ -23,14 +23,19 @@ use std::collections::VecDeque;
 /// Frames that the sparkline remembers.
 const HISTORY: usize = 512;
 
+/// Milliseconds between two reckonings of the rate.
+const RATE_MS: u64 = 1_000;
+
 /// What is shown.
 #[derive(Debug, Default)]
 pub(crate) struct App {
     frame: Option<LiveFrame>,
     /// Live bytes of the frames so far, the newest first.
     history: VecDeque<u64>,
-    /// Allocations per second between the last two frames.
+    /// Allocations per second, over a second or more.
     rate: u64,
+    /// The time and the allocations that the rate was last reckoned from.
+    reckoned: (u64, u64),
     /// Whether the program did not answer the last time.
     silent: bool,
     pub(crate) paused: bool,
@@ -43,10 +48,13 @@ impl App {
     pub(crate) fn take(&mut self, frame: Option<LiveFrame>) {
         self.silent = frame.is_none();
         let Some(frame) = frame else { return };
-        if let Some(before) = &self.frame {
-            let allocs = frame.stat("allocs").saturating_sub(before.stat("allocs"));
-            let time = frame.updated_ms.saturating_sub(before.updated_ms);
-            self.rate = allocs.saturating_mul(1000).checked_div(time).unwrap_or(self.rate);
+        let (ms, allocs) = (frame.updated_ms, frame.stat("allocs"));
+        let time = ms.saturating_sub(self.reckoned.0);
+        if self.frame.is_none() {
+            self.reckoned = (ms, allocs);
+        } else if time >= RATE_MS {
+            self.rate = allocs.saturating_sub(self.reckoned.1).saturating_mul(1000) / time;
+            self.reckoned = (ms, allocs);
         }
         self.history.truncate(HISTORY - 1);
         self.history.push_front(frame.stat("live bytes"));

@@ -108,3 +108,22 @@ fn the_page_has_all_sections() {
     let grid = page.lines().filter(|line| line.len() == 77 && line.contains(" #")).count();
     assert!(grid >= 1, "{page}");
 }
+
+#[test]
+fn the_rate_is_that_of_a_second_or_more() {
+    let mut app = App::default();
+    let mut now = frame();
+    let set = |frame: &mut LiveFrame, allocs: u64| {
+        let stat = frame.stats.iter_mut().find(|stat| stat.0 == "allocs").expect("a counter");
+        stat.1 = allocs;
+    };
+    let start = now.updated_ms;
+    for (ms, allocs, rate) in
+        [(0, 10, 0), (500, 5_010, 0), (2_000, 8_010, 4_000), (2_100, 9_010, 4_000)]
+    {
+        now.updated_ms = start + ms;
+        set(&mut now, allocs);
+        app.take(Some(now.clone()));
+        assert_eq!(app.rate, rate, "after {ms} ms");
+    }
+}

@@ -1,5 +1,6 @@
 //! Tests of the verdicts: limits, sizes, messages, baselines. Whole processes are tested in `tests/answers.rs`.
 
+use super::baseline::{IN_BASELINE, baseline_text, compare};
 use super::*;
 
 fn stats() -> ThreadStats {
