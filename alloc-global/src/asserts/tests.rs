@@ -2,6 +2,7 @@
 
 use super::baseline::{IN_BASELINE, baseline_text, compare};
 use super::*;
+use std::fs;
 
 fn stats() -> ThreadStats {
     ThreadStats {
