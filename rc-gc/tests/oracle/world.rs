@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Three types of object share one graph: a plain one, one with a finalizer, one too large for a pool. What their user
-//! code does is decided by seed and number alone, not by the order in which it runs. No unsafe here but for a
+//! code does is decided by seed and number alone, not by the order in which it runs. Unsafe code only for a
 //! `Trace` that panics when it is told to.
 
 use std::cell::{Cell, RefCell};
