@@ -1,5 +1,5 @@
 //! Runs one workload of the suite `gc` on a collector that others wrote, as `BENCH_COLLECTOR` says, on the system's
-//! allocator. Each as its own documentation uses it. No unsafe here but for what the `Trace`s of some of them ask for.
+//! allocator. Each as its own documentation uses it. Unsafe code only for what the `Trace`s of some of them ask for.
 
 use bench::collectors::{self, Collector, Token};
 use bench::workload::Workload;

@@ -1,7 +1,7 @@
 //! dumpster's tests of its single-threaded `Gc`, and those of its test crate.
 //!
 //! Without meaning here: `new_cyclic` hands out a `Weak` as std's does, so handles inside are upgraded later, not rehydrated; a
-//! dead handle may be cloned. `trybuild` tests of the derive are tests of the derive. No unsafe here but for a `Trace` that panics.
+//! dead handle may be cloned. `trybuild` tests of the derive are tests of the derive. Unsafe code only for a `Trace` that panics.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;

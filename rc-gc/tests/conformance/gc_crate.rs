@@ -2,7 +2,7 @@
 //!
 //! Without meaning here: rooting and unrooting when a value goes into or out of a cell (`gccell_rooting` asks the same of
 //! counts); finalizers of values that were never on the heap; a `finalize` that the derive writes. A wrong ignored field is a leak here,
-//! not an access to freed memory. No unsafe here but to take back raw pointers.
+//! not an access to freed memory. Unsafe code only to take back raw pointers.
 
 use std::cell::RefCell;
 use std::marker::PhantomData;

@@ -3,7 +3,7 @@
 //!
 //! In other files of this folder's parent: a list of ten million (`bounds`); 2^30 clones, a leaked borrow in garbage, a thread that ends
 //! with leaked handles (`leaks`, which leak by design); memory that ends (`memory_ends`, which ends processes). Without meaning
-//! here: freezing a heap, which is not offered. No unsafe here but for a `Trace` that collects.
+//! here: freezing a heap, which is not offered. Unsafe code only for a `Trace` that collects.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;

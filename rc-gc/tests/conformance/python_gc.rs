@@ -7,7 +7,7 @@
 //! Freezing, lists of objects, referrers and referents (`freeze`, `traverse_frozen`, `deferred_refcount_frozen`,
 //! `get_objects*`, `get_referents*`), callbacks around collections (`GCCallbackTests`), counts since the last
 //! collection (`get_count`) and debug output (`gc_debug_stats`): tested by those who add them. `tuple_untrack`:
-//! what is tracked follows from the type and never changes. No unsafe here but for one `Trace` that leaves out an edge.
+//! what is tracked follows from the type and never changes. Unsafe code only for one `Trace` that leaves out an edge.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

@@ -2,8 +2,8 @@
 //!
 //! Without meaning here: `finalize_again` and the 14-bit count; a buffer of candidates with a threshold of its own
 //! (`buffered_threshold`); `try_unwrap` refused inside a collection (here it answers for the handle at hand: a dead one is given
-//! back). No unsafe here
-//! but for `Trace`s that panic in the phase they are told to.
+//! back). Unsafe code only
+//! for `Trace`s that panic in the phase they are told to.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
