@@ -54,7 +54,7 @@ pub struct Report {
     pub started: SystemTime,
     /// The moment of the report.
     pub taken: SystemTime,
-    /// Time that the instrumentation took so far, in nanoseconds.
+    /// Time that the instrumentation took so far, in nanoseconds; 0 where nobody measured it.
     pub tool_ns: u64,
 }
 

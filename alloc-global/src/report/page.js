@@ -431,7 +431,7 @@ function flame(element, profile) {
 
 /// The first function of a site that is not the standard library's, and where it is.
 function siteName(profile, site) {
-  const standard = /^[<&\[(]*(alloc|core|std|hashbrown)::/;
+  const standard = /^[<&\[(]*([^:]* as )?(alloc|core|std|hashbrown|alloc_global|__rust\w*)::/;
   const place = site.frames.find(frame => !standard.test(frameName(profile, frame))) ?? site.frames[0];
   return frameName(profile, place) + framePlace(profile, place);
 }
