@@ -85,22 +85,22 @@ function choice(parent, names, chosen) {
 /// A colour for each part's name, the same wherever it comes up again.
 const partColors = new Map();
 function partColor(name) {
-  if (!partColors.has(name)) partColors.set(name, `var(--c${partColors.size % 10 + 1})`);
+  if (!partColors.has(name)) partColors.set(name, `var(--c${partColors.size % 12 + 1})`);
   return partColors.get(name);
 }
 
-/// A bar of parts [name, bytes, what changes it] and the key to it. The parts sum to `whole`.
+/// A bar of parts [name, bytes, what changes it or why nothing does] and the key to it. The parts sum to `whole`.
 function parts(parent, id, list, whole) {
   const bar = add(parent, "div", { class: "bar", id, "data-sum": sum(list, part => part[1]) });
   const key = add(parent, "ul", { class: "key" });
-  for (const [name, size, setting] of list) {
+  for (const [name, size, setting] of list.filter(part => part[1] > 0)) {
     const color = partColor(name);
     const title = `${name}: ${count(size)} bytes, ${share(size, whole)}`;
-    if (size) add(bar, "i", { title, style: { width: `${percent(size, whole)}%`, background: color } });
+    add(bar, "i", { title, style: { width: `${percent(size, whole)}%`, background: color } });
     const item = add(key, "li");
     add(item, "i", { style: { background: color } });
     item.append(`${name} ${bytes(size)} `);
-    add(item, "small", {}, share(size, whole) + (setting ? `; changed by ${setting}` : ""));
+    add(item, "small", {}, share(size, whole) + (setting ? `; ${setting}` : ""));
   }
 }
 
@@ -353,12 +353,15 @@ function frameName(profile, place) {
   return frame.function || frame.address;
 }
 
+/// Where a frame is; of an absolute path the end, which tells files of one program apart.
 function framePlace(profile, place) {
   const { file, line } = profile.frames[place];
-  return file ? ` (${line ? `${file}:${line}` : file})` : "";
+  if (!file) return "";
+  const end = file.startsWith("/") ? file.split("/").slice(-2).join("/") : file;
+  return ` (${line ? `${end}:${line}` : end})`;
 }
 
-/// The tree of calls, the outermost first, with one value per metric at each node.
+/// The tree of functions, the outermost first, with one value per metric at each node. Lines are in the table below it.
 function tree(profile) {
   const root = { name: "all", title: "all", values: METRICS.map(() => 0), children: new Map() };
   for (const site of profile.sites) {
@@ -366,11 +369,12 @@ function tree(profile) {
     const path = [...site.frames].reverse();
     for (const place of [null, ...path]) {
       if (place !== null) {
-        const name = frameName(profile, place), key = name + framePlace(profile, place);
-        if (!node.children.has(key)) {
-          node.children.set(key, { name, title: key, values: METRICS.map(() => 0), children: new Map() });
+        const name = frameName(profile, place), file = profile.frames[place].file;
+        if (!node.children.has(name)) {
+          const title = file ? `${name} (${file})` : name;
+          node.children.set(name, { name, title, values: METRICS.map(() => 0), children: new Map() });
         }
-        node = node.children.get(key);
+        node = node.children.get(name);
       }
       METRICS.forEach(([, field], metric) => { node.values[metric] += site[field]; });
     }
