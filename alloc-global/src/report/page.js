@@ -285,7 +285,7 @@ function requestedBySite(element, profile) {
 /// An empty chart: lines across at `ys`, marks below at `xs`, each [position from 0 to 1, label].
 function chart(parent, height, xs, ys) {
   const size = { width: 1100, height, left: 78, right: 14, top: 10, bottom: 26 };
-  const svg = add(parent, "svg", { viewBox: `0 0 ${size.width} ${height}`, role: "img" });
+  const svg = add(add(parent, "div", { class: "scroll" }), "svg", { viewBox: `0 0 ${size.width} ${height}`, role: "img" });
   const x = position => size.left + position * (size.width - size.left - size.right);
   const y = position => height - size.bottom - position * (height - size.top - size.bottom);
   for (const [position, label] of ys) {
@@ -335,7 +335,7 @@ function latency(element, paths) {
   });
   const quantile = which => path => time(path.quantiles_ns[which]);
   table(element, [
-    ["path", path => path.path, false], ["calls seen", path => count(path.count), true],
+    ["path", path => path.path], ["calls seen", path => count(path.count), true],
     ["mean", path => time(path.mean_ns), true], ["50 %", quantile("0.5"), true], ["90 %", quantile("0.9"), true],
     ["99 %", quantile("0.99"), true], ["99.9 %", quantile("0.999"), true], ["99.99 %", quantile("0.9999"), true],
     ["longest", path => time(path.max_ns), true],
@@ -533,7 +533,7 @@ function cost(element, profile) {
   const { stats, estimated, dropped } = profile;
   const off = (estimate, exact) => exact ? `${(100 * (estimate / exact - 1)).toFixed(2)} %` : "";
   table(element, [
-    ["", row => row[0], false], ["by the sites", row => row[3](row[1]), true],
+    ["", row => row[0]], ["by the sites", row => row[3](row[1]), true],
     ["standard error", row => row[4] ? `± ${row[3](row[4])}` : "none", true],
     ["exact counter", row => row[3](row[2]), true], ["off by", row => off(row[1], row[2]), true],
   ], [
