@@ -21,9 +21,9 @@ use crate::watch;
 use baseline::{UPDATE, baseline_file, judge_baseline};
 #[cfg(feature = "report")]
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::env;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::env;
 
 /// What a measurement may come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use alloc_global::report::{self, NoSymbols, Report, example};
-use alloc_global::{PoolAlloc, PoolState, Snapshot};
+use alloc_global::{DebugInfo, PoolAlloc, PoolState};
 
 #[global_allocator]
 static ALLOC: PoolAlloc = PoolAlloc::new();
@@ -241,20 +241,17 @@ fn a_page_of_this_process_says_what_was_not_switched_on() {
 fn a_page_of_a_real_profile_is_drawn() {
     alloc_global::start_sampling(4_096);
     let kept: Vec<Vec<u8>> = (0..5_000).map(|number| vec![1; number % 700 + 1]).collect();
-    let mut report = Report::of_process();
-    report.snapshot = Some(Snapshot::take());
-    report.heatmap = Some(alloc_global::heatmap());
-    report.classes = Some(alloc_global::class_stats());
-    report.rss = Some(alloc_global::explain_rss());
-    report.pins = Some(alloc_global::pins());
+    let report = Report::gather();
     alloc_global::stop_profiling();
-    let page = report::html(&report, &NoSymbols).replace("</body>", READER);
+    let page = report::html(&report, &DebugInfo).replace("</body>", READER);
     drop(kept);
     let Some(shown) = show("profile", &page) else { return };
     shown.assert_quiet();
     assert!(shown.document.contains("data-ready=\"yes\""));
     assert!(shown.number("flame", "data-items") > 1.0);
     assert!(shown.number("flame", "data-total") > 0.0);
+    assert!(shown.part("flame").contains("a_page_of_a_real_profile_is_drawn"), "by its name");
+    assert!(shown.number("requested", "data-items") >= 1.0);
     let arenas = report.heatmap.expect("arenas").arenas.len();
     assert_eq!(shown.number("heatmap", "data-items"), 64.0 * arenas as f64);
     assert_eq!(shown.number("rss-bar", "data-sum"), report.rss.expect("parts").resident as f64);

@@ -540,10 +540,9 @@ function cost(element, profile) {
     ["live bytes", estimated.live_bytes, stats.live_bytes, bytes, estimated.live_bytes_error],
     ["live blocks", estimated.live_blocks, stats.live_blocks, count, estimated.live_blocks_error],
   ]);
-  const ran = report.taken_ms - report.started_ms;
   const rows = [
     ["memory of the profile", bytes(profile.tool_bytes)],
-    ["time of the instrumentation", report.tool_ns === 0 ? "not measured" : `${time(report.tool_ns)}, ${(report.tool_ns / 1e4 / Math.max(1, ran)).toFixed(3)} % of ${time(ran * 1e6)}`],
+    ["time to put this report together", report.tool_ns ? time(report.tool_ns) : "not measured"],
     ["sampling", profile.rate > 1 ? `one in ${bytes(profile.rate)}` : profile.rate === 1 ? "every block" : "nothing watched"],
     ["samples behind what is live", count(sum(profile.sites, site => site.live_samples))],
     ["stacks without room", count(dropped.stacks)], ["blocks without room", count(dropped.blocks)],

@@ -194,8 +194,8 @@ fn profile(text: &mut Text, report: &Report) {
         text.sample("profile_dropped_total", &[("what", &"corrupt")], dropped.corrupt);
     }
     if report.tool_ns > 0 {
-        let help = "Time that the instrumentation took.";
-        text.counter("instrumentation_seconds_total", help, seconds(report.tool_ns));
+        let help = "Time that putting this report together took.";
+        text.gauge("report_duration_seconds", help, seconds(report.tool_ns));
     }
 }
 

@@ -249,10 +249,10 @@ fn wrapped(text: &str) -> String {
 
 /// What could not be held, and what looking cost.
 fn cost(text: &mut String, report: &Report) {
-    let tool = match report.tool_ns {
-        0 => "time not measured".to_owned(),
-        ns => format!("{:.1} ms", ns as f64 / 1e6),
-    };
+    if report.tool_ns > 0 {
+        let ms = report.tool_ns as f64 / 1e6;
+        let _ = writeln!(text, "this report took {ms:.1} ms");
+    }
     let Some(snapshot) = &report.snapshot else {
         text.push_str("no profile was on\n");
         return;
@@ -267,7 +267,7 @@ fn cost(text: &mut String, report: &Report) {
     let off = 100.0 * (estimate / exact.max(1.0) - 1.0);
     let _ = writeln!(
         text,
-        "the profile: {}, {tool}; live by its sites {}, by the counters {} ({off:+.1} %)",
+        "the profile takes {}; live by its sites {}, by the counters {} ({off:+.1} %)",
         bytes(snapshot.tool_bytes as f64),
         bytes(estimate),
         bytes(exact)
@@ -298,7 +298,8 @@ mod tests {
             "server::http::parse (src/http.rs:88)\n",
             " pinned by 61 blocks (7.6 KiB) of <server::session::Store as Open>::open (src/session.rs:63)\n",
             "dropped: 2 stacks, 5 blocks; walks cut: 17, corrupt: 1\n",
-            "the profile: 768 KiB, 38.4 ms; live by its sites",
+            "this report took 38.4 ms\n",
+            "the profile takes 768 KiB; live by its sites",
             "(-1.7 %)\n",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
