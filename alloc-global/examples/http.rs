@@ -7,8 +7,8 @@
 //!
 //! It works through the day's requests on one thread, and answers on another. No unsafe here.
 
-use alloc_global::PoolAlloc;
 use alloc_global::report::{NoSymbols, Report, handlers};
+use alloc_global::{DebugInfo, PoolAlloc};
 use std::collections::HashMap;
 use std::thread;
 use std::time::Duration;
@@ -22,6 +22,9 @@ fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     // Loopback only: reports name functions and threads.
     let server = Server::http(format!("127.0.0.1:{port}"))?;
     println!("http://{}/report", server.server_addr());
+    // One sample in half a MiB is what production systems take.
+    alloc_global::start_sampling(512 << 10);
+    alloc_global::start_latency();
     thread::Builder::new().name("work".to_owned()).spawn(work)?;
     serve(&server);
     Ok(())
@@ -40,12 +43,13 @@ fn answer(request: Request) -> std::io::Result<()> {
     if !known.contains(&path) {
         return request.respond(Response::from_string(known.join("\n")).with_status_code(404));
     }
-    let report = Report::of_process();
+    let report = Report::gather();
     let (kind, bytes) = match path {
         "/debug/pprof/heap" => handlers::heap(&report, &NoSymbols),
         "/debug/pprof/allocs" => handlers::allocs(&report, &NoSymbols),
         "/metrics" => handlers::metrics(&report),
-        _ => handlers::report(&report, &NoSymbols),
+        // A person waits for this one, not a scraper: functions by their names, out of the program's debug information.
+        _ => handlers::report(&report, &DebugInfo),
     };
     let response = Response::from_data(bytes);
     match Header::from_bytes("Content-Type", kind) {

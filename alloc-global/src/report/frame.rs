@@ -100,8 +100,13 @@ impl Frame {
     }
 }
 
+/// Of `<u8 as alloc::vec::Trait>::f`, the trait decides: the type has no path.
 fn starts_with_any(name: &str, beginnings: &[&str]) -> bool {
     let name = name.trim_start_matches(['<', '&', '[', '(']);
+    let name = match name.split_once(" as ") {
+        Some((kind, rest)) if !kind.contains("::") => rest,
+        _ => name,
+    };
     beginnings.iter().any(|beginning| name.starts_with(beginning))
 }
 
@@ -125,11 +130,21 @@ mod tests {
             assert!(named(machinery).is_machinery(), "{machinery}");
             assert!(named(machinery).is_standard(), "{machinery}");
         }
-        for standard in ["alloc::vec::Vec<T>::push", "<std::io::Stdout as std::io::Write>::write"] {
+        for standard in [
+            "alloc::vec::Vec<T>::push",
+            "<std::io::Stdout as std::io::Write>::write",
+            "<u8 as alloc::vec::spec_from_elem::SpecFromElem>::from_elem",
+            "<[T] as core::convert::AsRef<U>>::as_ref",
+        ] {
             assert!(!named(standard).is_machinery(), "{standard}");
             assert!(named(standard).is_standard(), "{standard}");
         }
-        for program in ["allocations::main", "stdx::run", "<tree::Node as Clone>::clone"] {
+        for program in [
+            "allocations::main",
+            "stdx::run",
+            "<tree::Node as core::clone::Clone>::clone",
+            "<u8 as codec::Encode>::encode",
+        ] {
             assert!(!named(program).is_standard(), "{program}");
         }
         assert!(named("std::sys::backtrace::__rust_begin_short_backtrace").is_outermost());

@@ -3,7 +3,7 @@
 //! Each part that something else must have been switched on for is an `Option`, and a format leaves out what is
 //! `None`. Times of pauses and latencies are in nanoseconds, sizes in bytes.
 //!
-//! What it does not do: gather anything but what is always known ([`Report::of_process`]).
+//! What it does not do: gather anything but what is always known ([`Report::of_process`]); see [`Report::gather`].
 //!
 //! No unsafe here.
 
@@ -54,7 +54,7 @@ pub struct Report {
     pub started: SystemTime,
     /// The moment of the report.
     pub taken: SystemTime,
-    /// Time that the instrumentation took so far, in nanoseconds.
+    /// Time that putting this report together took, in nanoseconds; 0 where nobody measured it.
     pub tool_ns: u64,
 }
 
@@ -145,8 +145,8 @@ pub struct Mapping {
 }
 
 impl Report {
-    /// What is always known about this process: counters, memory, identity. The other parts are empty, and are the
-    /// caller's to fill. Walks all pools and reads a few files of `/proc`.
+    /// What is always known about this process: counters, memory, identity. The other parts are empty:
+    /// [`gather`](Report::gather) fills them. Walks all pools and reads a few files of `/proc`.
     pub fn of_process() -> Report {
         let taken = SystemTime::now();
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();

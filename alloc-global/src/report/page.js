@@ -85,22 +85,22 @@ function choice(parent, names, chosen) {
 /// A colour for each part's name, the same wherever it comes up again.
 const partColors = new Map();
 function partColor(name) {
-  if (!partColors.has(name)) partColors.set(name, `var(--c${partColors.size % 10 + 1})`);
+  if (!partColors.has(name)) partColors.set(name, `var(--c${partColors.size % 12 + 1})`);
   return partColors.get(name);
 }
 
-/// A bar of parts [name, bytes, what changes it] and the key to it. The parts sum to `whole`.
+/// A bar of parts [name, bytes, what changes it or why nothing does] and the key to it. The parts sum to `whole`.
 function parts(parent, id, list, whole) {
   const bar = add(parent, "div", { class: "bar", id, "data-sum": sum(list, part => part[1]) });
   const key = add(parent, "ul", { class: "key" });
-  for (const [name, size, setting] of list) {
+  for (const [name, size, setting] of list.filter(part => part[1] > 0)) {
     const color = partColor(name);
     const title = `${name}: ${count(size)} bytes, ${share(size, whole)}`;
-    if (size) add(bar, "i", { title, style: { width: `${percent(size, whole)}%`, background: color } });
+    add(bar, "i", { title, style: { width: `${percent(size, whole)}%`, background: color } });
     const item = add(key, "li");
     add(item, "i", { style: { background: color } });
     item.append(`${name} ${bytes(size)} `);
-    add(item, "small", {}, share(size, whole) + (setting ? `; changed by ${setting}` : ""));
+    add(item, "small", {}, share(size, whole) + (setting ? `; ${setting}` : ""));
   }
 }
 
@@ -285,7 +285,7 @@ function requestedBySite(element, profile) {
 /// An empty chart: lines across at `ys`, marks below at `xs`, each [position from 0 to 1, label].
 function chart(parent, height, xs, ys) {
   const size = { width: 1100, height, left: 78, right: 14, top: 10, bottom: 26 };
-  const svg = add(parent, "svg", { viewBox: `0 0 ${size.width} ${height}`, role: "img" });
+  const svg = add(add(parent, "div", { class: "scroll" }), "svg", { viewBox: `0 0 ${size.width} ${height}`, role: "img" });
   const x = position => size.left + position * (size.width - size.left - size.right);
   const y = position => height - size.bottom - position * (height - size.top - size.bottom);
   for (const [position, label] of ys) {
@@ -335,7 +335,7 @@ function latency(element, paths) {
   });
   const quantile = which => path => time(path.quantiles_ns[which]);
   table(element, [
-    ["path", path => path.path, false], ["calls seen", path => count(path.count), true],
+    ["path", path => path.path], ["calls seen", path => count(path.count), true],
     ["mean", path => time(path.mean_ns), true], ["50 %", quantile("0.5"), true], ["90 %", quantile("0.9"), true],
     ["99 %", quantile("0.99"), true], ["99.9 %", quantile("0.999"), true], ["99.99 %", quantile("0.9999"), true],
     ["longest", path => time(path.max_ns), true],
@@ -353,12 +353,15 @@ function frameName(profile, place) {
   return frame.function || frame.address;
 }
 
+/// Where a frame is; of an absolute path the end, which tells files of one program apart.
 function framePlace(profile, place) {
   const { file, line } = profile.frames[place];
-  return file ? ` (${line ? `${file}:${line}` : file})` : "";
+  if (!file) return "";
+  const end = file.startsWith("/") ? file.split("/").slice(-2).join("/") : file;
+  return ` (${line ? `${end}:${line}` : end})`;
 }
 
-/// The tree of calls, the outermost first, with one value per metric at each node.
+/// The tree of functions, the outermost first, with one value per metric at each node. Lines are in the table below it.
 function tree(profile) {
   const root = { name: "all", title: "all", values: METRICS.map(() => 0), children: new Map() };
   for (const site of profile.sites) {
@@ -366,11 +369,12 @@ function tree(profile) {
     const path = [...site.frames].reverse();
     for (const place of [null, ...path]) {
       if (place !== null) {
-        const name = frameName(profile, place), key = name + framePlace(profile, place);
-        if (!node.children.has(key)) {
-          node.children.set(key, { name, title: key, values: METRICS.map(() => 0), children: new Map() });
+        const name = frameName(profile, place), file = profile.frames[place].file;
+        if (!node.children.has(name)) {
+          const title = file ? `${name} (${file})` : name;
+          node.children.set(name, { name, title, values: METRICS.map(() => 0), children: new Map() });
         }
-        node = node.children.get(key);
+        node = node.children.get(name);
       }
       METRICS.forEach(([, field], metric) => { node.values[metric] += site[field]; });
     }
@@ -431,7 +435,7 @@ function flame(element, profile) {
 
 /// The first function of a site that is not the standard library's, and where it is.
 function siteName(profile, site) {
-  const standard = /^[<&\[(]*(alloc|core|std|hashbrown)::/;
+  const standard = /^[<&\[(]*([^:]* as )?(alloc|core|std|hashbrown|alloc_global|__rust\w*)::/;
   const place = site.frames.find(frame => !standard.test(frameName(profile, frame))) ?? site.frames[0];
   return frameName(profile, place) + framePlace(profile, place);
 }
@@ -529,17 +533,16 @@ function cost(element, profile) {
   const { stats, estimated, dropped } = profile;
   const off = (estimate, exact) => exact ? `${(100 * (estimate / exact - 1)).toFixed(2)} %` : "";
   table(element, [
-    ["", row => row[0], false], ["by the sites", row => row[3](row[1]), true],
+    ["", row => row[0]], ["by the sites", row => row[3](row[1]), true],
     ["standard error", row => row[4] ? `± ${row[3](row[4])}` : "none", true],
     ["exact counter", row => row[3](row[2]), true], ["off by", row => off(row[1], row[2]), true],
   ], [
     ["live bytes", estimated.live_bytes, stats.live_bytes, bytes, estimated.live_bytes_error],
     ["live blocks", estimated.live_blocks, stats.live_blocks, count, estimated.live_blocks_error],
   ]);
-  const ran = report.taken_ms - report.started_ms;
   const rows = [
     ["memory of the profile", bytes(profile.tool_bytes)],
-    ["time of the instrumentation", report.tool_ns === 0 ? "not measured" : `${time(report.tool_ns)}, ${(report.tool_ns / 1e4 / Math.max(1, ran)).toFixed(3)} % of ${time(ran * 1e6)}`],
+    ["time to put this report together", report.tool_ns ? time(report.tool_ns) : "not measured"],
     ["sampling", profile.rate > 1 ? `one in ${bytes(profile.rate)}` : profile.rate === 1 ? "every block" : "nothing watched"],
     ["samples behind what is live", count(sum(profile.sites, site => site.live_samples))],
     ["stacks without room", count(dropped.stacks)], ["blocks without room", count(dropped.blocks)],

@@ -127,13 +127,11 @@ struct Mapped {
 fn mappings(report: &Report, snapshot: &Snapshot) -> Vec<Mapped> {
     let mut mapped = Vec::new();
     for module in &snapshot.modules {
-        let inside = |mapping: &&Mapping| {
-            mapping.path == module.path
-                && module.start <= mapping.start
-                && mapping.end <= module.end
-        };
+        // By address: the system and the loader may know a file by different paths.
+        let inside = |mapping: &&Mapping| (module.start..module.end).contains(&mapping.start);
         let before = mapped.len();
-        let found = report.mappings.iter().filter(inside).cloned();
+        let found = report.mappings.iter().filter(inside);
+        let found = found.map(|found| Mapping { path: module.path.clone(), ..found.clone() });
         let with = |mapping| Mapped { mapping, build_id: module.build_id.clone(), symbols: false };
         mapped.extend(found.map(with));
         if mapped.len() == before {

@@ -314,6 +314,22 @@ fn mappings_have_offsets_and_build_ids_and_say_whether_symbols_are_known() {
 }
 
 #[test]
+fn a_file_that_the_system_knows_by_another_path_has_its_mapping() {
+    let mut report = testing::report();
+    report.mappings.push(Mapping {
+        start: 0x7f00_0000_1000,
+        end: 0x7f00_0010_0000,
+        offset: 0x26000,
+        path: "/usr/lib/libc.so.6".to_owned(),
+    });
+    let proto = Proto::read(&report, &testing::symbols);
+    let library = &proto.mapping[1];
+    assert_eq!((library.memory_start, library.file_offset), (0x7f00_0000_1000, 0x26000));
+    assert_eq!(proto.text(library.build_id), "fedcba9876543210");
+    assert_eq!(proto.text(library.filename), "/lib/libc.so.6");
+}
+
+#[test]
 fn a_report_without_a_snapshot_is_a_profile_without_samples() {
     let mut report = testing::report();
     report.snapshot = None;

@@ -193,8 +193,10 @@ fn profile(text: &mut Text, report: &Report) {
         text.sample("profile_dropped_total", &[("what", &"truncated")], dropped.truncated);
         text.sample("profile_dropped_total", &[("what", &"corrupt")], dropped.corrupt);
     }
-    let help = "Time that the instrumentation took.";
-    text.counter("instrumentation_seconds_total", help, seconds(report.tool_ns));
+    if report.tool_ns > 0 {
+        let help = "Time that putting this report together took.";
+        text.gauge("report_duration_seconds", help, seconds(report.tool_ns));
+    }
 }
 
 fn seconds(ns: u64) -> f64 {

@@ -79,7 +79,7 @@ fn counters_and_parts_are_those_of_the_report() {
     let scrape = scrape(&prometheus(&report));
     assert_eq!(one(&scrape, "poolalloc_allocations_total"), report.stats.allocs as f64);
     assert_eq!(one(&scrape, "poolalloc_live_bytes"), report.stats.live_bytes as f64);
-    assert_eq!(one(&scrape, "poolalloc_instrumentation_seconds_total"), 0.0384);
+    assert_eq!(one(&scrape, "poolalloc_report_duration_seconds"), 0.0384);
     let parts: f64 = all(&scrape, "poolalloc_arena_bytes").map(number).sum();
     assert_eq!(parts, one(&scrape, "poolalloc_mapped_bytes"));
     let resident: f64 = all(&scrape, "poolalloc_resident_bytes").map(number).sum();

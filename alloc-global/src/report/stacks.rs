@@ -46,39 +46,43 @@ pub(super) struct Resolved(HashMap<u64, Place>);
 struct Place {
     /// Inlined calls, the innermost first, less those of the allocator and of the runtime, unless there are no others.
     frames: Vec<Frame>,
-    end: End,
-}
-
-/// Where in a stack a place can be.
-#[derive(PartialEq)]
-enum End {
-    /// Anywhere.
-    None,
-    /// All of it is between the program and the allocator.
-    Innermost,
-    /// It is the program's last: what lies outside of it is the runtime's.
-    LastOfProgram,
-    /// It is the runtime's, and so is all that lies outside of it.
-    Runtime,
+    /// Whether the allocator's calls were among the innermost.
+    machinery: bool,
+    /// Whether any call is left without them.
+    rest: bool,
+    /// Whether all calls are the standard library's or the allocator's, so that further out more of the allocator's may
+    /// follow.
+    standard: bool,
+    /// Whether the runtime begins here: what lies outside of it is the runtime's.
+    runtime: bool,
+    /// Whether the program's last calls are here too.
+    last: bool,
 }
 
 impl Place {
     fn new(mut frames: Vec<Frame>) -> Place {
-        let machinery = frames.iter().take_while(|frame| frame.is_machinery()).count();
+        let inner = frames.iter().take_while(|frame| frame.is_standard()).count();
+        let allocators = frames.iter().take(inner).rposition(Frame::is_machinery);
         let runtime = frames.iter().position(Frame::is_outermost);
-        let end = match runtime {
-            Some(runtime) if runtime > machinery => End::LastOfProgram,
-            Some(_) => End::Runtime,
-            None if machinery == frames.len() && machinery > 0 => End::Innermost,
-            None => End::None,
+        let machinery = allocators.map_or(0, |last| last + 1);
+        // The calls between the program's last and the runtime's first hand over a closure.
+        let last = runtime.and_then(|runtime| {
+            let before = frames.iter().take(runtime).rposition(|frame| !frame.is_standard())?;
+            Some(before + 1)
+        });
+        let place = Place {
+            machinery: machinery > 0,
+            rest: machinery < frames.len(),
+            standard: inner == frames.len() && inner > 0,
+            runtime: runtime.is_some(),
+            last: last.is_some(),
+            frames: Vec::new(),
         };
-        if end == End::LastOfProgram {
-            frames.truncate(runtime.unwrap_or(frames.len()));
-        }
-        if machinery < frames.len() {
+        frames.truncate(last.unwrap_or(frames.len()));
+        if place.rest {
             frames.drain(..machinery);
         }
-        Place { frames, end }
+        Place { frames, ..place }
     }
 }
 
@@ -97,16 +101,28 @@ impl Resolved {
         self.0.get(&address).map_or(&[], |place| place.frames.as_slice())
     }
 
-    fn end(&self, address: u64) -> &End {
-        self.0.get(&address).map_or(&End::None, |place| &place.end)
-    }
-
     /// The addresses of a stack that say something about the program.
     pub(super) fn trim<'s>(&self, stack: &'s [u64]) -> &'s [u64] {
-        let begin = stack.iter().take_while(|&&a| *self.end(a) == End::Innermost).count();
-        let last = stack.iter().position(|&a| *self.end(a) == End::LastOfProgram);
-        let runtime = stack.iter().position(|&a| *self.end(a) == End::Runtime);
-        let end = last.map(|last| last + 1).into_iter().chain(runtime).min().unwrap_or(stack.len());
+        let places = || stack.iter().map(|address| self.0.get(address));
+        let mut begin = 0;
+        for (number, place) in places().enumerate() {
+            let Some(place) = place else { break };
+            if place.machinery {
+                begin = if place.rest { number } else { number + 1 };
+            }
+            if !place.standard {
+                break;
+            }
+        }
+        let mut end = stack.len();
+        if let Some(runtime) = places().position(|place| place.is_some_and(|p| p.runtime)) {
+            let last = places().nth(runtime).flatten().is_some_and(|place| place.last);
+            end = if last { runtime + 1 } else { runtime };
+            let standard = |end: usize| places().nth(end).flatten().is_some_and(|p| p.standard);
+            while !last && end > begin + 1 && standard(end - 1) {
+                end -= 1;
+            }
+        }
         // Invariant 1.
         let kept = [stack.get(begin..end), stack.get(..end)];
         kept.into_iter().flatten().find(|kept| !kept.is_empty()).unwrap_or(stack)
@@ -209,6 +225,13 @@ mod tests {
                 3 => vec![named("inlined"), named("parse")],
                 4 => vec![named("std::sys::backtrace::__rust_begin_short_backtrace")],
                 5 => vec![named("_start")],
+                7 => vec![named("std::thread::local::LocalKey<T>::with"), named("alloc_global::f")],
+                8 => vec![named("core::ops::function::FnOnce::call_once")],
+                9 => vec![
+                    named("main"),
+                    named("core::ops::function::FnOnce::call_once"),
+                    named("std::sys::backtrace::__rust_begin_short_backtrace"),
+                ],
                 6 => {
                     vec![named("main"), named("std::sys::backtrace::__rust_begin_short_backtrace")]
                 }
@@ -226,6 +249,14 @@ mod tests {
         assert_eq!(whole, ["alloc::vec::Vec<T>::push", "inlined", "parse", "0x99"]);
         assert_eq!(names(&[3]), ["inlined", "parse"]);
         assert_eq!(names(&[3, 6, 5]), ["inlined", "parse", "main"]);
+        // What the allocator calls of the library is the allocator's too.
+        assert_eq!(names(&[7, 1, 2, 3]), ["alloc::vec::Vec<T>::push", "inlined", "parse"]);
+        assert_eq!(names(&[8, 7, 3]), ["inlined", "parse"]);
+        // The hand-over to the program is the runtime's.
+        assert_eq!(names(&[3, 8, 4, 5]), ["inlined", "parse"]);
+        assert_eq!(names(&[3, 9, 5]), ["inlined", "parse", "main"]);
+        // Without the runtime in sight it may be the program's own.
+        assert_eq!(names(&[3, 8]).len(), 3);
     }
 
     #[test]

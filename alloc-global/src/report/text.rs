@@ -162,6 +162,12 @@ fn classes(text: &mut String, report: &Report) {
     more(text, live.len());
 }
 
+/// The end of an absolute path: what tells files of one program apart.
+fn short(path: &str) -> &str {
+    let slash = path.starts_with('/').then(|| path.rmatch_indices('/').nth(1)).flatten();
+    slash.and_then(|(slash, _)| path.get(slash + 1..)).unwrap_or(path)
+}
+
 fn more(text: &mut String, rows: usize) {
     if rows > ROWS {
         let _ = writeln!(text, "       and {} more", rows - ROWS);
@@ -172,7 +178,7 @@ fn sites(text: &mut String, snapshot: &Snapshot, symbols: &dyn Symbols) {
     let resolved = Resolved::new(snapshot, symbols);
     let name = |calls: Vec<super::stacks::Call>| {
         naming(&calls).map_or(String::new(), |call| match call.frame.place() {
-            Some(place) => format!("{} ({place})", call.name()),
+            Some(place) => format!("{} ({})", call.name(), short(&place)),
             None => call.name(),
         })
     };
@@ -198,7 +204,7 @@ fn sites(text: &mut String, snapshot: &Snapshot, symbols: &dyn Symbols) {
 fn kept(text: &mut String, report: &Report) {
     if let Some(rss) = &report.rss {
         let _ = write!(text, "\nresident: {} =", bytes(rss.resident as f64));
-        for (place, part) in rss.parts.iter().enumerate() {
+        for (place, part) in rss.parts.iter().filter(|part| part.bytes > 0).enumerate() {
             let before = if place == 0 { "" } else { " +" };
             let _ = write!(text, "{before} {} {}", bytes(part.bytes as f64), part.name);
         }
@@ -243,9 +249,12 @@ fn wrapped(text: &str) -> String {
 
 /// What could not be held, and what looking cost.
 fn cost(text: &mut String, report: &Report) {
-    let tool_ms = report.tool_ns as f64 / 1e6;
+    if report.tool_ns > 0 {
+        let ms = report.tool_ns as f64 / 1e6;
+        let _ = writeln!(text, "this report took {ms:.1} ms");
+    }
     let Some(snapshot) = &report.snapshot else {
-        let _ = writeln!(text, "the instrumentation took {tool_ms:.1} ms; no profile was on");
+        text.push_str("no profile was on\n");
         return;
     };
     let Dropped { stacks, blocks, truncated, corrupt } = snapshot.dropped;
@@ -258,7 +267,7 @@ fn cost(text: &mut String, report: &Report) {
     let off = 100.0 * (estimate / exact.max(1.0) - 1.0);
     let _ = writeln!(
         text,
-        "the profile: {} and {tool_ms:.1} ms; live by its sites {}, by the counters {} ({off:+.1} %)",
+        "the profile takes {}; live by its sites {}, by the counters {} ({off:+.1} %)",
         bytes(snapshot.tool_bytes as f64),
         bytes(estimate),
         bytes(exact)
@@ -289,7 +298,8 @@ mod tests {
             "server::http::parse (src/http.rs:88)\n",
             " pinned by 61 blocks (7.6 KiB) of <server::session::Store as Open>::open (src/session.rs:63)\n",
             "dropped: 2 stacks, 5 blocks; walks cut: 17, corrupt: 1\n",
-            "the profile: 768 KiB and 38.4 ms; live by its sites",
+            "this report took 38.4 ms\n",
+            "the profile takes 768 KiB; live by its sites",
             "(-1.7 %)\n",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
@@ -332,6 +342,13 @@ mod tests {
         assert!(text.contains("= mapped"));
         assert!(text.contains("no profile was on"));
         assert!(!text.contains("call sites"));
+    }
+
+    #[test]
+    fn of_absolute_paths_the_end_is_shown() {
+        assert_eq!(short("/a/b/src/main.rs:3"), "src/main.rs:3");
+        assert_eq!(short("/main.rs"), "/main.rs");
+        assert_eq!(short("src/a/b/main.rs"), "src/a/b/main.rs");
     }
 
     #[test]
