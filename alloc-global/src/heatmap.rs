@@ -13,8 +13,8 @@
 //! Memory for the map is reserved first, in a pass that only counts; the second pass fills it with all locks held and
 //! allocates nothing. Where more arenas came meanwhile than were reserved for, both are done again.
 //!
-//! No list says which pool the blocks in other threads' caches come from, and their arrays cannot be read while they work.
-//! So blocks count as live that are out of their pool, but for those in the calling thread's cache.
+//! No list says which pool the blocks in threads' caches come from, and their arrays cannot be read while they work.
+//! So blocks count as live that are out of their pool.
 //!
 //! Unsafe only to promise the walk that all locks are held.
 
@@ -64,9 +64,9 @@ pub struct PoolMap {
     pub class_size: u32,
     /// The heap that it belongs to, 0 to 3.
     pub owner: u8,
-    /// Blocks out of it: in the program's hands, or in the cache of another thread.
+    /// Blocks out of it: in the program's hands, or in the cache of a thread.
     pub live: u32,
-    /// Blocks of it in the calling thread's cache.
+    /// Blocks of it that are known to be cached: none, as yet; they are in `live`.
     pub cached: u32,
     /// Blocks that fit.
     pub capacity: u32,
@@ -98,7 +98,7 @@ pub struct HeatMap {
 /// Maps every pool of every arena: what it serves, how full it is, and since when.
 ///
 /// Costs a step per pool, with all other threads waiting at their slow paths, and about 2 KiB per arena for the result.
-/// Blocks in the caches of other threads count as live (`thread_flush` in those threads gives them back).
+/// Blocks in the caches of threads count as live (`thread_flush` in those threads gives them back).
 ///
 /// ```
 /// let kept: Vec<Box<[u8; 48]>> = (0..10_000).map(|_| Box::new([0; 48])).collect();
