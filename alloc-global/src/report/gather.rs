@@ -47,17 +47,18 @@ impl Report {
             let begin = clock::nanoseconds();
             let mut report = Report::of_process();
             report.classes = Some(crate::class_stats());
+            report.rss = Some(crate::explain_rss());
+            report.latency = latencies();
+            report.time_line = time_line(&report);
+            report.heatmap = Some(crate::heatmap());
             let snapshot = Snapshot::take();
             if snapshot.rate != 0 {
                 report.requested = Some(requested());
                 report.snapshot = Some(snapshot);
             }
-            report.heatmap = Some(crate::heatmap());
-            report.pins = Some(crate::pins());
-            report.rss = Some(crate::explain_rss());
-            report.latency = latencies();
             report.gc = gc();
-            report.time_line = time_line(&report);
+            // Last: it may read debug information, whose megabytes are not the program's.
+            report.pins = Some(crate::pins());
             report.tool_ns = clock::nanoseconds().saturating_sub(begin);
             report
         })
