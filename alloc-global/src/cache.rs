@@ -37,7 +37,7 @@ use alloc_core::{Block, SizeClass};
 use core::cell::{Cell, UnsafeCell};
 use core::mem::{MaybeUninit, offset_of};
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 mod mid;
 
@@ -99,6 +99,8 @@ pub(crate) struct Cache {
     unpublished: Cell<isize>,
     /// The thread and the process that the cache is attached to; see `thread`.
     pub(crate) owner: AtomicU64,
+    /// Whether it stands beside another one of the same thread; see `watch`.
+    pub(crate) is_drain: AtomicBool,
     /// Blocks above 512 bytes.
     pub(crate) large: LargeCache,
     /// Counters of the slow path, written by the owner only.
@@ -113,6 +115,10 @@ pub(crate) struct Counters {
     pub(crate) reallocs: AtomicU64,
     /// Blocks that `realloc` allocated to move into: they are in `allocs` of a class too.
     pub(crate) moves: AtomicU64,
+    /// Bytes that those moves copied.
+    pub(crate) copied: AtomicU64,
+    /// Blocks that the fallback's own `realloc` moved: they are in no other count.
+    pub(crate) fallback_moves: AtomicU64,
     /// Blocks that `realloc` moved into the fallback: they are in `fallback_allocs` too.
     pub(crate) fallback_allocs: AtomicU64,
     pub(crate) fallback_frees: AtomicU64,
@@ -128,6 +134,8 @@ impl Counters {
         Counters {
             reallocs: AtomicU64::new(0),
             moves: AtomicU64::new(0),
+            copied: AtomicU64::new(0),
+            fallback_moves: AtomicU64::new(0),
             fallback_allocs: AtomicU64::new(0),
             fallback_frees: AtomicU64::new(0),
             fallback_bytes_in: AtomicU64::new(0),
@@ -178,6 +186,7 @@ impl Cache {
             swept_at: AtomicU64::new(0),
             unpublished: Cell::new(0),
             owner: AtomicU64::new(0),
+            is_drain: AtomicBool::new(false),
             large: LargeCache::new(),
             counters: Counters::new(),
             watch: Watch::new(),
@@ -284,6 +293,22 @@ impl Cache {
         let count = (count as usize).min(SLOTS);
         // SAFETY: inside the array; `UnsafeCell` lets it be written; the caller is alone.
         unsafe { core::slice::from_raw_parts_mut(first, count) }
+    }
+
+    /// Calls `f` with every block of a size class in this cache.
+    ///
+    /// # Safety
+    ///
+    /// The cache is that of the calling thread, and `f` neither allocates nor frees.
+    pub(crate) unsafe fn for_each_cached(&self, mut f: impl FnMut(Block)) {
+        for class in SizeClass::all() {
+            let len = self.bin(class).len.load(Relaxed);
+            // SAFETY: the caller's promise.
+            for slot in unsafe { self.slots(class, len) } {
+                // SAFETY: below the length: a block (2).
+                f(unsafe { slot.assume_init() });
+            }
+        }
     }
 
     /// Doubles the capacity of a class, up to its greatest. Returns the new one.

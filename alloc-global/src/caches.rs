@@ -121,6 +121,8 @@ pub(crate) fn retire(cache: &'static Cache) {
 
 /// Puts a cache that nobody uses on the list of those that wait.
 pub(crate) fn leave_idle(cache: &'static Cache) {
+    // Relaxed: a mark for statistics.
+    cache.is_drain.store(false, Ordering::Relaxed);
     let mut idle = IDLE.lock();
     cache.next_idle.set(idle.head);
     idle.head = Some(cache);

@@ -12,7 +12,8 @@
 //! | `POOLALLOC_REPORT` | `1`: a report on standard error when the program ends; or a path: `.txt`, `.json`, `.html` | none |
 //! | `POOLALLOC_PROFILE` | a path: `.pb.gz`, `.dhat.json`, `.folded`; turns sampling on | none |
 //! | `POOLALLOC_SIGNAL` | `USR1`, `USR2`, `HUP`: on this signal the report and the profile are written | none |
-//! | `POOLALLOC_STATS_FILE` | a path: counters for `poolalloc-top` | none |
+//! | `POOLALLOC_STATS_FILE` | a path, or `1` for the default one: counters for `poolalloc-top` | none |
+//! | `POOLALLOC_UPDATE_BASELINE` | `1`: `assert_baseline!` writes its files anew | `0` |
 //!
 //! In paths `%p` stands for the process, `%t` for the time in seconds, `%e` for the program.
 //!
@@ -231,6 +232,8 @@ fn apply(name: &[u8], value: &[u8]) -> Option<bool> {
         b"REPORT" => Some(value == b"0" || REPORT.set(value)),
         b"PROFILE" => Some(PROFILE.set(value)),
         b"STATS_FILE" => Some(STATS_FILE.set(value)),
+        // Read where it is used: by test macros.
+        b"UPDATE_BASELINE" => Some(true),
         _ => None,
     }
 }

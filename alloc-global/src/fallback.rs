@@ -422,6 +422,9 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
                 moved = unsafe { self.inner.realloc(block, asked_old, asked_new.size()) };
             }
             if !moved.is_null() {
+                if moved != block {
+                    thread::count(|c| &c.fallback_moves, 1);
+                }
                 count_change(layout.size(), new.size());
                 let grown = asked_new.size().cast_signed() - asked_old.size().cast_signed();
                 thread::note_bytes(grown);
@@ -434,6 +437,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         let moved = unsafe { self.alloc(new) };
         if !moved.is_null() {
             thread::count(|c| &c.moves, 1);
+            thread::count(|c| &c.copied, layout.size().min(new.size()) as u64);
             // SAFETY: both blocks are at least as large, and distinct.
             unsafe { block.copy_to_nonoverlapping(moved, layout.size().min(new.size())) };
             // SAFETY: the caller gives the block up.
@@ -531,6 +535,7 @@ unsafe fn move_cached(
         thread::tick(cache);
     }
     thread::count(|c| &c.moves, 1);
+    thread::count(|c| &c.copied, layout.size().min(new.size()) as u64);
     let kept = layout.size().min(new.size());
     // SAFETY: both blocks are at least as large, and distinct.
     unsafe { block.copy_to_nonoverlapping(moved.as_ptr(), kept) };

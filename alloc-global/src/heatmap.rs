@@ -13,13 +13,13 @@
 //! Memory for the map is reserved first, in a pass that only counts; the second pass fills it with all locks held and
 //! allocates nothing. Where more arenas came meanwhile than were reserved for, both are done again.
 //!
-//! No list says which pool the blocks in threads' caches come from, and their arrays cannot be read while they work.
-//! So blocks count as live that are out of their pool.
+//! No list says which pool the blocks in other threads' caches come from, and their arrays cannot be read while they work.
+//! So blocks count as live that are out of their pool, but for those in the calling thread's cache.
 //!
 //! Unsafe only to promise the walk that all locks are held.
 
-use crate::{purge, shared};
-use alloc_core::{ArenaView, POOLS_PER_ARENA, PoolUse};
+use crate::{purge, shared, thread};
+use alloc_core::{ARENA_SIZE, ArenaView, Block, POOL_SIZE, POOLS_PER_ARENA, PoolUse};
 use core::fmt;
 
 /// Room for arenas that come while memory is reserved.
@@ -64,9 +64,9 @@ pub struct PoolMap {
     pub class_size: u32,
     /// The heap that it belongs to, 0 to 3.
     pub owner: u8,
-    /// Blocks out of it: in the program's hands, or in the cache of a thread.
+    /// Blocks out of it: in the program's hands, or in the cache of another thread.
     pub live: u32,
-    /// Blocks of it that are known to be cached: none, as yet; they are in `live`.
+    /// Blocks of it in the calling thread's cache.
     pub cached: u32,
     /// Blocks that fit.
     pub capacity: u32,
@@ -98,7 +98,7 @@ pub struct HeatMap {
 /// Maps every pool of every arena: what it serves, how full it is, and since when.
 ///
 /// Costs a step per pool, with all other threads waiting at their slow paths, and about 2 KiB per arena for the result.
-/// Blocks in the caches of threads count as live (`thread_flush` in those threads gives them back).
+/// Blocks in the caches of other threads count as live (`thread_flush` in those threads gives them back).
 ///
 /// ```
 /// let kept: Vec<Box<[u8; 48]>> = (0..10_000).map(|_| Box::new([0; 48])).collect();
@@ -115,9 +115,24 @@ pub fn heatmap() -> HeatMap {
         if found <= room {
             map.arenas.truncate(found);
             map.arenas.sort_unstable_by_key(|arena| arena.start);
+            thread::for_each_own_cached(|block| move_to_cached(&mut map.arenas, block));
             return map;
         }
         room = found + SPARE;
+    }
+}
+
+/// Counts a block as cached. Blocks that were taken after the map was made, into pools that were free then, are in neither count.
+fn move_to_cached(arenas: &mut [ArenaMap], block: Block) {
+    let address = block.addr().get();
+    let start = (address & !(ARENA_SIZE - 1)) as u64;
+    let Ok(at) = arenas.binary_search_by_key(&start, |arena| arena.start) else { return };
+    let pools = arenas.get_mut(at).map(|arena| arena.pools.as_mut_slice()).unwrap_or_default();
+    if let Some(pool) = pools.get_mut(address % ARENA_SIZE / POOL_SIZE)
+        && let Some(live) = pool.live.checked_sub(1)
+    {
+        pool.live = live;
+        pool.cached += 1;
     }
 }
 

@@ -43,12 +43,13 @@ pub(crate) const VERSION: u64 = 1;
 pub(crate) const GRID: usize = 1024;
 
 /// The counters in `stats`, in order: those of [`Stats::rows`].
-pub(crate) const STATS: [&str; 21] = [
+pub(crate) const STATS: [&str; 22] = [
     "allocs",
     "deallocs",
     "reallocs",
     "reallocs in place",
     "reallocs moved",
+    "realloc bytes copied",
     "live blocks",
     "live bytes",
     "peak live bytes",
@@ -297,7 +298,7 @@ mod tests {
         file.write(|file| {
             assert_eq!(file.read(), None, "half written");
             file.arenas.store(2, Relaxed);
-            file.stats[5].store(123, Relaxed);
+            file.stats[6].store(123, Relaxed);
             file.settings[0].store(500, Relaxed);
             let class = ClassStats { live_blocks: 9, pools: 2, ..ClassStats::default() };
             for (to, from) in file.classes[2].iter().zip(class_words(&class)) {

@@ -196,8 +196,9 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
         if moved.is_null() {
             return null_mut();
         }
-        thread::count(|c| &c.moves, 1);
         let kept = layout.size().min(new.size());
+        thread::count(|c| &c.moves, 1);
+        thread::count(|c| &c.copied, kept as u64);
         // SAFETY: both blocks are at least as large, and distinct.
         unsafe { block.copy_to_nonoverlapping(moved, kept) };
         // SAFETY: the caller gives the block up.

@@ -39,9 +39,10 @@ pub struct Stats {
     pub reallocs: u64,
     /// Those of them after which the block was where it was before.
     pub reallocs_in_place: u64,
-    /// Those of them for which the allocator took another block and copied. A block that the fallback itself moved is
-    /// not among them: it may have moved pages without copying.
+    /// Those of them after which it was elsewhere.
     pub reallocs_moved: u64,
+    /// Bytes copied for that. Blocks that the fallback itself moved are not in it: it may have moved pages without copying.
+    pub realloc_bytes_copied: u64,
     /// Blocks in the program's hands.
     pub live_blocks: u64,
     /// Their bytes.
@@ -97,6 +98,7 @@ pub fn stats() -> Stats {
         pool_bytes += live * class.size() as u64;
     }
     let (mut moves, mut frees, mut bytes) = (0u64, 0u64, 0u64);
+    let mut moved_by_fallback = 0u64;
     for bin in CLASSES + 1..=LAST_BIN {
         thread::for_each_counted(|cache| {
             let Some((len, allocs, class)) = cache.mid_counts(bin) else { return };
@@ -112,6 +114,9 @@ pub fn stats() -> Stats {
     thread::for_each_counters(|counters| {
         stats.reallocs = stats.reallocs.wrapping_add(counters.reallocs.load(Relaxed));
         moves = moves.wrapping_add(counters.moves.load(Relaxed));
+        moved_by_fallback = moved_by_fallback.wrapping_add(counters.fallback_moves.load(Relaxed));
+        stats.realloc_bytes_copied =
+            stats.realloc_bytes_copied.wrapping_add(counters.copied.load(Relaxed));
         let allocs = counters.fallback_allocs.load(Relaxed);
         stats.allocs = stats.allocs.wrapping_add(allocs);
         stats.fallback_allocs = stats.fallback_allocs.wrapping_add(allocs);
@@ -123,10 +128,11 @@ pub fn stats() -> Stats {
     });
     thread::for_each_cache(|cache| {
         stats.fallback_cached_bytes += cache.large.cached() as u64;
-        // Relaxed: a number that tells whether there is an owner; nothing is read through it.
-        stats.threads += u64::from(cache.owner.load(Relaxed) != 0);
+        // Relaxed, twice: whether there is an owner, and this its first cache; nothing is read through them.
+        let owned = cache.owner.load(Relaxed) != 0 && !cache.is_drain.load(Relaxed);
+        stats.threads += u64::from(owned);
     });
-    stats.reallocs_moved = moves.min(stats.reallocs);
+    stats.reallocs_moved = moves.wrapping_add(moved_by_fallback).min(stats.reallocs);
     stats.reallocs_in_place = stats.reallocs - stats.reallocs_moved;
     stats.allocs = stats.allocs.wrapping_add(stats.orphan_allocs).wrapping_sub(moves);
     stats.fallback_live_blocks = not_negative(stats.fallback_live_blocks.wrapping_sub(frees));
@@ -187,6 +193,7 @@ macro_rules! for_each_field {
         $what! {
             "allocs" allocs, "deallocs" deallocs, "reallocs" reallocs,
             "reallocs in place" reallocs_in_place, "reallocs moved" reallocs_moved,
+            "realloc bytes copied" realloc_bytes_copied,
             "live blocks" live_blocks, "live bytes" live_bytes, "peak live bytes" peak_live_bytes,
             "arenas" arenas, "peak arenas" peak_arenas, "pools" pools, "peak pools" peak_pools,
             "mapped bytes" mapped_bytes, "free bytes" free_bytes,

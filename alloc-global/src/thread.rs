@@ -248,6 +248,7 @@ pub(crate) unsafe fn realloc_small(
     // SAFETY: both blocks hold as many bytes, and are distinct.
     unsafe { block.as_ptr().copy_to_nonoverlapping(moved, kept) };
     bump(&home().counters.moves, 1);
+    bump(&home().counters.copied, kept as u64);
     // SAFETY: the caller's promise; the cache is this thread's.
     if !unsafe { free_cache().push(old, block) } {
         // SAFETY: the caller's promise.
@@ -391,6 +392,17 @@ pub(crate) fn note_mid_orphan_free(bin: usize) {
 pub(crate) fn for_each_counted(mut f: impl FnMut(&'static Cache)) {
     f(&DETACHED);
     for_each_cache(f);
+}
+
+/// Calls `f` with every block of the size classes that this thread's cache holds; `f` neither allocates nor frees.
+pub(crate) fn for_each_own_cached(mut f: impl FnMut(Block)) {
+    let cache = HOME.get();
+    // SAFETY: this thread's, or a static without room; `f` is as promised.
+    unsafe { cache.for_each_cached(&mut f) };
+    if let Some(drain) = cache.watch.drain() {
+        // SAFETY: this thread's too.
+        unsafe { drain.for_each_cached(&mut f) };
+    }
 }
 
 /// Gives back what this thread's cache holds of the fallback's blocks.

@@ -278,6 +278,7 @@ fn take_drain(cache: &'static Cache) -> bool {
     let Some(drain) = caches::take_idle() else { return false };
     // Relaxed: read by who looks for caches of dead threads, which synchronises by itself.
     drain.owner.store(cache.owner.load(Ordering::Relaxed), Ordering::Relaxed);
+    drain.is_drain.store(true, Ordering::Relaxed);
     // Taking one may have run a fallback's code, which came here first.
     if let Some(former) = cache.watch.drain.replace(Some(drain)) {
         leave_drain(former);

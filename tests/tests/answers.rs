@@ -124,6 +124,7 @@ fn reallocs() {
     assert!(block.resize(297), "in place");
     let done = stats() - before;
     assert_eq!((done.reallocs, done.reallocs_in_place, done.reallocs_moved), (5, 2, 3), "{done}");
+    assert_eq!(done.realloc_bytes_copied, 104 + 400 + 300, "{done}");
 }
 
 fn fallback() {
@@ -163,6 +164,10 @@ fn gauges() {
     };
     raw_thread::run(5, &asked);
     assert_eq!(stats().threads, low.threads);
+    // A thread that samples has two caches.
+    alloc_global::start_sampling(4096);
+    drop(blocks(10_000, 40));
+    assert_eq!(stats().threads, low.threads);
 }
 
 fn heat() {
@@ -172,7 +177,8 @@ fn heat() {
     rng.shuffle(&mut kept);
     kept.truncate(40_000);
     trim();
-    thread_flush();
+    // Some of them are cached.
+    kept.truncate(39_900);
     // In this order: the map's own memory comes from pools too.
     let map = heatmap();
     let (all, memory) = (class_stats(), memory());
@@ -189,7 +195,9 @@ fn heat() {
         let class = &all[size as usize / 8 - 1];
         assert_eq!(of_class().count() as u64, class.pools);
         let live: u64 = of_class().map(|pool| u64::from(pool.live)).sum();
-        assert_eq!(live, class.live_blocks, "nothing is cached");
+        let cached: u64 = of_class().map(|pool| u64::from(pool.cached)).sum();
+        assert_eq!((live, cached), (class.live_blocks, class.cached_blocks), "one thread caches");
+        assert!(cached > 0);
         assert!(of_class().all(|pool| pool.live <= pool.capacity && pool.owner < 4));
         assert!(of_class().all(|pool| pool.capacity == 16_384 / size));
     }

@@ -25,6 +25,8 @@ fn main() -> ExitCode {
         Case::new("readers_and_writers_do_not_disturb_work", under_load),
         Case::new("the_file_is_private_and_goes_with_the_process", file),
         Case::new("a_child_of_fork_leaves_the_file_alone_and_may_have_its_own", forked),
+        Case::new("looked_at", looked_at),
+        Case::new("the_environment_asks_for_it", environment),
         Case::new("paths_that_cannot_be_are_errors", bad_paths),
     ])
 }
@@ -172,6 +174,33 @@ fn forked() {
     assert!(path().exists(), "the parent's file is the parent's");
     let after = reader.next_frame(LIMIT).expect("a frame");
     assert_eq!(before.pid, after.pid);
+}
+
+fn environment() {
+    // This binary again: as the program that is asked to publish.
+    let path = path();
+    let name = path.to_str().expect("a path");
+    let run = |value: &str| {
+        cases::run_self(&["--case", "looked_at"], &[("POOLALLOC_STATS_FILE", value)], LIMIT)
+    };
+    let good = run(name);
+    assert!(good.status.is_some_and(|status| status.success()), "{}", good.stderr);
+    assert_eq!(good.stderr, "", "nothing to complain about");
+    assert!(!path.exists(), "it went with the process");
+    let bad = run("/nowhere/at/all");
+    let first = bad.stderr.lines().next().unwrap_or("");
+    assert_eq!(first, "poolalloc: cannot publish statistics in /nowhere/at/all, error 2");
+}
+
+/// Run by `environment` with the variable set: the file is there without a call.
+fn looked_at() {
+    let path = env::var("POOLALLOC_STATS_FILE").unwrap_or_default();
+    if path.starts_with("/nowhere") || path.is_empty() {
+        return;
+    }
+    let reader = LiveReader::open(&path).expect("the file");
+    let frame = reader.next_frame(LIMIT).expect("a frame");
+    assert_eq!(frame.pid, u64::from(std::process::id()));
 }
 
 fn bad_paths() {
