@@ -16,24 +16,23 @@
 //!
 //! Nothing here holds a lock while the fallback runs.
 
-use crate::cache::{Cache, bump};
 use crate::config;
 use crate::large_class::{LARGE_ALIGN, LargeClass, fallback_layout};
 use crate::latency::{self, Path};
 use crate::mid_class::{LAST_BIN, MID_MAX, bin_index};
-use crate::visit::{Visit, flush_others, free_erased};
+use crate::visit::{Visit, flush_others};
 use crate::{shared, thread};
 use alloc_core::{Block, CLASSES};
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{self, NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use kept::{count_change, look_and_return, move_cached, note_peak, pop, push};
+
+mod kept;
 
 /// From this size on, in bytes, `realloc` is left to the fallback: system allocators move
 /// pages instead of copying them.
 const MOVES_PAGES: usize = 128 << 10;
-
-/// Cached allocations between two looks at the clock.
-const LOOK: u64 = 64;
 
 /// From this size on, in bytes, zeroed memory is left to the fallback: the system has it at hand.
 const ZERO_AT_HAND: usize = 1 << 20;
@@ -459,13 +458,6 @@ fn register(registration: &'static Registration) -> bool {
     REGISTERED.compare_exchange(null_mut(), this, Ordering::Release, Ordering::Relaxed).is_ok()
 }
 
-/// Tells this thread's cache what is in use, after a block came fresh from the fallback.
-fn note_peak() {
-    if let Some(visit) = thread::attached().and_then(Visit::of_owner) {
-        visit.cache.large.note_peak(visit.cache.counters.fallback_live());
-    }
-}
-
 /// Gives back what is kept for reuse, because the system refused. Whether it is worth asking again.
 #[cold]
 pub(crate) fn make_room() -> bool {
@@ -481,74 +473,6 @@ pub(crate) fn make_room_above() {
     trim_system();
 }
 
-/// Takes a cached block of a class for a request of `size` bytes. Also this thread's cache, and whether it is time to
-/// look at the clock.
-#[inline]
-fn pop(class: LargeClass, size: usize) -> Option<(Block, &'static Cache, bool)> {
-    let cache = thread::home();
-    let visit = Visit::of_owner(cache)?;
-    let block = cache.large.pop(class)?;
-    drop(visit);
-    let allocs = bump(&cache.counters.fallback_allocs, 1);
-    bump(&cache.counters.fallback_bytes_in, size as u64);
-    Some((block, cache, allocs.is_multiple_of(LOOK)))
-}
-
-#[cold]
-#[inline(never)]
-fn look_and_return(cache: &'static Cache, block: Block) -> *mut u8 {
-    thread::tick(cache);
-    block.as_ptr()
-}
-
-/// Caches a freed block that was asked for with `size` bytes, if its class has room.
-#[inline]
-fn push(class: LargeClass, block: Block, size: usize) -> bool {
-    let cache = thread::home();
-    let Some(visit) = Visit::of_owner(cache) else { return false };
-    if !cache.large.push(class, block) {
-        return false;
-    }
-    drop(visit);
-    bump(&cache.counters.fallback_frees, 1);
-    bump(&cache.counters.fallback_bytes_out, size as u64);
-    true
-}
-
-/// Moves a block below 128 KiB into a cached one of the new class, if there is one.
-///
-/// # Safety
-///
-/// As for [`Fallback::realloc`]; `old` and `class` are those of the two layouts.
-unsafe fn move_cached(
-    block: *mut u8,
-    layout: Layout,
-    new: Layout,
-    old: LargeClass,
-    class: LargeClass,
-) -> Option<*mut u8> {
-    if old.size() >= MOVES_PAGES {
-        return None;
-    }
-    let (moved, cache, look) = pop(class, new.size())?;
-    if look {
-        thread::tick(cache);
-    }
-    thread::count(|c| &c.moves, 1);
-    thread::count(|c| &c.copied, layout.size().min(new.size()) as u64);
-    let kept = layout.size().min(new.size());
-    // SAFETY: both blocks are at least as large, and distinct.
-    unsafe { block.copy_to_nonoverlapping(moved.as_ptr(), kept) };
-    // SAFETY: the caller's contract: not null.
-    let left = unsafe { NonNull::new_unchecked(block) };
-    if !push(old, left, layout.size()) {
-        thread::count(|c| &c.fallback_frees, 1);
-        thread::count(|c| &c.fallback_bytes_out, layout.size() as u64);
-        free_erased(old, left);
-    }
-    Some(moved.as_ptr())
-}
-
 /// Asks the system allocator to give its free memory back, where it has a call for that.
 /// Returns whether it gave any.
 pub(crate) fn trim_system() -> bool {
@@ -558,9 +482,4 @@ pub(crate) fn trim_system() -> bool {
     #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
     let gave = false;
     gave
-}
-
-fn count_change(old: usize, new: usize) {
-    thread::count(|c| &c.fallback_bytes_in, new as u64);
-    thread::count(|c| &c.fallback_bytes_out, old as u64);
 }

@@ -15,7 +15,7 @@
 //! Times are in ticks of the processor's counter where it has one, else in nanoseconds; a report turns ticks into
 //! nanoseconds by the clock's and the counter's advance since the first reading.
 //!
-//! No unsafe here but to read that counter.
+//! Unsafe only to read that counter.
 
 use crate::clock;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};

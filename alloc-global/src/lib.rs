@@ -73,6 +73,11 @@ pub use watch::{start_sampling, start_tracing, stop_profiling};
 
 use core::fmt;
 
+/// The unit tests run on what they test.
+#[cfg(test)]
+#[global_allocator]
+static ALLOC: PoolAlloc = PoolAlloc::new();
+
 /// Gives free memory back to the system now, and returns how many bytes.
 ///
 /// Empties the calling thread's cache, and other threads' caches of large blocks; then gives back all empty arenas and, in arenas still in

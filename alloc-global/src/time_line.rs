@@ -5,7 +5,7 @@
 //!
 //! Reached from `GlobalAlloc`: it allocates nothing, and who finds another thread at it goes on without.
 //!
-//! No unsafe here but to read a file of the system's.
+//! Unsafe only to read a file of the system's.
 
 use crate::{clock, shared, stats};
 use alloc_core::ARENA_SIZE;

@@ -17,3 +17,8 @@ pub mod collectors;
 pub mod loads;
 pub mod worker;
 pub mod workload;
+
+/// The unit tests run on PoolAlloc; workers choose for themselves.
+#[cfg(test)]
+#[global_allocator]
+static ALLOC: alloc_global::PoolAlloc = alloc_global::PoolAlloc::new();

@@ -1,0 +1,96 @@
+//! What a thread keeps of the fallback's blocks above 1 KiB: taking them, putting them back, moving between them, counting.
+//!
+//! The calling thread's own cache only; visits keep others out of it (`visit`). It does not call the fallback but to give a
+//! block back that there is no room for.
+
+use super::MOVES_PAGES;
+use crate::cache::{Cache, bump};
+use crate::large_class::LargeClass;
+use crate::thread;
+use crate::visit::{Visit, free_erased};
+use alloc_core::Block;
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+/// Cached allocations between two looks at the clock.
+const LOOK: u64 = 64;
+
+/// Tells this thread's cache what is in use, after a block came fresh from the fallback.
+pub(super) fn note_peak() {
+    if let Some(visit) = thread::attached().and_then(Visit::of_owner) {
+        visit.cache.large.note_peak(visit.cache.counters.fallback_live());
+    }
+}
+
+/// Takes a cached block of a class for a request of `size` bytes. Also this thread's cache, and whether it is time to
+/// look at the clock.
+#[inline]
+pub(super) fn pop(class: LargeClass, size: usize) -> Option<(Block, &'static Cache, bool)> {
+    let cache = thread::home();
+    let visit = Visit::of_owner(cache)?;
+    let block = cache.large.pop(class)?;
+    drop(visit);
+    let allocs = bump(&cache.counters.fallback_allocs, 1);
+    bump(&cache.counters.fallback_bytes_in, size as u64);
+    Some((block, cache, allocs.is_multiple_of(LOOK)))
+}
+
+#[cold]
+#[inline(never)]
+pub(super) fn look_and_return(cache: &'static Cache, block: Block) -> *mut u8 {
+    thread::tick(cache);
+    block.as_ptr()
+}
+
+/// Caches a freed block that was asked for with `size` bytes, if its class has room.
+#[inline]
+pub(super) fn push(class: LargeClass, block: Block, size: usize) -> bool {
+    let cache = thread::home();
+    let Some(visit) = Visit::of_owner(cache) else { return false };
+    if !cache.large.push(class, block) {
+        return false;
+    }
+    drop(visit);
+    bump(&cache.counters.fallback_frees, 1);
+    bump(&cache.counters.fallback_bytes_out, size as u64);
+    true
+}
+
+/// Moves a block below 128 KiB into a cached one of the new class, if there is one.
+///
+/// # Safety
+///
+/// As for [`Fallback::realloc`]; `old` and `class` are those of the two layouts.
+pub(super) unsafe fn move_cached(
+    block: *mut u8,
+    layout: Layout,
+    new: Layout,
+    old: LargeClass,
+    class: LargeClass,
+) -> Option<*mut u8> {
+    if old.size() >= MOVES_PAGES {
+        return None;
+    }
+    let (moved, cache, look) = pop(class, new.size())?;
+    if look {
+        thread::tick(cache);
+    }
+    thread::count(|c| &c.moves, 1);
+    thread::count(|c| &c.copied, layout.size().min(new.size()) as u64);
+    let kept = layout.size().min(new.size());
+    // SAFETY: both blocks are at least as large, and distinct.
+    unsafe { block.copy_to_nonoverlapping(moved.as_ptr(), kept) };
+    // SAFETY: the caller's contract: not null.
+    let left = unsafe { NonNull::new_unchecked(block) };
+    if !push(old, left, layout.size()) {
+        thread::count(|c| &c.fallback_frees, 1);
+        thread::count(|c| &c.fallback_bytes_out, layout.size() as u64);
+        free_erased(old, left);
+    }
+    Some(moved.as_ptr())
+}
+
+pub(super) fn count_change(old: usize, new: usize) {
+    thread::count(|c| &c.fallback_bytes_in, new as u64);
+    thread::count(|c| &c.fallback_bytes_out, old as u64);
+}
