@@ -50,8 +50,11 @@ const CLASS_BYTES: usize = 16 << 10;
 /// Slow paths between two looks at the clock.
 const TICKS: u32 = 64;
 
-/// A new array starts with room for this many blocks and doubles with every miss.
-const FIRST_CAP: u32 = 8;
+/// A new array starts with room for this many blocks and doubles with every miss. Fewer large ones, for the sake of
+/// threads that allocate a little of everything and rest.
+const fn first_cap(size: usize) -> u32 {
+    if size <= 128 { 8 } else { 4 }
+}
 
 /// The greatest capacity of an array of blocks of this size.
 const fn max_cap(size: usize) -> u32 {
@@ -314,7 +317,7 @@ impl Cache {
     /// Doubles the capacity of a class, up to its greatest. Returns the new one.
     fn grow(&self, class: SizeClass) -> u32 {
         let bin = self.bin(class);
-        let cap = (bin.cap.get() * 2).max(FIRST_CAP).min(max_cap(class.size()));
+        let cap = (bin.cap.get() * 2).max(first_cap(class.size())).min(max_cap(class.size()));
         bin.cap.set(cap);
         self.used.set(self.used.get() | 1 << (class.index() - 1));
         cap

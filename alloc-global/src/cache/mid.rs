@@ -5,7 +5,7 @@
 //!
 //! It does not call the fallback itself: that is `fallback` and `visit`.
 
-use super::{Cache, CacheBin, FIRST_CAP, SLOTS, bump};
+use super::{Cache, CacheBin, SLOTS, bump};
 use crate::large_class::LargeClass;
 use crate::mid_class::{BIN_TABLE, mid_class};
 use crate::watch;
@@ -17,6 +17,9 @@ use core::sync::atomic::Ordering::Relaxed;
 /// times what the shared heaps do.
 const MID_SLOTS: u32 = 64;
 
+/// A new array starts with room for this many blocks.
+const MID_FIRST: u32 = 4;
+
 impl Cache {
     /// The bin of the fallback's blocks with this index above 64, and their class.
     fn mid(&self, index: usize) -> Option<(&CacheBin, LargeClass)> {
@@ -26,7 +29,7 @@ impl Cache {
     /// Makes more room for the fallback's blocks of a bin above 64; whether there is more now.
     pub(crate) fn grow_mid(&self, index: usize) -> bool {
         let Some((bin, _)) = self.mid(index) else { return false };
-        let cap = (bin.cap.get() * 2).clamp(FIRST_CAP, MID_SLOTS);
+        let cap = (bin.cap.get() * 2).clamp(MID_FIRST, MID_SLOTS);
         bin.cap.replace(cap) < cap
     }
 
