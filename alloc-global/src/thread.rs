@@ -368,6 +368,7 @@ pub(crate) fn flush() -> usize {
     // SAFETY: the cache is this thread's.
     unsafe { cache.flush(false) };
     if let Some(drain) = cache.watch.drain() {
+        watch::restore_left(cache);
         // SAFETY: the drain is this thread's too.
         unsafe { drain.flush(false) };
     }

@@ -285,7 +285,20 @@ fn take_drain(cache: &'static Cache) -> bool {
     true
 }
 
+/// The drain is about to be emptied unused: what it holds counts again among the allocations that are no samples (2).
+/// Forgotten, they would bring the next sample forward, and estimates would be too high.
+pub(crate) fn restore_left(cache: &Cache) {
+    let Some(drain) = cache.watch.drain.get() else { return };
+    for class in SizeClass::all() {
+        if let Some(left) = cache.watch.left.get(class.index()) {
+            // At most 128: the cast keeps the value.
+            left.set(left.get().saturating_add(drain.counts(class).0 as u32));
+        }
+    }
+}
+
 fn drop_drain(cache: &'static Cache) {
+    restore_left(cache);
     if let Some(drain) = cache.watch.drain.take() {
         // Nothing may take from it while it is emptied.
         thread::aim(cache);
@@ -342,6 +355,14 @@ pub(crate) fn set_scope(cache: &'static Cache, scope: Option<NonNull<Scope>>) {
 pub(crate) unsafe fn alloc(cache: &'static Cache, class: SizeClass, size: usize) -> *mut u8 {
     // Relaxed: `update` looks again.
     if cache.watch.seen.get() != EPOCH.load(Ordering::Relaxed) {
+        if cache.watch.mode.get() == Mode::Sample {
+            // What was drawn before the change decides about this one too: it may be the very sample that the
+            // drain ran out for, and a new draw would lose it.
+            // SAFETY: the caller's promise.
+            let block = unsafe { alloc_sample(cache, class, size) };
+            update(cache);
+            return block;
+        }
         update(cache);
     }
     match cache.watch.mode.get() {
