@@ -37,7 +37,7 @@ use alloc_core::{Block, SizeClass};
 use core::cell::{Cell, UnsafeCell};
 use core::mem::{MaybeUninit, offset_of};
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 mod mid;
 
@@ -99,6 +99,8 @@ pub(crate) struct Cache {
     unpublished: Cell<isize>,
     /// The thread and the process that the cache is attached to; see `thread`.
     pub(crate) owner: AtomicU64,
+    /// Whether it is the drain of a thread that has a cache beside it (`watch`).
+    pub(crate) is_drain: AtomicBool,
     /// Blocks above 512 bytes.
     pub(crate) large: LargeCache,
     /// Counters of the slow path, written by the owner only.
@@ -178,6 +180,7 @@ impl Cache {
             swept_at: AtomicU64::new(0),
             unpublished: Cell::new(0),
             owner: AtomicU64::new(0),
+            is_drain: AtomicBool::new(false),
             large: LargeCache::new(),
             counters: Counters::new(),
             watch: Watch::new(),

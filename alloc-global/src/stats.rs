@@ -124,7 +124,8 @@ pub fn stats() -> Stats {
     thread::for_each_cache(|cache| {
         stats.fallback_cached_bytes += cache.large.cached() as u64;
         // Relaxed: a number that tells whether there is an owner; nothing is read through it.
-        stats.threads += u64::from(cache.owner.load(Relaxed) != 0);
+        let is_home = cache.owner.load(Relaxed) != 0 && !cache.is_drain.load(Relaxed);
+        stats.threads += u64::from(is_home);
     });
     stats.reallocs_moved = moves.min(stats.reallocs);
     stats.reallocs_in_place = stats.reallocs - stats.reallocs_moved;
