@@ -315,6 +315,7 @@ fn start_process() {
     // Relaxed: only decides who does it.
     if !STARTED.swap(true, Ordering::Relaxed) {
         config::read_environment();
+        crate::module::stay();
         fork::register();
         membarrier::register();
         if config::trace_frames() > 0 {
