@@ -102,7 +102,7 @@ pub(crate) struct Cache {
     unpublished: Cell<isize>,
     /// The thread and the process that the cache is attached to; see `thread`.
     pub(crate) owner: AtomicU64,
-    /// Whether it stands beside another one of the same thread; see `watch`.
+    /// Whether it is the drain of a thread that has a cache beside it (`watch`).
     pub(crate) is_drain: AtomicBool,
     /// Blocks above 512 bytes.
     pub(crate) large: LargeCache,

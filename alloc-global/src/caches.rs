@@ -18,7 +18,7 @@ use crate::shared::HEAPS;
 use crate::{owner, visit, watch};
 use alloc_core::{OsPages, PAGE_SIZE, PageSource};
 use core::ptr::{self, NonNull, null_mut};
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
 /// Caches mapped at once.
 const SLAB: usize = 8;
@@ -57,9 +57,28 @@ pub(crate) fn take_idle() -> Option<&'static Cache> {
     }
 }
 
+/// The process in which a thread is in `reclaim_dead`; 0 = none is. A child of fork does not inherit that thread.
+static RECLAIMING: AtomicI32 = AtomicI32::new(0);
+
 /// Empties the caches of threads that ended without `at_exit`; whether there were any.
+///
+/// One thread at a time: a second one would put `ASKED` where a first one had, on a cache that left and was taken
+/// meanwhile, and the first would take that for its own and empty a cache in use.
 #[cold]
 fn reclaim_dead() -> bool {
+    // SAFETY: always callable.
+    let process = unsafe { libc::getpid() };
+    // Acquire: pairs with the Release below: owners are as the last one left them.
+    if RECLAIMING.swap(process, Ordering::Acquire) == process {
+        return false;
+    }
+    let found = reclaim_each();
+    // Release: see above.
+    RECLAIMING.store(0, Ordering::Release);
+    found
+}
+
+fn reclaim_each() -> bool {
     let mut found = false;
     for_each_cache(|cache| {
         let owner = cache.owner.load(Ordering::Relaxed);

@@ -7,16 +7,19 @@
 //! The line is put together in a buffer on the stack and written with one `write`: nothing here
 //! allocates, formats through `core::fmt` or panics. The wording is stable: tests and users match it.
 
+/// Bytes of a line, without its line feed.
+const MOST: usize = 255;
+
 /// A line of bounded length under construction. What does not fit is cut.
 pub(crate) struct Line {
-    bytes: [u8; 256],
+    bytes: [u8; MOST + 1],
     len: usize,
 }
 
 impl Line {
     /// A line that starts with `poolalloc: `.
     pub(crate) fn new() -> Line {
-        Line { bytes: [0; 256], len: 0 }.text("poolalloc: ")
+        Line { bytes: [0; MOST + 1], len: 0 }.text("poolalloc: ")
     }
 
     pub(crate) fn text(self, text: &str) -> Line {
@@ -24,7 +27,8 @@ impl Line {
     }
 
     pub(crate) fn raw(mut self, text: &[u8]) -> Line {
-        let rest = self.bytes.get_mut(self.len..).unwrap_or_default();
+        // The last byte is for the line feed.
+        let rest = self.bytes.get_mut(self.len..MOST).unwrap_or_default();
         for (to, from) in rest.iter_mut().zip(text) {
             *to = *from;
             self.len += 1;
@@ -57,10 +61,13 @@ impl Line {
     }
 
     /// Writes the line, and a line feed, to standard error.
-    pub(crate) fn write(self) {
-        let line = self.raw(b"\n");
+    pub(crate) fn write(mut self) {
+        if let Some(end) = self.bytes.get_mut(self.len) {
+            *end = b'\n';
+            self.len += 1;
+        }
         // SAFETY: `len` bytes of the buffer; `write` only reads them.
-        unsafe { libc::write(libc::STDERR_FILENO, line.bytes.as_ptr().cast(), line.len) };
+        unsafe { libc::write(libc::STDERR_FILENO, self.bytes.as_ptr().cast(), self.len) };
     }
 
     /// Writes the line and aborts the process.
@@ -91,6 +98,6 @@ mod tests {
         for _ in 0..100 {
             line = line.text("0123456789");
         }
-        assert_eq!(line.len, 256);
+        assert_eq!(line.len, MOST, "there is room for the line feed");
     }
 }

@@ -16,6 +16,7 @@ pub(crate) fn register() {
 }
 
 unsafe extern "C" fn prepare() {
+    profile::lock_loader_for_fork();
     thread::lock_idle();
     shared::lock_all();
     profile::lock_for_fork();
@@ -28,6 +29,7 @@ unsafe extern "C" fn in_parent() {
     profile::unlock_after_fork();
     shared::unlock_all();
     thread::unlock_idle();
+    profile::unlock_loader_after_fork();
 }
 
 unsafe extern "C" fn in_child() {
@@ -38,4 +40,5 @@ unsafe extern "C" fn in_child() {
     profile::unlock_after_fork();
     shared::unlock_all();
     thread::unlock_idle();
+    profile::unlock_loader_after_fork();
 }

@@ -30,6 +30,7 @@ mod measure;
 mod membarrier;
 mod memory;
 mod mid_class;
+mod module;
 mod owner;
 mod pins;
 mod pool_alloc;

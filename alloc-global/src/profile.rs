@@ -46,6 +46,9 @@ pub use snapshot::{Dropped, Lifetimes, Module, Site, Snapshot};
 #[cfg(feature = "report")]
 pub use symbols::DebugInfo;
 
+pub(crate) use modules::{
+    lock_for_fork as lock_loader_for_fork, unlock_after_fork as unlock_loader_after_fork,
+};
 pub(crate) use owners::Owners;
 pub use pages::limit_profile;
 #[cfg(feature = "report")]

@@ -128,9 +128,9 @@ pub fn stats() -> Stats {
     });
     thread::for_each_cache(|cache| {
         stats.fallback_cached_bytes += cache.large.cached() as u64;
-        // Relaxed, twice: whether there is an owner, and this its first cache; nothing is read through them.
-        let owned = cache.owner.load(Relaxed) != 0 && !cache.is_drain.load(Relaxed);
-        stats.threads += u64::from(owned);
+        // Relaxed: a number that tells whether there is an owner; nothing is read through it.
+        let is_home = cache.owner.load(Relaxed) != 0 && !cache.is_drain.load(Relaxed);
+        stats.threads += u64::from(is_home);
     });
     stats.reallocs_moved = moves.wrapping_add(moved_by_fallback).min(stats.reallocs);
     stats.reallocs_in_place = stats.reallocs - stats.reallocs_moved;

@@ -316,6 +316,7 @@ fn start_process() {
     // Relaxed: only decides who does it.
     if !STARTED.swap(true, Ordering::Relaxed) {
         config::read_environment();
+        crate::module::stay();
         fork::register();
         membarrier::register();
         if config::trace_frames() > 0 {
@@ -369,6 +370,7 @@ pub(crate) fn flush() -> usize {
     // SAFETY: the cache is this thread's.
     unsafe { cache.flush(false) };
     if let Some(drain) = cache.watch.drain() {
+        watch::restore_left(cache);
         // SAFETY: the drain is this thread's too.
         unsafe { drain.flush(false) };
     }

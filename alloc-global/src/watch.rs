@@ -187,6 +187,14 @@ pub(crate) fn set_rate(rate: u64) {
     EPOCH.fetch_add(1, Ordering::Release);
 }
 
+/// As [`set_rate`], and the calling thread acts on it now: its fast paths might never take it to a slow one.
+fn switch(rate: u64) {
+    set_rate(rate);
+    if let Some(cache) = thread::attached() {
+        update(cache);
+    }
+}
+
 /// Notes that blocks may have records from now on.
 pub(crate) fn note_watched() {
     // Relaxed: a thread that misses it for a moment is one that has not seen the change yet.
@@ -201,7 +209,8 @@ pub(crate) fn is_watched() -> bool {
 }
 
 /// Records a sample of what the process allocates from now on, `mean_bytes` apart on average (512 KiB is
-/// what production systems use), in every thread from its next slow path on. 0 is taken for 1: every block.
+/// what production systems use): in the calling thread at once, in every other from its next slow path on, which
+/// one that only frees and takes the same few blocks may not come to. 0 is taken for 1: every block.
 ///
 /// Costs the fast paths nothing; each sample a walk of the stack. The same as `POOLALLOC_SAMPLE`.
 ///
@@ -213,21 +222,22 @@ pub(crate) fn is_watched() -> bool {
 /// # assert_eq!(snapshot.rate, 512 << 10);
 /// ```
 pub fn start_sampling(mean_bytes: u64) {
-    set_rate(mean_bytes.clamp(1, PAUSED - 1));
+    switch(mean_bytes.clamp(1, PAUSED - 1));
 }
 
-/// Records every block that the process allocates from now on, with its stack. The same as `POOLALLOC_TRACE`.
+/// Records every block that the process allocates from now on, with its stack; threads see it as they do
+/// [`start_sampling`]. The same as `POOLALLOC_TRACE`.
 ///
 /// Every operation goes out of line: it costs some 100 ns for each allocation.
 pub fn start_tracing() {
-    set_rate(1);
+    switch(1);
 }
 
 /// Records no more blocks. What was recorded stays, and frees of those blocks are still seen: that leaves threads
 /// with the cost of sampling, less the samples.
 pub fn stop_profiling() {
     if rate() != 0 {
-        set_rate(PAUSED);
+        switch(PAUSED);
     }
 }
 
@@ -278,6 +288,7 @@ fn take_drain(cache: &'static Cache) -> bool {
     let Some(drain) = caches::take_idle() else { return false };
     // Relaxed: read by who looks for caches of dead threads, which synchronises by itself.
     drain.owner.store(cache.owner.load(Ordering::Relaxed), Ordering::Relaxed);
+    // Relaxed, here and where it is cleared: for counts only.
     drain.is_drain.store(true, Ordering::Relaxed);
     // Taking one may have run a fallback's code, which came here first.
     if let Some(former) = cache.watch.drain.replace(Some(drain)) {
@@ -286,7 +297,20 @@ fn take_drain(cache: &'static Cache) -> bool {
     true
 }
 
+/// The drain is about to be emptied unused: what it holds counts again among the allocations that are no samples (2).
+/// Forgotten, they would bring the next sample forward, and estimates would be too high.
+pub(crate) fn restore_left(cache: &Cache) {
+    let Some(drain) = cache.watch.drain.get() else { return };
+    for class in SizeClass::all() {
+        if let Some(left) = cache.watch.left.get(class.index()) {
+            // At most 128: the cast keeps the value.
+            left.set(left.get().saturating_add(drain.counts(class).0 as u32));
+        }
+    }
+}
+
 fn drop_drain(cache: &'static Cache) {
+    restore_left(cache);
     if let Some(drain) = cache.watch.drain.take() {
         // Nothing may take from it while it is emptied.
         thread::aim(cache);
@@ -295,6 +319,7 @@ fn drop_drain(cache: &'static Cache) {
 }
 
 fn leave_drain(drain: &'static Cache) {
+    drain.is_drain.store(false, Ordering::Relaxed);
     // Relaxed: read again only under the lock on idle caches.
     drain.owner.store(0, Ordering::Relaxed);
     caches::retire(drain);
@@ -311,6 +336,7 @@ pub(crate) fn leave(cache: &'static Cache) {
 
 /// The thread of this cache is dead: its drain is found by itself.
 pub(crate) fn forget_thread(cache: &'static Cache) {
+    cache.is_drain.store(false, Ordering::Relaxed);
     cache.watch.drain.set(None);
     cache.watch.scope.set(None);
     cache.watch.mode.set(Mode::Off);
@@ -343,6 +369,14 @@ pub(crate) fn set_scope(cache: &'static Cache, scope: Option<NonNull<Scope>>) {
 pub(crate) unsafe fn alloc(cache: &'static Cache, class: SizeClass, size: usize) -> *mut u8 {
     // Relaxed: `update` looks again.
     if cache.watch.seen.get() != EPOCH.load(Ordering::Relaxed) {
+        if cache.watch.mode.get() == Mode::Sample {
+            // What was drawn before the change decides about this one too: it may be the very sample that the
+            // drain ran out for, and a new draw would lose it.
+            // SAFETY: the caller's promise.
+            let block = unsafe { alloc_sample(cache, class, size) };
+            update(cache);
+            return block;
+        }
         update(cache);
     }
     match cache.watch.mode.get() {

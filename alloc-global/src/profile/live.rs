@@ -412,21 +412,48 @@ impl Held<'_> {
         }
     }
 
-    /// Verifies invariants 1 to 3. `counts` is zeroed and has an element per count of the filter; it was made before the
-    /// stripes were held, so that none is asked for meanwhile.
-    pub(crate) fn check(&self, counts: &mut [u64]) -> Result<(), &'static str> {
+    /// Verifies invariants 1 to 3, without memory: nothing may ask for any while the stripes are held.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
         let Some(start) = self.live.area.mapped() else { return Ok(()) };
         let parts = self.live.parts(start);
         let used = self.live.used.load(Ordering::Relaxed);
-        let mut chained = 0u64;
-        let mut stripes = [0u32; STRIPES];
-        for bucket in 0..1usize << parts.bucket_bits {
+        let mut seen = 0u64;
+        for (stripe, guard) in self.guards.iter().enumerate() {
+            seen += self.check_stripe(&parts, stripe, guard, used)?;
+            let mut number = guard.free;
+            while number != 0 {
+                seen += 1;
+                if number > used || seen > used as u64 {
+                    return Err("live 1: a list of free entries that leads nowhere");
+                }
+                // SAFETY: an entry; all stripes are held.
+                number = unsafe { parts.slot(number).read() }.next;
+            }
+        }
+        if seen != used as u64 {
+            return Err("live 1: an entry is neither in a chain nor free");
+        }
+        Ok(())
+    }
+
+    /// Verifies the chains of one stripe and its part of the filter. Returns how many entries it has.
+    fn check_stripe(
+        &self,
+        parts: &Parts,
+        stripe: usize,
+        guard: &Stripe,
+        used: u32,
+    ) -> Result<u64, &'static str> {
+        let mut counts = [0u32; FILTER / STRIPES];
+        let mut chained = 0;
+        let buckets = 1usize << (parts.bucket_bits - STRIPE_BITS);
+        for bucket in stripe * buckets..(stripe + 1) * buckets {
             // SAFETY: below the number of buckets.
             let head = unsafe { parts.head(bucket) };
             // SAFETY: all stripes are held.
             let mut number = unsafe { head.read() };
             while number != 0 {
-                if number > used || chained > used as u64 {
+                if number > used || chained > used {
                     return Err("live 1: a chain that leads nowhere");
                 }
                 // SAFETY: an entry; all stripes are held.
@@ -439,37 +466,22 @@ impl Held<'_> {
                 if unsafe { parts.link(hash, slot.address) }.1 != number {
                     return Err("live 2: an address twice");
                 }
-                let index = (hash >> (u64::BITS - STRIPE_BITS)) as usize;
-                stripes.get_mut(index).into_iter().for_each(|count| *count += 1);
-                counts.get_mut(filter_index(hash)).into_iter().for_each(|count| *count += 1);
+                let index = filter_index(hash) % counts.len();
+                counts.get_mut(index).into_iter().for_each(|count| *count += 1);
                 chained += 1;
                 number = slot.next;
             }
         }
-        let mut free = 0u64;
-        for (guard, chained) in self.guards.iter().zip(stripes) {
-            if guard.live != chained {
-                return Err("live 1: a stripe counts other than its chains");
-            }
-            let mut number = guard.free;
-            while number != 0 {
-                free += 1;
-                if number > used || free > used as u64 {
-                    return Err("live 1: a list of free entries that leads nowhere");
-                }
-                // SAFETY: an entry; all stripes are held.
-                number = unsafe { parts.slot(number).read() }.next;
-            }
+        if guard.live != chained {
+            return Err("live 1: a stripe counts other than its chains");
         }
-        if chained + free != used as u64 {
-            return Err("live 1: an entry is neither in a chain nor free");
-        }
-        let low = |(count, want): (&AtomicU8, &u64)| {
-            (count.load(Ordering::Relaxed) as u64) < (*want).min(255)
+        let low = |(count, want): (&AtomicU8, &u32)| {
+            // Relaxed: the stripe is held.
+            (count.load(Ordering::Relaxed) as u32) < (*want).min(255)
         };
-        if self.live.filter.iter().zip(&*counts).any(low) {
+        if self.live.filter.iter().skip(stripe * counts.len()).zip(&counts).any(low) {
             return Err("live 3: the filter counts too few");
         }
-        Ok(())
+        Ok(chained as u64)
     }
 }

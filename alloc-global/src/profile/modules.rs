@@ -1,14 +1,32 @@
 //! What is loaded into the process that code lies in: for symbols to be found later, here or elsewhere.
 //!
 //! Asked for when a snapshot is taken: of a library that was unloaded before, only bare addresses remain.
+//!
+//! The loader keeps a lock meanwhile that the C library does not take around a fork (glibc 2.36): a child made at that
+//! moment would wait for good when it asks itself. So whoever asks holds a lock of ours, and a fork waits for that.
 
 use super::snapshot::Module;
+use crate::lock::Lock;
 use core::ffi::{CStr, c_int, c_void};
+
+/// Held while the loader is asked. The outermost of all locks: what is found is written down under it, in memory of ours.
+static LOADER: Lock<()> = Lock::new(());
+
+/// Before all other locks.
+pub(crate) fn lock_for_fork() {
+    LOADER.lock_for_fork();
+}
+
+/// After all other locks.
+pub(crate) fn unlock_after_fork() {
+    LOADER.unlock_after_fork();
+}
 
 /// Every module with code, by address.
 #[cfg(target_os = "linux")]
 pub(crate) fn loaded() -> Vec<Module> {
     let mut modules: Vec<Module> = Vec::new();
+    let _asking = LOADER.lock();
     // SAFETY: `note` fits its signature; the data is the vector, which outlives the call.
     unsafe { libc::dl_iterate_phdr(Some(note), (&raw mut modules).cast()) };
     modules.sort_by_key(|module| module.start);

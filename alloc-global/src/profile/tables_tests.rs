@@ -46,8 +46,7 @@ impl Dice {
 }
 
 fn check(live: &Live) {
-    let mut counts = vec![0; FILTER];
-    live.hold().check(&mut counts).unwrap();
+    live.hold().check().unwrap();
 }
 
 fn add(live: &Live, address: usize, stamp: u64) -> Added {
