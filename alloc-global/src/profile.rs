@@ -51,6 +51,7 @@ pub(crate) use modules::{
 };
 pub(crate) use owners::Owners;
 pub use pages::limit_profile;
+pub(crate) use pages::make_room_for_all;
 #[cfg(feature = "report")]
 pub(crate) use query::requested;
 pub(crate) use record::tool_bytes;

@@ -40,6 +40,11 @@ use core::cell::Cell;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+mod switch;
+
+pub(crate) use switch::{is_watched, note_watched, rate, set_rate, set_seed};
+pub use switch::{start_sampling, start_tracing, stop_profiling};
+
 /// Stands for a distance without end: nothing new is recorded, what is on record is followed.
 const PAUSED: u64 = u64::MAX;
 
@@ -158,87 +163,6 @@ fn mix(x: u64) -> u64 {
     let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     x ^ (x >> 31)
-}
-
-/// Makes samples repeat from run to run, as far as the program does.
-pub(crate) fn set_seed(seed: u64) {
-    // Relaxed: threads that already drew keep what they have.
-    SEED.store(mix(seed) | 1, Ordering::Relaxed);
-}
-
-/// Mean bytes between two samples; 0 where nothing is recorded, 1 where all is.
-pub(crate) fn rate() -> u64 {
-    // Relaxed: a value of its own.
-    match RATE.load(Ordering::Relaxed) {
-        PAUSED => 0,
-        rate => rate,
-    }
-}
-
-/// Sets what threads record from their next slow path on: 0 = nothing, 1 = every block, else the mean bytes
-/// between two samples.
-pub(crate) fn set_rate(rate: u64) {
-    if rate != 0 {
-        note_watched();
-    }
-    // Relaxed: the Release below publishes it.
-    RATE.store(rate, Ordering::Relaxed);
-    // Release: pairs with the Acquire in `update`, which then reads this rate or a later one.
-    EPOCH.fetch_add(1, Ordering::Release);
-}
-
-/// As [`set_rate`], and the calling thread acts on it now: its fast paths might never take it to a slow one.
-fn switch(rate: u64) {
-    set_rate(rate);
-    if let Some(cache) = thread::attached() {
-        update(cache);
-    }
-}
-
-/// Notes that blocks may have records from now on.
-pub(crate) fn note_watched() {
-    // Relaxed: a thread that misses it for a moment is one that has not seen the change yet.
-    WATCHED.store(true, Ordering::Relaxed);
-}
-
-/// Whether any block may have a record, or any scope may be open: never again false once it was true.
-#[inline]
-pub(crate) fn is_watched() -> bool {
-    // Relaxed: see `note_watched`.
-    WATCHED.load(Ordering::Relaxed)
-}
-
-/// Records a sample of what the process allocates from now on, `mean_bytes` apart on average (512 KiB is
-/// what production systems use): in the calling thread at once, in every other from its next slow path on, which
-/// one that only frees and takes the same few blocks may not come to. 0 is taken for 1: every block.
-///
-/// Costs the fast paths nothing; each sample a walk of the stack. The same as `POOLALLOC_SAMPLE`.
-///
-/// ```
-/// alloc_global::start_sampling(512 << 10);
-/// // ...
-/// let snapshot = alloc_global::Snapshot::take();
-/// alloc_global::stop_profiling();
-/// # assert_eq!(snapshot.rate, 512 << 10);
-/// ```
-pub fn start_sampling(mean_bytes: u64) {
-    switch(mean_bytes.clamp(1, PAUSED - 1));
-}
-
-/// Records every block that the process allocates from now on, with its stack; threads see it as they do
-/// [`start_sampling`]. The same as `POOLALLOC_TRACE`.
-///
-/// Every operation goes out of line: it costs some 100 ns for each allocation.
-pub fn start_tracing() {
-    switch(1);
-}
-
-/// Records no more blocks. What was recorded stays, and frees of those blocks are still seen: that leaves threads
-/// with the cost of sampling, less the samples.
-pub fn stop_profiling() {
-    if rate() != 0 {
-        switch(PAUSED);
-    }
 }
 
 /// Ends the record of a block's former life, if there is one (3).

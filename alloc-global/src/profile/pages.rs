@@ -17,6 +17,9 @@ use once_cell::race::OnceNonZeroUsize;
 /// Bytes that the tables may take where nobody asked for more or less.
 const DEFAULT_CAP: usize = 4 << 20;
 
+/// The same where every block is recorded: some two million live ones. Pages are backed as they are used.
+const TRACE_CAP: usize = 256 << 20;
+
 /// Below this the tables would hold nothing of use.
 const LEAST_CAP: usize = 256 << 10;
 
@@ -29,12 +32,18 @@ static ASKED: AtomicUsize = AtomicUsize::new(DEFAULT_CAP);
 /// What is: fixed when the first table is mapped.
 static CAP: OnceNonZeroUsize = OnceNonZeroUsize::new();
 
-/// Sets the bytes that the tables of the profile together may take: 4 MiB unless set, from 256 KiB to 16 GiB. `false` where the first watched event was
+/// Sets the bytes that the tables of the profile together may take: 4 MiB unless set (256 MiB where the first event is one of a trace of all blocks), from 256 KiB to 16 GiB. `false` where the first watched event was
 /// recorded already: then nothing changes.
 pub fn limit_profile(bytes: usize) -> bool {
     // Relaxed: a value of its own.
     ASKED.store(bytes.clamp(LEAST_CAP, MOST_CAP), Ordering::Relaxed);
     CAP.get().is_none()
+}
+
+/// Every block is to be recorded: more room, unless somebody set how much.
+pub(crate) fn make_room_for_all() {
+    // Relaxed, twice: a value of its own. Fails where a limit was set.
+    let _ = ASKED.compare_exchange(DEFAULT_CAP, TRACE_CAP, Ordering::Relaxed, Ordering::Relaxed);
 }
 
 /// Bytes that all tables together may take. Fixed by the first call.
