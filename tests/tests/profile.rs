@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Case::new("flushing_between_samples_does_not_bias_them", flushed),
         Case::new("measuring_between_samples_does_not_bias_them", measured),
         Case::new("changes_of_the_rate_do_not_bias_samples", changed),
+        Case::new("changes_by_another_thread_do_not_bias_samples_either", changed_by_others),
         Case::new("traces_count_each_block_of_a_region_and_thread", traced),
         Case::new("traces_follow_realloc", reallocated),
         Case::new("traces_tell_temporary_blocks_and_lifetimes", temporary),
@@ -219,6 +220,8 @@ fn sampled_later() {
 
 /// Blocks of 64 bytes by pairs, with `between` called after each pair; their estimate must be right.
 fn pairs(rate: u64, count: u64, mut between: impl FnMut(u64)) {
+    // A cache that holds many lets the drain hold many.
+    drop(blocks(100, 64));
     let region = Region::enter("pairs");
     for tag in 0..count / 2 {
         let both = [Block::new(64, 8, tag), Block::new(64, 8, tag)];
@@ -236,9 +239,13 @@ fn flushed() {
 
 fn measured() {
     start_sampling(RATE);
-    pairs(RATE, 400_000, |_| {
+    let mut rng = fastrand::Rng::with_seed(1);
+    pairs(RATE, 100_000, |_| {
         let (_, seen) = alloc_global::measure(|| ()).expect("a reading");
         assert_eq!(seen.allocs, 0);
+        // Leaves more in the cache, and in the drain, than is used until the next reading.
+        let _region = Region::enter("others");
+        drop(blocks(rng.u64(20..60), 64));
     });
 }
 
@@ -249,6 +256,35 @@ fn changed() {
         if tag % 64 == 0 {
             start_sampling(if tag % 128 == 0 { 4_096 } else { 2_048 });
         }
+    });
+}
+
+fn changed_by_others() {
+    start_sampling(2_048);
+    let (barrier, done) = (Barrier::new(2), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            for rate in [4_096, 2_048].into_iter().cycle() {
+                barrier.wait();
+                // Ordering: the barrier's.
+                if done.load(Ordering::Relaxed) {
+                    return;
+                }
+                start_sampling(rate);
+                barrier.wait();
+            }
+        });
+        // The rate that makes for the greatest error; some two samples between two changes.
+        pairs(4_096, 200_000, |tag| {
+            if tag % 48 == 0 {
+                barrier.wait();
+                barrier.wait();
+            }
+        });
+        // Ordering: the barrier's.
+        done.store(true, Ordering::Relaxed);
+        barrier.wait();
+        other.join().expect("no panic");
     });
 }
 
