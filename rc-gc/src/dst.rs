@@ -8,7 +8,8 @@
 //!
 //! The wide pointer before the header lets the vtable's functions, which get an address only, find
 //! length or trait vtable. A `Gc<T>` that is *coerced* to `Gc<dyn Trait>` ([`coerce!`]) needs none: its
-//! header has the vtable of the type it was made with.
+//! header has the vtable of the type it was made with. An array of `MaybeUninit`s that is coerced to a slice and
+//! then given its type ([`become_slice`]) has neither: its length goes into the side box.
 //!
 //! What can be turned into such a handle is in `convert`. It does not know how handles are counted.
 
@@ -79,6 +80,77 @@ unsafe fn drop_wide<T: ?Sized>(value: *mut u8) {
 unsafe fn finalize_wide<T: ?Sized + Trace>(value: *const u8) {
     // SAFETY: by contract.
     let value = unsafe { wide::<T>(value) };
+    // SAFETY: the value is whole.
+    unsafe { &*value }.finalize_hook();
+}
+
+impl<T: Trace> VtableOf<[T]> {
+    /// Of an object with its length in the side box.
+    const COUNTED: &'static Vtable = &Vtable {
+        trace: trace_counted::<T>,
+        drop: drop_counted::<T>,
+        finalize: finalize_counted::<T>,
+        name: std::any::type_name::<[T]>,
+        wide: false,
+    };
+}
+
+/// Gives a leaf whose handles are slices of values that were written the flags and the vtable of those slices.
+///
+/// # Safety
+/// `value` is the whole value of an object that is LEAF and not DEAD, as a handle has it; `flags` are those of `[T]`.
+pub(crate) unsafe fn become_slice<T: Trace>(value: NonNull<[T]>, flags: u32) {
+    // SAFETY: the pointer of a handle.
+    let obj = unsafe { Obj::of(value) };
+    let vtable = if obj.vtable().wide {
+        // From a box of an array the slot has an address only; a slice's has the length already.
+        // SAFETY: an object with room for a wide pointer.
+        let slot = unsafe { wide_slot::<[T]>(value.as_ptr().cast()) }.cast_mut();
+        // SAFETY: 16 bytes, aligned to 8, of this object alone.
+        unsafe { slot.write(value.as_ptr()) };
+        VtableOf::<[T]>::WIDE
+    } else {
+        obj.side_or_new().len.set(value.len());
+        VtableOf::<[T]>::COUNTED
+    };
+    // SAFETY: by contract; both vtables find the length where it was just put.
+    unsafe { obj.retype(flags, vtable) };
+}
+
+/// # Safety
+/// `value` is that of an object that went through `become_slice::<T>`, its side box not yet given back.
+unsafe fn counted<T>(value: *const u8) -> *mut [T] {
+    // SAFETY: by contract: not null.
+    let at = unsafe { NonNull::new_unchecked(value.cast_mut()) };
+    // SAFETY: the value of an object.
+    let obj = unsafe { Obj::of(at) };
+    let len = obj.side().map_or(0, |side| side.len.get());
+    std::ptr::slice_from_raw_parts_mut(value.cast_mut().cast(), len)
+}
+
+/// # Safety
+/// As for `counted`; the value is alive.
+unsafe fn trace_counted<T: Trace>(value: *const u8, tracer: &mut Tracer) {
+    // SAFETY: by contract.
+    let value = unsafe { counted::<T>(value) };
+    // SAFETY: the value is whole.
+    unsafe { &*value }.trace(tracer);
+}
+
+/// # Safety
+/// As for `counted`; the value is alive, and not used afterwards.
+unsafe fn drop_counted<T>(value: *mut u8) {
+    // SAFETY: by contract.
+    let value = unsafe { counted::<T>(value) };
+    // SAFETY: by contract.
+    unsafe { value.drop_in_place() };
+}
+
+/// # Safety
+/// As for `counted`; the value is alive.
+unsafe fn finalize_counted<T: Trace>(value: *const u8) {
+    // SAFETY: by contract.
+    let value = unsafe { counted::<T>(value) };
     // SAFETY: the value is whole.
     unsafe { &*value }.finalize_hook();
 }

@@ -241,7 +241,7 @@ impl<T: ?Sized> Gc<T> {
 
     /// Makes a [`Weak`].
     ///
-    /// The first one of an object allocates a box of 48 bytes that lives as long as the object.
+    /// The first one of an object allocates a box of 56 bytes that lives as long as the object.
     #[inline]
     pub fn downgrade(this: &Self) -> Weak<T> {
         Weak::of(this.obj(), this.value)

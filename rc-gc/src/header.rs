@@ -93,12 +93,14 @@ pub(crate) struct Vtable {
     pub(crate) wide: bool,
 }
 
-/// What few objects have: `Weak`s and callbacks.
+/// What few objects have: `Weak`s, callbacks, a length that was not known at birth.
 pub(crate) struct Side {
     /// The vtable that the header has no room for.
     vtable: Cell<&'static Vtable>,
     /// `Weak`s, and one for all the handles together.
     pub(crate) weak: Cell<usize>,
+    /// Of an array that became a slice in place (`dst::VtableOf::COUNTED`): its length.
+    pub(crate) len: Cell<usize>,
     /// To be called when the object is found dead.
     pub(crate) callbacks: RefCell<Vec<Box<dyn FnOnce()>>>,
 }
@@ -306,6 +308,7 @@ impl Obj {
             let side = Box::new(Side {
                 vtable: Cell::new(self.vtable()),
                 weak: Cell::new(1),
+                len: Cell::new(0),
                 callbacks: RefCell::new(Vec::new()),
             });
             self.get().info.set(NonNull::from(Box::leak(side)).cast());

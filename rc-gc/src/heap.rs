@@ -93,6 +93,8 @@ pub(crate) struct Inner {
     pub(crate) schedule: Schedule,
     pub(crate) counters: Counters,
     pub(crate) scratch: Cell<Option<Box<Scratch>>>,
+    /// The thread's heaps, in a list that `thread` keeps.
+    pub(crate) next: Cell<*const Inner>,
 }
 
 impl Drop for Inner {
@@ -126,9 +128,12 @@ impl Inner {
             schedule: Schedule::new(),
             counters: Counters::new(),
             scratch: Cell::new(None),
+            next: Cell::new(std::ptr::null()),
         });
         inner.refill_budget();
-        NonNull::from(Box::leak(inner))
+        let heap = NonNull::from(Box::leak(inner));
+        crate::thread::enlist(heap);
+        heap
     }
 
     /// The heap of an object.

@@ -178,6 +178,16 @@ impl Large {
         self.objects.borrow().iter().copied().for_each(f);
     }
 
+    /// Calls `f` with every object and the size of its block, unless the list is being changed.
+    #[cfg(feature = "report")]
+    pub(crate) fn for_each_sized(&self, mut f: impl FnMut(Obj, usize)) {
+        let Ok(objects) = self.objects.try_borrow() else { return };
+        for &obj in &*objects {
+            // SAFETY: in `objects`: LARGE (1).
+            f(obj, unsafe { prefix(obj) }.layout.size());
+        }
+    }
+
     /// Verifies 1 and 2.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         let candidates = self.candidates.borrow();

@@ -250,6 +250,8 @@
 //!
 //! # Features
 //!
+//! * `report`: `report` and `register_report`, which put live objects by type and collections by generation, with
+//!   their pauses, into the reports of `PoolAlloc` (`alloc_global::report`).
 //! * `serde`: `Serialize` and `Deserialize` for `Gc`. What is shared is written once for each handle.
 //! * `verify`: checks in each collection that hand-written implementations of [`Trace`] keep their contract.
 //! * `arrayvec`, `bytes`, `either`, `hashbrown`, `indexmap`, `once_cell`, `parking_lot`, `serde_json`, `slotmap`,
@@ -271,6 +273,8 @@ mod heap;
 mod large;
 mod pools;
 mod release;
+#[cfg(feature = "report")]
+mod report;
 mod stats;
 mod thread;
 mod trace;
@@ -282,11 +286,13 @@ mod weak;
 
 pub use api::{
     Heap, check, collect, collect_generation, count_garbage_slowly, disable, enable, is_enabled,
-    mode, safepoint, set_mode, set_thresholds, stats, thresholds, trim,
+    mode, pause_percentile, safepoint, set_mode, set_thresholds, stats, thresholds, trim,
 };
 pub use gc::Gc;
 pub use generations::{Generation, Mode, Thresholds};
 pub use rc_gc_derive::Trace;
+#[cfg(feature = "report")]
+pub use report::{register_report, report};
 pub use stats::{GenerationStats, Stats};
 pub use trace::{Finalize, Trace, Tracer};
 pub use unique::CloneToGc;

@@ -517,6 +517,13 @@ impl Cache {
         Some((pool, bits.count_ones()))
     }
 
+    /// Which blocks of word `at` of a pool are here.
+    #[cfg(feature = "report")]
+    pub(crate) fn bits_of(&self, pool: PoolRef, at: usize) -> u64 {
+        let first = pool.base().addr().get() + at * 64 * pool.block_size();
+        if self.first.get().addr().get() == first { self.bits.get() } else { 0 }
+    }
+
     /// Forgets the word that was here last, if it was one of `pool`, which is given back.
     pub(crate) fn forget(&self, pool: PoolRef) {
         if self.near.get() & !(POOL_SIZE - 1) == pool.base().addr().get() {

@@ -23,6 +23,8 @@ use crate::release::{discard, guarded};
 thread_local! {
     /// The thread's heap; null before its first object.
     static CURRENT: Cell<*const Inner> = const { Cell::new(std::ptr::null()) };
+    /// The latest of the thread's heaps, [`Heap`](crate::Heap)s and retired ones among them; the others by `next`.
+    static ALL: Cell<*const Inner> = const { Cell::new(std::ptr::null()) };
     /// Retires the thread's heap.
     static EXIT: Exit = const { Exit };
 }
@@ -52,6 +54,40 @@ pub(crate) fn current() -> NonNull<Inner> {
 #[inline(always)]
 pub(crate) fn existing() -> Option<NonNull<Inner>> {
     NonNull::new(CURRENT.get().cast_mut())
+}
+
+/// Adds a heap just made to those of its thread.
+pub(crate) fn enlist(heap: NonNull<Inner>) {
+    // SAFETY: just made.
+    unsafe { heap.as_ref() }.next.set(ALL.replace(heap.as_ptr()));
+}
+
+/// Takes a heap that is about to be freed out of those of its thread. A step for each that is younger.
+fn delist(heap: &Inner) {
+    let mut at = ALL.get();
+    if std::ptr::eq(at, heap) {
+        ALL.set(heap.next.get());
+        return;
+    }
+    // SAFETY: only heaps that exist are in the list.
+    while let Some(younger) = unsafe { at.as_ref() } {
+        at = younger.next.get();
+        if std::ptr::eq(at, heap) {
+            younger.next.set(heap.next.get());
+            return;
+        }
+    }
+}
+
+/// Calls `f` with each of the thread's heaps. `f` must neither make nor free one.
+#[cfg(feature = "report")]
+pub(crate) fn for_each_heap(mut f: impl FnMut(&Inner)) {
+    let mut at = ALL.get();
+    // SAFETY: only heaps that exist are in the list.
+    while let Some(heap) = unsafe { at.as_ref() } {
+        f(heap);
+        at = heap.next.get();
+    }
 }
 
 /// Makes the thread's heap. After the thread's exit code ran, one that is retired from the start:
@@ -113,6 +149,7 @@ pub(crate) unsafe fn free_if_done(heap: NonNull<Inner>) {
     if std::ptr::eq(CURRENT.get(), heap.as_ptr()) {
         CURRENT.set(std::ptr::null());
     }
+    delist(inner);
     // SAFETY: made by `Box::leak` in `create`; no object leads to it any more (1).
     drop(unsafe { Box::from_raw(heap.as_ptr()) });
 }

@@ -8,6 +8,7 @@
 use std::alloc::Layout;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::pin::Pin;
+use std::ptr::NonNull;
 
 use crate::convert::slice_flags;
 use crate::dst;
@@ -109,20 +110,20 @@ impl<T: Trace + 'static> Gc<MaybeUninit<T>> {
 impl<T: Trace + 'static> Gc<[MaybeUninit<T>]> {
     /// The same object, as a slice of values.
     ///
+    /// An array that was [coerced](crate::coerce) to a slice keeps its length in a box, as if it had a `Weak`.
+    ///
     /// # Safety
     ///
     /// All elements were written. If there are other handles, they must not be used to overwrite them.
     pub unsafe fn assume_init(self) -> Gc<[T]> {
         let obj = self.obj();
         let value = ManuallyDrop::new(self).value_ptr().as_ptr() as *mut [T];
-        // An array that was coerced to a slice does not know its length: it stays a leaf, which leaks at
-        // worst (cycles through it; and its elements, if it has a `Weak`).
-        if obj.has(LEAF) && obj.vtable().wide {
-            // SAFETY: as above; the wide pointer before the header has the same length.
-            unsafe { obj.retype(slice_flags::<T>(), dst::VtableOf::<[T]>::WIDE) };
-        }
         // SAFETY: from a handle: not null.
-        let value = unsafe { std::ptr::NonNull::new_unchecked(value) };
+        let value = unsafe { NonNull::new_unchecked(value) };
+        if obj.has(LEAF) {
+            // SAFETY: as above; a handle to a slice of `MaybeUninit`s is one to the whole object.
+            unsafe { dst::become_slice(value, slice_flags::<T>()) };
+        }
         // SAFETY: the count of the handle just forgotten.
         unsafe { Gc::from_value(value) }
     }
@@ -199,15 +200,109 @@ mod tests {
         let zeroes = unsafe { Gc::<[u32]>::new_zeroed_slice(300).assume_init() };
         assert_eq!(*zeroes, [0; 300]);
         drop(zeroes);
-        let array = Gc::new([const { MaybeUninit::<String>::uninit() }; 2]);
-        let mut slice: Gc<[MaybeUninit<String>]> = crate::coerce!(array);
-        for text in Gc::get_mut(&mut slice).unwrap() {
-            text.write("text".into());
+        rc_gc::check().unwrap();
+        assert_eq!(rc_gc::stats().live, 0);
+    }
+
+    type Raw = Gc<[MaybeUninit<Knot>]>;
+
+    /// Arrays as slices: small and large, from a value and from a box.
+    fn arrays() -> [Raw; 5] {
+        fn array<const N: usize>() -> Gc<[MaybeUninit<Knot>; N]> {
+            Gc::new([const { MaybeUninit::uninit() }; N])
+        }
+        fn boxed<const N: usize>() -> Gc<[MaybeUninit<Knot>; N]> {
+            Gc::from(Box::new([const { MaybeUninit::uninit() }; N]))
+        }
+        let (none, small, large) = (array::<0>(), array::<3>(), array::<100>());
+        let (small_box, large_box) = (boxed::<3>(), boxed::<100>());
+        let small: Raw = crate::coerce!(small);
+        let large: Raw = crate::coerce!(large);
+        let small_box: Raw = crate::coerce!(small_box);
+        let large_box: Raw = crate::coerce!(large_box);
+        [crate::coerce!(none), small, large, small_box, large_box]
+    }
+
+    fn filled(mut slice: Raw, rc: &Rc<()>) -> Gc<[Knot]> {
+        for knot in Gc::get_mut(&mut slice).unwrap() {
+            knot.write(Knot(RefCell::default(), rc.clone()));
+        }
+        // SAFETY: written.
+        unsafe { slice.assume_init() }
+    }
+
+    #[test]
+    fn arrays_that_became_slices_are_dropped_once_with_and_without_weaks() {
+        let rc = Rc::new(());
+        for with_weak in [false, true] {
+            for slice in arrays() {
+                let (len, mut slice) = (slice.len(), filled(slice, &rc));
+                assert_eq!((slice.len(), Rc::strong_count(&rc)), (len, len + 1));
+                // The fast way out does not apply: nothing is unique with a `Weak`.
+                let weak = with_weak.then(|| Gc::downgrade(&slice));
+                assert_eq!(Gc::weak_count(&slice), usize::from(with_weak));
+                assert_eq!(Gc::get_mut(&mut slice).is_some(), !with_weak);
+                drop(slice);
+                assert_eq!(Rc::strong_count(&rc), 1);
+                assert!(weak.is_none_or(|weak| weak.upgrade().is_none()));
+            }
+        }
+        // A `Weak` of the time before the values sees them; the last handle is one without a type.
+        for raw in arrays() {
+            let (len, early, other) = (raw.len(), Gc::downgrade(&raw), raw.clone());
+            let mut raw = raw;
+            assert!(Gc::get_mut(&mut raw).is_none());
+            drop((early, other));
+            let slice = filled(raw, &rc);
+            let weak = Gc::downgrade(&slice);
+            assert_eq!(weak.upgrade().unwrap().len(), len);
+            drop((slice, weak));
+            assert_eq!(Rc::strong_count(&rc), 1);
+        }
+        rc_gc::check().unwrap();
+        assert_eq!(rc_gc::stats().live, 0);
+    }
+
+    type Ring = RefCell<Option<Gc<[Member]>>>;
+
+    #[derive(rc_gc::Trace)]
+    struct Member(
+        Ring,
+        #[gc(skip)]
+        #[expect(dead_code, reason = "counted")]
+        Rc<()>,
+    );
+
+    /// A slice whose last element holds it, made of an array.
+    fn ring(mut slice: Gc<[MaybeUninit<Member>]>, rc: &Rc<()>) -> Gc<[Member]> {
+        for member in Gc::get_mut(&mut slice).unwrap() {
+            member.write(Member(RefCell::default(), rc.clone()));
         }
         // SAFETY: written.
         let slice = unsafe { slice.assume_init() };
-        assert_eq!(*slice, ["text", "text"]);
-        drop(slice);
+        *slice.last().unwrap().0.borrow_mut() = Some(slice.clone());
+        assert!(Gc::is_tracked(&slice));
+        slice
+    }
+
+    #[test]
+    fn cycles_through_arrays_that_became_slices_are_collected() {
+        let rc = Rc::new(());
+        let small = Gc::new([const { MaybeUninit::uninit() }; 3]);
+        let large = Gc::new([const { MaybeUninit::uninit() }; 100]);
+        let boxed: Gc<[MaybeUninit<Member>; 3]> =
+            Gc::from(Box::new([const { MaybeUninit::uninit() }; 3]));
+        let arrays: [Gc<[MaybeUninit<Member>]>; 3] =
+            [crate::coerce!(small), crate::coerce!(large), crate::coerce!(boxed)];
+        for array in arrays {
+            let slice = ring(array, &rc);
+            let weak = Gc::downgrade(&slice);
+            assert_eq!(rc_gc::collect(), 0);
+            drop(slice);
+            assert!(weak.upgrade().is_some());
+            assert_eq!((rc_gc::collect(), Rc::strong_count(&rc)), (1, 1));
+            assert!(weak.upgrade().is_none());
+        }
         rc_gc::check().unwrap();
         assert_eq!(rc_gc::stats().live, 0);
     }

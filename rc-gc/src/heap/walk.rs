@@ -82,6 +82,29 @@ impl Inner {
         self.large.for_each(f);
     }
 
+    /// Calls `f` with every object and the size of its block, dead and unborn objects too. Changes nothing, and leaves
+    /// out what is being changed at this moment, so it may be called at any: from drops, from inside an allocation.
+    /// `f` must not allocate from or free to this heap.
+    #[cfg(feature = "report")]
+    pub(crate) fn for_each_sized(&self, mut f: impl FnMut(Obj, usize)) {
+        self.large.for_each_sized(&mut f);
+        let Ok(arenas) = self.arenas.try_borrow() else { return };
+        arenas.for_each_taken(|base| {
+            // SAFETY: as in `for_each_pool`.
+            let pool = unsafe { PoolRef::containing(base) };
+            let cache = &self.caches[pool.shape()][pool.class()];
+            for at in 0..WORDS {
+                let mut bits = pool.used_word(at) & !cache.bits_of(pool, at);
+                while bits != 0 {
+                    let index = at * 64 + bits.trailing_zeros() as usize;
+                    bits &= bits - 1;
+                    // SAFETY: neither free nor in a cache: an object is there.
+                    f(unsafe { pool.object(index) }, pool.block_size());
+                }
+            }
+        });
+    }
+
     /// Pages, for the statistics: mapped bytes, and bytes in pools that are taken.
     pub(crate) fn pages(&self) -> (usize, usize) {
         let arenas = self.arenas.borrow();

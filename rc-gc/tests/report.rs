@@ -1,0 +1,118 @@
+//! The collector's part of the reports of PoolAlloc: types and generations, in JSON and HTML. No unsafe here.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use alloc_global::PoolAlloc;
+use alloc_global::report::{self, GcType, NoSymbols, Report};
+use rc_gc::{Gc, Heap, Trace};
+
+#[global_allocator]
+static ALLOC: PoolAlloc = PoolAlloc::new();
+
+#[derive(Trace)]
+struct Knot(RefCell<Vec<Gc<Knot>>>);
+
+#[derive(Trace)]
+struct Wide(#[expect(dead_code, reason = "bytes")] [u64; 100]);
+
+fn row<'a>(types: &'a [GcType], name: &str) -> Option<&'a GcType> {
+    types.iter().find(|kind| kind.name.ends_with(name))
+}
+
+/// Collections of garbage and of what is held: 10 rings, half of them kept.
+fn rings() -> Vec<Gc<Knot>> {
+    let ring = |_| {
+        let knot = Gc::new(Knot(RefCell::default()));
+        knot.0.borrow_mut().push(knot.clone());
+        knot
+    };
+    let mut rings: Vec<_> = (0..10).map(ring).collect();
+    // The clone and its drop make the rest candidates.
+    drop(rings.clone());
+    rings.truncate(5);
+    rings
+}
+
+#[test]
+fn types_count_live_objects_of_all_heaps_of_the_thread() {
+    assert_eq!(rc_gc::report(), report::GcReport::default());
+    let kept = rings();
+    let wide = Gc::new(Wide([1; 100]));
+    let gone = Gc::new(Wide([2; 100]));
+    let weak = Gc::downgrade(&gone);
+    drop(gone);
+    let heap = Heap::new();
+    let apart = Gc::new_in(Knot(RefCell::default()), &heap);
+    let text: Gc<str> = Gc::from("text");
+    let types = rc_gc::report().types;
+    assert_eq!(row(&types, "::Knot").unwrap().objects, 11);
+    assert_eq!(row(&types, "::Wide").unwrap().objects, 1);
+    assert!(row(&types, "::Wide").unwrap().bytes >= 816);
+    assert_eq!(types.iter().find(|kind| kind.name == "str").unwrap().objects, 1);
+    assert!(types.is_sorted_by(|a, b| a.bytes >= b.bytes));
+    assert_eq!(rc_gc::collect(), 5);
+    drop(heap);
+    // Its heap has ended; the object is there.
+    assert_eq!(row(&rc_gc::report().types, "::Knot").unwrap().objects, 6);
+    let objects = rc_gc::report().types.iter().map(|kind| kind.objects).sum::<u64>();
+    assert_eq!(objects, 8);
+    drop((apart, wide, weak, text, kept));
+    rc_gc::collect();
+    assert!(rc_gc::report().types.is_empty());
+    rc_gc::check().unwrap();
+}
+
+#[test]
+fn reports_in_json_and_html_have_types_and_generations() {
+    let kept = rings();
+    rc_gc::register_report();
+    assert_eq!(rc_gc::collect(), 5);
+    let report = Report::gather();
+    let old = report.gc.as_ref().unwrap().generations[2];
+    assert_eq!((old.collections, old.candidates, old.freed, old.retained), (1, 10, 5, 5));
+    assert!(old.pause_max_ns != 0 && old.pause_p50_ns == old.pause_max_ns);
+    assert_eq!(old.pause_p99_ns, old.pause_max_ns);
+
+    let json = report::json(&report, &NoSymbols);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let gc = &json["gc"];
+    assert!(gc["types"][0]["name"].as_str().unwrap().ends_with("::Knot"), "{gc}");
+    assert_eq!(gc["types"][0]["objects"], 5);
+    assert_eq!(gc["generations"][2]["freed"], 5);
+    assert_eq!(gc["generations"][2]["retained"], 5);
+    assert_eq!(gc["generations"][2]["pause_max_ns"], old.pause_max_ns);
+    let page = report::html(&report, &NoSymbols);
+    assert!(page.contains("report::Knot") && page.contains("pause_p99_ns"));
+
+    // Another thread has no heap, and its report says so.
+    let other = std::thread::spawn(|| Report::gather().gc).join().unwrap();
+    assert_eq!(other, Some(report::GcReport::default()));
+    drop(kept);
+}
+
+/// Reports from its drop.
+#[derive(Trace)]
+#[gc(drop)]
+struct Teller(RefCell<Option<Gc<Teller>>>, #[gc(skip)] Rc<Cell<u64>>);
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        let types = rc_gc::report().types;
+        self.1.set(self.1.get() + 1 + 100 * types.iter().map(|kind| kind.objects).sum::<u64>());
+    }
+}
+
+#[test]
+fn a_drop_inside_a_collection_may_report_and_sees_what_is_alive() {
+    let told = Rc::new(Cell::new(0));
+    let kept = Gc::new(7);
+    for _ in 0..3 {
+        let teller = Gc::new(Teller(RefCell::default(), told.clone()));
+        *teller.0.borrow_mut() = Some(teller.clone());
+    }
+    assert_eq!(rc_gc::collect(), 3);
+    assert_eq!(told.get(), 303);
+    drop(kept);
+    rc_gc::check().unwrap();
+}
