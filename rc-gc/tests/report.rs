@@ -14,7 +14,7 @@ static ALLOC: PoolAlloc = PoolAlloc::new();
 struct Knot(RefCell<Vec<Gc<Knot>>>);
 
 #[derive(Trace)]
-struct Wide(#[expect(dead_code, reason = "bytes")] [u64; 100]);
+struct Wide([u64; 100]);
 
 fn row<'a>(types: &'a [GcType], name: &str) -> Option<&'a GcType> {
     types.iter().find(|kind| kind.name.ends_with(name))
