@@ -28,7 +28,6 @@ fn main() -> ExitCode {
         Case::new(SAMPLED, sampled).within(240),
         Case::new("sampling_begun_at_run_time_is_unbiased_too", sampled_later).within(240),
         Case::new("flushing_between_samples_does_not_bias_them", flushed),
-        Case::new("measuring_between_samples_does_not_bias_them", measured),
         Case::new("changes_of_the_rate_do_not_bias_samples", changed),
         Case::new("changes_by_another_thread_do_not_bias_samples_either", changed_by_others),
         Case::new("traces_count_each_block_of_a_region_and_thread", traced),
@@ -235,18 +234,6 @@ fn pairs(rate: u64, count: u64, mut between: impl FnMut(u64)) {
 fn flushed() {
     start_sampling(RATE);
     pairs(RATE, 400_000, |_| thread_flush());
-}
-
-fn measured() {
-    start_sampling(RATE);
-    let mut rng = fastrand::Rng::with_seed(1);
-    pairs(RATE, 100_000, |_| {
-        let (_, seen) = alloc_global::measure(|| ()).expect("a reading");
-        assert_eq!(seen.allocs, 0);
-        // Leaves more in the cache, and in the drain, than is used until the next reading.
-        let _region = Region::enter("others");
-        drop(blocks(rng.u64(20..60), 64));
-    });
 }
 
 fn changed() {
