@@ -3,7 +3,8 @@
 //! One test, for there is one profile in a process. No unsafe here.
 
 use alloc_global::{
-    PoolAlloc, Region, Site, Snapshot, start_sampling, start_tracing, stop_profiling, untracked,
+    PoolAlloc, Region, Site, Snapshot, limit_profile, start_sampling, start_tracing,
+    stop_profiling, untracked,
 };
 use std::hint::black_box;
 
@@ -77,6 +78,8 @@ fn sampled() {
 
 #[test]
 fn a_profile_knows_what_the_program_did() {
+    // A trace would take more.
+    assert!(limit_profile(4 << 20), "before the first event");
     traced();
     sampled();
     let snapshot = Snapshot::take();
