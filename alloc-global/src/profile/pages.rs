@@ -26,8 +26,8 @@ const LEAST_CAP: usize = 256 << 10;
 /// Above this the places in tables would no longer fit their 32 bits.
 const MOST_CAP: usize = 16 << 30;
 
-/// What was asked for.
-static ASKED: AtomicUsize = AtomicUsize::new(DEFAULT_CAP);
+/// What was asked for; 0 = nothing.
+static ASKED: AtomicUsize = AtomicUsize::new(0);
 
 /// What is: fixed when the first table is mapped.
 static CAP: OnceNonZeroUsize = OnceNonZeroUsize::new();
@@ -43,13 +43,16 @@ pub fn limit_profile(bytes: usize) -> bool {
 /// Every block is to be recorded: more room, unless somebody set how much.
 pub(crate) fn make_room_for_all() {
     // Relaxed, twice: a value of its own. Fails where a limit was set.
-    let _ = ASKED.compare_exchange(DEFAULT_CAP, TRACE_CAP, Ordering::Relaxed, Ordering::Relaxed);
+    let _ = ASKED.compare_exchange(0, TRACE_CAP, Ordering::Relaxed, Ordering::Relaxed);
 }
 
 /// Bytes that all tables together may take. Fixed by the first call.
 pub(crate) fn cap() -> usize {
     // Relaxed: a value of its own.
-    let asked = || NonZeroUsize::new(ASKED.load(Ordering::Relaxed)).unwrap_or(NonZeroUsize::MIN);
+    let asked = || match NonZeroUsize::new(ASKED.load(Ordering::Relaxed)) {
+        Some(asked) => asked,
+        None => NonZeroUsize::MIN.saturating_add(DEFAULT_CAP - 1),
+    };
     CAP.get_or_init(asked).get()
 }
 
