@@ -45,6 +45,8 @@ pub use local::{Region, untracked};
 pub use snapshot::{Dropped, Lifetimes, Module, Site, Snapshot};
 #[cfg(feature = "report")]
 pub use symbols::DebugInfo;
+#[cfg(feature = "report")]
+pub(crate) use symbols::{MACHINERY, STANDARD};
 
 pub(crate) use modules::{
     lock_for_fork as lock_loader_for_fork, unlock_after_fork as unlock_loader_after_fork,

@@ -52,7 +52,7 @@ pub(crate) struct Symbols {
 }
 
 /// Beginnings of names of functions between the program and the allocator.
-const MACHINERY: &[&str] = &[
+pub(crate) const MACHINERY: &[&str] = &[
     "__rust_alloc",
     "__rust_realloc",
     "__rustc::",
@@ -67,7 +67,7 @@ const MACHINERY: &[&str] = &[
 ];
 
 /// Beginnings of names of functions of the standard library.
-const STANDARD: &[&str] = &["alloc::", "core::", "std::", "hashbrown::"];
+pub(crate) const STANDARD: &[&str] = &["alloc::", "core::", "std::", "hashbrown::"];
 
 fn starts_with_any(name: &str, beginnings: &[&str]) -> bool {
     let path = leading_path(name);

@@ -10,6 +10,8 @@
 //!
 //! No unsafe here.
 
+use crate::profile::{MACHINERY, STANDARD};
+
 /// A function at a place in the source: what an address stands for, or one call inlined there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Frame {
@@ -57,22 +59,6 @@ impl Symbols for NoSymbols {
         vec![Vec::new(); addresses.len()]
     }
 }
-
-/// Beginnings of names of functions between the program and the allocator, without a leading `<`.
-const MACHINERY: &[&str] = &[
-    "__rust_alloc",
-    "__rust_realloc",
-    "__rustc::",
-    "__rdl_",
-    "__rg_",
-    "alloc::alloc::",
-    "alloc::raw_vec::",
-    "alloc_global::",
-    "backtrace::",
-];
-
-/// Beginnings of names of functions of the standard library.
-const STANDARD: &[&str] = &["alloc::", "core::", "std::", "hashbrown::"];
 
 impl Frame {
     /// Whether the function is between the program and the allocator.

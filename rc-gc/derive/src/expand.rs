@@ -44,7 +44,7 @@ pub(crate) fn trace(input: &DeriveInput) -> syn::Result<TokenStream> {
             #[automatically_derived]
             unsafe impl #impl_generics #krate::Trace for #name #type_generics #where_clause {
                 #[inline]
-                #[allow(unused_variables, deprecated, clippy::all)]
+                #[allow(unused_variables, deprecated, clippy::all, reason = "generated code")]
                 fn trace(&self, tracer: &mut #krate::Tracer) { #body }
                 #holds_gc
                 #finalize
@@ -120,7 +120,7 @@ fn holds_gc(krate: &Path, traced: &[Type], size: Size) -> Option<TokenStream> {
     };
     Some(quote! {
         #[inline]
-        #[allow(unused_variables, deprecated, clippy::all)]
+        #[allow(unused_variables, deprecated, clippy::all, reason = "generated code")]
         fn holds_gc(depth: u32) -> bool where Self: Sized { #answer }
     })
 }
@@ -146,7 +146,7 @@ fn no_drop(input: &DeriveInput) -> TokenStream {
     let (impl_generics, type_generics, where_clause) = input.generics.split_for_impl();
     quote! {
         trait HasDropSoNeedsTheAttributeGcDrop {}
-        #[allow(drop_bounds)]
+        #[allow(drop_bounds, reason = "asks whether there is a `Drop`")]
         impl<T: ?Sized + ::core::ops::Drop> HasDropSoNeedsTheAttributeGcDrop for T {}
         impl #impl_generics HasDropSoNeedsTheAttributeGcDrop for #name #type_generics #where_clause {}
     }
