@@ -2,14 +2,17 @@
 //!
 //! ```text
 //! Cache
-//!     0  bins[69]: { len (4), cap (4), allocs (8) } per class, index 0 unused
-//!  1104  slots[69][128]: the blocks of class c are slots[c][0..len], last in first out
+//!     0  bins[69]: { top, low, high, allocs } per class, index 0 unused
+//!  2208  short arrays: room for 8 blocks per class
 //!        cold part: links, counters that the slow path keeps
+//!        long arrays: room for 16 KiB of blocks per class, at most 128
 //!
-//!          0            len         cap      128
-//! slots[c] [b][b][b][b][b]............|........     alloc: take slots[c][len - 1]
-//!           oldest      newest                      free:  put slots[c][len]
+//!        low                 top            high
+//! array  [b][b][b][b][b]......|...............|     alloc: take what lies before top
+//!         oldest      newest                        free:  put at top
 //! ```
+//!
+//! Most classes of most programs stay in their short arrays, so a thread that uses a little of everything touches few pages.
 //!
 //! An array of addresses, unlike a list through the blocks, touches no block: blocks that are cold
 //! when freed stay so, and batches move without following links (Bonwick's magazines, 2001).
@@ -17,14 +20,15 @@
 //!
 //! Invariants:
 //!
-//! 1. `len <= cap <= 128` for every class, except (5); `len = cap = 0` for index 0 and in the statics
-//!    `NOT_ATTACHED`, `GATED` and `DETACHED`: there every operation takes the slow path.
-//! 2. `slots[c][..len]` are blocks of class c out of the shared heaps, above 64 blocks of the registered
+//! 1. `low <= top <= high` for every class, except (5), all three in or at the end of one array of that class, `low` its start; or
+//!    all three are null, as for index 0 and in the statics `NOT_ATTACHED`, `GATED` and `DETACHED`: there every
+//!    operation takes the slow path.
+//! 2. The slots from `low` to `top` are blocks of class c out of the shared heaps, above 64 blocks of the registered
 //!    fallback (`mid_class`), each in one cache once.
-//! 3. Only the thread that the cache is attached to writes to it; `len` and the counters are read
+//! 3. Only the thread that the cache is attached to writes to it; `top`, `low` and the counters are read
 //!    by others, which is why they are atomic.
-//! 4. Bit c - 1 of `used` is set if `cap` or `len` of class c is not 0.
-//! 5. A cache that only hands out (`watch`) has `len > cap = 0`: the bound of 1 is the array's then.
+//! 4. Bit c - 1 of `used` is set if the room or the length of class c is not 0.
+//! 5. A cache that only hands out (`watch`) has `high = low`: what lies before `top` is inside an array all the same.
 //!
 //! It does not know how threads find their cache: that is `thread`.
 
@@ -32,58 +36,28 @@ use crate::large_cache::LargeCache;
 use crate::latency::{self, Path};
 use crate::mid_class::{BIN_TABLE, MIDS};
 use crate::watch::{self, Watch};
-use crate::{fallback, shared, stats, thread};
+use crate::{fallback, purge, shared, stats, thread};
 use alloc_core::{Block, SizeClass};
-use core::cell::{Cell, UnsafeCell};
+use array::{Array, LongArrays, ShortArrays, first_cap, max_cap};
+use core::cell::Cell;
 use core::mem::{MaybeUninit, offset_of};
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::Relaxed};
 
+mod array;
 mod mid;
 
-/// Slots per class.
-const SLOTS: usize = 128;
-
-/// Bytes of blocks that one class may hold; large classes have fewer slots in use.
-const CLASS_BYTES: usize = 16 << 10;
+/// Bytes freed to the fallback between two looks at the clock.
+const FREED_PORTION: usize = 256 << 10;
 
 /// Slow paths between two looks at the clock.
 const TICKS: u32 = 64;
 
-/// A new array starts with room for this many blocks and doubles with every miss. Fewer large ones, for the sake of
-/// threads that allocate a little of everything and rest.
-const fn first_cap(size: usize) -> u32 {
-    if size <= 128 { 8 } else { 4 }
-}
-
-/// The greatest capacity of an array of blocks of this size.
-const fn max_cap(size: usize) -> u32 {
-    let fit = CLASS_BYTES / size;
-    if fit > SLOTS { SLOTS as u32 } else { fit as u32 }
-}
-
-/// Head of the array of one class.
-#[repr(C)]
-struct CacheBin {
-    len: AtomicU32,
-    cap: Cell<u32>,
-    /// Blocks handed out by this array since the process began.
-    allocs: AtomicU64,
-}
-
-impl CacheBin {
-    const fn new() -> CacheBin {
-        CacheBin { len: AtomicU32::new(0), cap: Cell::new(0), allocs: AtomicU64::new(0) }
-    }
-}
-
-type Slot = UnsafeCell<MaybeUninit<Block>>;
-
 /// See the head of this file.
 #[repr(C, align(64))]
 pub(crate) struct Cache {
-    bins: [CacheBin; BIN_TABLE],
-    slots: [[Slot; SLOTS]; BIN_TABLE],
+    bins: [Array; BIN_TABLE],
+    short: ShortArrays,
     /// All caches ever made; set once, before the cache can be found.
     pub(crate) next_all: AtomicPtr<Cache>,
     /// Caches that wait for a thread; guarded by the lock on their list.
@@ -100,16 +74,19 @@ pub(crate) struct Cache {
     swept_at: AtomicU64,
     /// Bytes of blocks taken from the heaps less bytes given back, not yet published.
     unpublished: Cell<isize>,
+    /// Bytes freed to the fallback, not yet told to `purge`.
+    freed: Cell<usize>,
     /// The thread and the process that the cache is attached to; see `thread`.
     pub(crate) owner: AtomicU64,
     /// Whether it is the drain of a thread that has a cache beside it (`watch`).
     pub(crate) is_drain: AtomicBool,
-    /// Blocks above 512 bytes.
-    pub(crate) large: LargeCache,
     /// Counters of the slow path, written by the owner only.
     pub(crate) counters: Counters,
     /// What the thread watches.
     pub(crate) watch: Watch,
+    /// Blocks above 512 bytes. These two last, so that what is always used lies together.
+    pub(crate) large: LargeCache,
+    long: LongArrays,
 }
 
 /// What is counted beside `allocs`; all written by the cache's owner only.
@@ -167,8 +144,8 @@ pub(crate) fn bump(counter: &AtomicU64, by: u64) -> u64 {
     sum
 }
 
-const _: () = assert!(offset_of!(Cache, slots) == 1104);
-const _: () = assert!(size_of::<CacheBin>() == 16);
+const _: () = assert!(offset_of!(Cache, short) == 2208);
+const _: () = assert!(size_of::<Array>() == 32);
 
 // SAFETY: by invariant 3 all that is not atomic is touched by one thread at a time: the owner, or who
 // holds the lock on the list of idle caches.
@@ -177,8 +154,8 @@ unsafe impl Sync for Cache {}
 impl Cache {
     pub(crate) const fn new() -> Cache {
         Cache {
-            bins: [const { CacheBin::new() }; BIN_TABLE],
-            slots: [const { [const { UnsafeCell::new(MaybeUninit::uninit()) }; SLOTS] }; BIN_TABLE],
+            bins: [const { Array::new() }; BIN_TABLE],
+            short: ShortArrays::new(),
             next_all: AtomicPtr::new(null_mut()),
             next_idle: Cell::new(None),
             heap: Cell::new(0),
@@ -188,11 +165,13 @@ impl Cache {
             gated_at: Cell::new(0),
             swept_at: AtomicU64::new(0),
             unpublished: Cell::new(0),
+            freed: Cell::new(0),
             owner: AtomicU64::new(0),
             is_drain: AtomicBool::new(false),
-            large: LargeCache::new(),
             counters: Counters::new(),
             watch: Watch::new(),
+            large: LargeCache::new(),
+            long: LongArrays::new(),
         }
     }
 
@@ -227,6 +206,19 @@ impl Cache {
         }
     }
 
+    /// Adds to the bytes freed to the fallback.
+    pub(crate) fn note_freed(&self, bytes: usize) {
+        let sum = self.freed.get() + bytes;
+        if sum < FREED_PORTION {
+            return self.freed.set(sum);
+        }
+        self.freed.set(0);
+        let now = purge::now();
+        if purge::note_freed(sum, now) {
+            thread::look_for_due(now);
+        }
+    }
+
     /// Takes the newest block of a class, if there is one. The fast path of `alloc`.
     ///
     /// # Safety
@@ -236,17 +228,18 @@ impl Cache {
     pub(crate) unsafe fn pop(&self, index: usize) -> Option<Block> {
         // SAFETY: `index` is at most 68.
         let bin = unsafe { self.bins.get_unchecked(index) };
-        // Relaxed, here and below: `len` and `allocs` have one writer (3).
-        let len = bin.len.load(Relaxed).checked_sub(1)?;
-        bin.len.store(len, Relaxed);
+        // Relaxed, here and below: one writer (3).
+        let top = bin.top.load(Relaxed);
+        if top == bin.low.load(Relaxed) {
+            return None;
+        }
+        // SAFETY: above `low`, so behind a block of the same array (1).
+        let top = unsafe { top.sub(1) };
+        bin.top.store(top, Relaxed);
         bump(&bin.allocs, 1);
-        // SAFETY: `index` is at most 68.
-        let slots = unsafe { self.slots.get_unchecked(index) };
-        // SAFETY: `len` was below the old length, at most 128 (1).
-        let slot = unsafe { slots.get_unchecked(len as usize) };
-        // SAFETY: the owner's access (3).
-        let slot = unsafe { slot.get().read() };
-        // SAFETY: below the length: a block (2).
+        // SAFETY: a slot of the array, the owner's access (3).
+        let slot = unsafe { top.read() };
+        // SAFETY: it was below `top`: a block (2).
         Some(unsafe { slot.assume_init() })
     }
 
@@ -260,42 +253,40 @@ impl Cache {
     pub(crate) unsafe fn push(&self, index: usize, block: Block) -> bool {
         // SAFETY: `index` is at most 68.
         let bin = unsafe { self.bins.get_unchecked(index) };
-        // Relaxed, here and below: `len` has one writer (3).
-        let len = bin.len.load(Relaxed);
-        if len >= bin.cap.get() {
+        // Relaxed, here and below: one writer (3).
+        let top = bin.top.load(Relaxed);
+        if top >= bin.high.get() {
             return false;
         }
-        // SAFETY: `index` is at most 68.
-        let slots = unsafe { self.slots.get_unchecked(index) };
-        // SAFETY: `len` is below `cap`, at most 128 (1).
-        let slot = unsafe { slots.get_unchecked(len as usize) };
-        // SAFETY: the owner's access (3).
-        unsafe { slot.get().write(MaybeUninit::new(block)) };
-        bin.len.store(len + 1, Relaxed);
+        // SAFETY: below `high`: a slot of the array (1), the owner's access (3).
+        unsafe { top.write(MaybeUninit::new(block)) };
+        // SAFETY: at most `high`.
+        bin.top.store(unsafe { top.add(1) }, Relaxed);
         true
     }
 
-    fn bin(&self, class: SizeClass) -> &CacheBin {
+    fn bin(&self, class: SizeClass) -> &Array {
         // SAFETY: a class is at most 64.
         unsafe { self.bins.get_unchecked(class.index()) }
     }
 
-    /// The first `count` slots of a class.
+    /// The first `count` slots of a class; at most as many as the array has.
     ///
     /// # Safety
     ///
-    /// The cache is that of the calling thread, and no other reference to these slots is alive.
+    /// The cache is that of the calling thread, and no other reference to these slots is alive. `count` is at most the
+    /// array's capacity, or its length.
     #[expect(
         clippy::mut_from_ref,
         reason = "slots are in UnsafeCells; the caller promises that it is alone"
     )]
     unsafe fn slots(&self, class: SizeClass, count: u32) -> &mut [MaybeUninit<Block>] {
-        // SAFETY: a class is at most 64.
-        let slots = unsafe { self.slots.get_unchecked(class.index()) };
-        let first: *mut MaybeUninit<Block> = slots.as_ptr().cast_mut().cast();
-        let count = (count as usize).min(SLOTS);
-        // SAFETY: inside the array; `UnsafeCell` lets it be written; the caller is alone.
-        unsafe { core::slice::from_raw_parts_mut(first, count) }
+        if count == 0 {
+            return &mut [];
+        }
+        let first = self.bin(class).low.load(Relaxed);
+        // SAFETY: `count` slots of one array (1); the caller is alone.
+        unsafe { core::slice::from_raw_parts_mut(first, count as usize) }
     }
 
     /// Calls `f` with every block of a size class in this cache.
@@ -305,7 +296,7 @@ impl Cache {
     /// The cache is that of the calling thread, and `f` neither allocates nor frees.
     pub(crate) unsafe fn for_each_cached(&self, mut f: impl FnMut(Block)) {
         for class in SizeClass::all() {
-            let len = self.bin(class).len.load(Relaxed);
+            let len = self.bin(class).len();
             // SAFETY: the caller's promise.
             for slot in unsafe { self.slots(class, len) } {
                 // SAFETY: below the length: a block (2).
@@ -315,11 +306,16 @@ impl Cache {
     }
 
     /// Doubles the capacity of a class, up to its greatest. Returns the new one.
-    fn grow(&self, class: SizeClass) -> u32 {
-        let bin = self.bin(class);
-        let cap = (bin.cap.get() * 2).max(first_cap(class.size())).min(max_cap(class.size()));
-        bin.cap.set(cap);
-        self.used.set(self.used.get() | 1 << (class.index() - 1));
+    ///
+    /// # Safety
+    ///
+    /// The cache is that of the calling thread.
+    unsafe fn grow(&self, class: SizeClass) -> u32 {
+        let (bin, index) = (self.bin(class), class.index());
+        let cap = (bin.cap() * 2).max(first_cap(index)).min(max_cap(index));
+        // SAFETY: the caller's promise; not less than before, and the array that frees fill is never shut.
+        unsafe { bin.set_cap(index, cap, &self.short, &self.long) };
+        self.used.set(self.used.get() | 1 << (index - 1));
         cap
     }
 
@@ -335,7 +331,8 @@ impl Cache {
         if let Some(block) = unsafe { self.pop(class.index()) } {
             return block.as_ptr();
         }
-        let want = self.grow(class) / 2;
+        // SAFETY: the caller's promise.
+        let want = unsafe { self.grow(class) } / 2;
         // SAFETY: the caller's promise.
         if unsafe { self.fill(class, want) } == 0 {
             // The system has no more. What is kept of the fallback's blocks goes back to it, which may run
@@ -366,8 +363,7 @@ impl Cache {
             slots.copy_within(want as usize - got.., 0);
         }
         self.note_bytes((got * class.size()).cast_signed());
-        // Relaxed: one writer (3).
-        self.bin(class).len.store(got as u32, Relaxed);
+        self.bin(class).set_len(got as u32);
         got
     }
 
@@ -378,9 +374,10 @@ impl Cache {
     ///
     /// As for [`push`](Cache::push).
     pub(crate) unsafe fn spill(&'static self, class: SizeClass, block: Block) {
-        let cap = self.bin(class).cap.get();
-        if cap < max_cap(class.size()) {
-            self.grow(class);
+        let cap = self.bin(class).cap();
+        if cap < max_cap(class.index()) {
+            // SAFETY: the caller's promise.
+            unsafe { self.grow(class) };
         } else {
             self.tick();
             // SAFETY: the caller's promise.
@@ -397,7 +394,7 @@ impl Cache {
     /// The cache is that of the calling thread.
     unsafe fn give_oldest(&self, class: SizeClass, count: u32) {
         let bin = self.bin(class);
-        let len = bin.len.load(Relaxed);
+        let len = bin.len();
         // SAFETY: the caller's promise.
         let slots = unsafe { self.slots(class, len) };
         let Some((oldest, _)) = slots.split_at_mut_checked(count as usize) else { return };
@@ -410,7 +407,7 @@ impl Cache {
         unsafe { shared::give(class, oldest) };
         self.note_bytes(-(count as usize * class.size()).cast_signed());
         slots.copy_within(count as usize.., 0);
-        bin.len.store(len - count, Relaxed);
+        bin.set_len(len - count);
     }
 
     /// Moves up to `most` of the newest blocks of a class into another cache, in their order, and calls `each` with
@@ -426,9 +423,11 @@ impl Cache {
         most: u32,
         each: impl Fn(Block),
     ) -> u32 {
-        let bin = self.bin(class);
-        let len = bin.len.load(Relaxed);
+        let (bin, other_bin) = (self.bin(class), other.bin(class));
+        let len = bin.len();
         let moved = len.min(most);
+        // SAFETY: the caller's promise; it is empty, and this one held as many.
+        unsafe { other_bin.set_cap(class.index(), moved, &other.short, &other.long) };
         // SAFETY: the caller's promise.
         let from = unsafe { self.slots(class, len) };
         // SAFETY: the caller's promise; another cache's.
@@ -438,9 +437,10 @@ impl Cache {
             // SAFETY: slots below `len` are initialised (2).
             each(unsafe { from.assume_init() });
         }
-        bin.len.store(len - moved, Relaxed);
+        bin.set_len(len - moved);
         other.used.set(other.used.get() | 1 << (class.index() - 1));
-        other.bin(class).len.store(moved, Relaxed);
+        other_bin.set_len(moved);
+        other_bin.shut();
         moved
     }
 
@@ -478,9 +478,9 @@ impl Cache {
             let Some(class) = SizeClass::from_index(index) else { continue };
             let bin = self.bin(class);
             // SAFETY: the caller's promise.
-            unsafe { self.give_oldest(class, bin.len.load(Relaxed)) };
+            unsafe { self.give_oldest(class, bin.len()) };
             if forget_caps {
-                bin.cap.set(0);
+                bin.close();
             }
         }
         if forget_caps {
@@ -493,6 +493,6 @@ impl Cache {
     pub(crate) fn counts(&self, class: SizeClass) -> (u64, u64) {
         let bin = self.bin(class);
         // Relaxed: exact for the owner and when its thread rests, else recent.
-        (bin.len.load(Relaxed) as u64, bin.allocs.load(Relaxed))
+        (u64::from(bin.len()), bin.allocs.load(Relaxed))
     }
 }

@@ -20,10 +20,7 @@ use alloc_core::{OsPages, PAGE_SIZE, PageSource};
 use core::ptr::{self, NonNull, null_mut};
 use core::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
-/// Caches mapped at once.
-const SLAB: usize = 8;
-
-/// Bytes from one cache to the next: whole pages, so that an idle one shares none.
+/// Bytes mapped for a cache: whole pages, so that an idle one shares none.
 const CACHE_STRIDE: usize = size_of::<Cache>().next_multiple_of(PAGE_SIZE);
 
 /// Caches that wait for a thread, and how many were made.
@@ -52,7 +49,7 @@ pub(crate) fn take_idle() -> Option<&'static Cache> {
         let look = idle.made.is_power_of_two();
         drop(idle);
         if !(look && reclaim_dead()) {
-            make_caches()?;
+            return make_cache();
         }
     }
 }
@@ -101,33 +98,28 @@ fn reclaim_each() -> bool {
     found
 }
 
-/// Maps some caches, with no lock held.
+/// Maps a cache, with no lock held.
 #[cold]
-fn make_caches() -> Option<()> {
-    let start = OsPages.map(SLAB * CACHE_STRIDE, PAGE_SIZE)?;
-    for number in 0..SLAB {
-        // SAFETY: inside the mapping.
-        let cache = unsafe { start.add(number * CACHE_STRIDE) }.cast::<Cache>();
-        // SAFETY: zeroed, aligned to a page, never unmapped; zero bytes are an empty cache.
-        let cache: &'static Cache = unsafe { cache.as_ref() };
+fn make_cache() -> Option<&'static Cache> {
+    let start = OsPages.map(CACHE_STRIDE, PAGE_SIZE)?.cast::<Cache>();
+    // SAFETY: zeroed, aligned to a page, never unmapped; zero bytes are an empty cache.
+    let cache: &'static Cache = unsafe { start.as_ref() };
+    {
         let mut idle = IDLE.lock();
         cache.heap.set((idle.made % HEAPS) as u8);
         idle.made += 1;
-        // Acquire: `next_all` of the head was set before the head was stored.
-        let mut head = ALL.load(Ordering::Acquire);
-        loop {
-            cache.next_all.store(head, Ordering::Relaxed);
-            let new = ptr::from_ref(cache).cast_mut();
-            // Release: pairs with the Acquire of who walks from here. Acquire: as above.
-            match ALL.compare_exchange(head, new, Ordering::Release, Ordering::Acquire) {
-                Ok(_) => break,
-                Err(now) => head = now,
-            }
-        }
-        cache.next_idle.set(idle.head);
-        idle.head = Some(cache);
     }
-    Some(())
+    // Acquire: `next_all` of the head was set before the head was stored.
+    let mut head = ALL.load(Ordering::Acquire);
+    loop {
+        cache.next_all.store(head, Ordering::Relaxed);
+        let new = ptr::from_ref(cache).cast_mut();
+        // Release: pairs with the Acquire of who walks from here. Acquire: as above.
+        match ALL.compare_exchange(head, new, Ordering::Release, Ordering::Acquire) {
+            Ok(_) => return Some(cache),
+            Err(now) => head = now,
+        }
+    }
 }
 
 /// Empties a cache that no thread uses any more and leaves it to others.
@@ -149,7 +141,7 @@ pub(crate) fn leave_idle(cache: &'static Cache) {
 
 /// Calls `f` with every cache ever made.
 pub(crate) fn for_each_cache(mut f: impl FnMut(&'static Cache)) {
-    // Acquire: pairs with the Release in `make_caches`.
+    // Acquire: pairs with the Release in `make_cache`.
     let mut at = NonNull::new(ALL.load(Ordering::Acquire));
     while let Some(cache) = at {
         // SAFETY: caches are never unmapped.

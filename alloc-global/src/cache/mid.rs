@@ -5,7 +5,8 @@
 //!
 //! It does not call the fallback itself: that is `fallback` and `visit`.
 
-use super::{Cache, CacheBin, SLOTS, bump};
+use super::array::{Array, SLOTS, max_cap};
+use super::{Cache, bump};
 use crate::large_class::LargeClass;
 use crate::mid_class::{BIN_TABLE, mid_class};
 use crate::watch;
@@ -13,30 +14,43 @@ use alloc_core::{Block, CLASSES};
 use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering::Relaxed;
 
-/// Greatest capacity of these arrays, in blocks: up to 64 KiB each. The fallback behind them costs several
-/// times what the shared heaps do.
-const MID_SLOTS: u32 = 64;
-
 /// A new array starts with room for this many blocks.
 const MID_FIRST: u32 = 4;
 
 impl Cache {
     /// The bin of the fallback's blocks with this index above 64, and their class.
-    fn mid(&self, index: usize) -> Option<(&CacheBin, LargeClass)> {
+    fn mid(&self, index: usize) -> Option<(&Array, LargeClass)> {
         Some((self.bins.get(index)?, mid_class(index)?))
     }
 
     /// Makes more room for the fallback's blocks of a bin above 64; whether there is more now.
-    pub(crate) fn grow_mid(&self, index: usize) -> bool {
+    ///
+    /// # Safety
+    ///
+    /// The cache is that of the calling thread.
+    pub(crate) unsafe fn grow_mid(&self, index: usize) -> bool {
         let Some((bin, _)) = self.mid(index) else { return false };
-        let cap = (bin.cap.get() * 2).clamp(MID_FIRST, MID_SLOTS);
-        bin.cap.replace(cap) < cap
+        let (old, most) = (bin.cap(), max_cap(index));
+        if old >= most {
+            return false;
+        }
+        let cap = (old * 2).clamp(MID_FIRST, most);
+        // SAFETY: the caller's promise; more than before.
+        unsafe { bin.set_cap(index, cap, &self.short, &self.long) };
+        true
     }
 
     /// Notes that a block for a bin above 64 came from the fallback and went to the program.
     pub(crate) fn note_mid_fresh(&self, index: usize) {
         if let Some((bin, class)) = self.mid(index) {
             bump(&bin.allocs, 1);
+            self.note_mid(class, 1);
+        }
+    }
+
+    /// Notes that a block for a bin above 64 came from the fallback into the array.
+    pub(crate) fn note_mid_stocked(&self, index: usize) {
+        if let Some((_, class)) = self.mid(index) {
             self.note_mid(class, 1);
         }
     }
@@ -79,24 +93,21 @@ impl Cache {
         mut free: impl FnMut(LargeClass, Block),
     ) {
         let Some((bin, class)) = self.mid(index) else { return };
-        let Some(slots) = self.slots.get(index) else { return };
-        let len = bin.len.load(Relaxed);
+        let (low, len) = (bin.low.load(Relaxed), bin.len());
         let count = count.min(len);
+        if count == 0 {
+            return;
+        }
         // Out of the array first: the fallback may call back in.
         let mut out = [const { MaybeUninit::<Block>::uninit() }; SLOTS];
-        for (at, slot) in (0..len).zip(slots) {
-            // SAFETY: the owner's access (3).
-            let value = unsafe { slot.get().read() };
-            if at < count {
-                if let Some(to) = out.get_mut(at as usize) {
-                    *to = value;
-                }
-            } else if let Some(to) = slots.get((at - count) as usize) {
-                // SAFETY: the owner's access (3).
-                unsafe { to.get().write(value) };
-            }
-        }
-        bin.len.store(len - count, Relaxed);
+        // SAFETY: `count` is at most the length, at most 128: slots of the array (1), the owner's access (3).
+        unsafe { low.copy_to_nonoverlapping(out.as_mut_ptr(), count as usize) };
+        // SAFETY: `count` is at most the length.
+        let rest = unsafe { low.add(count as usize) };
+        // SAFETY: the rest of the array moves to its beginning, the owner's access (3).
+        unsafe { low.copy_from(rest, (len - count) as usize) };
+        bin.set_len(len - count);
+        self.note_freed(class.size() * count as usize);
         self.note_mid(class, -i64::from(count));
         for block in out.iter().take(count as usize) {
             // SAFETY: it was below the length: a block (2).
@@ -111,20 +122,20 @@ impl Cache {
 
     /// Half of the greatest capacity of a bin above 64: how many go when it is full.
     pub(crate) fn mid_half(&self, index: usize) -> u32 {
-        self.mid(index).map_or(0, |(bin, _)| bin.cap.get() / 2)
+        self.mid(index).map_or(0, |(bin, _)| bin.cap() / 2)
     }
 
     /// Blocks in a bin above 64, and blocks it handed out since the process began.
     pub(crate) fn mid_counts(&self, index: usize) -> Option<(u64, u64, LargeClass)> {
         let (bin, class) = self.mid(index)?;
-        Some((bin.len.load(Relaxed) as u64, bin.allocs.load(Relaxed), class))
+        Some((u64::from(bin.len()), bin.allocs.load(Relaxed), class))
     }
 
     /// Forgets the capacities of bins above 64, which are empty.
     pub(super) fn forget_mids(&self) {
         for index in CLASSES + 1..BIN_TABLE {
             if let Some((bin, _)) = self.mid(index) {
-                bin.cap.set(bin.len.load(Relaxed));
+                bin.close();
             }
         }
     }
