@@ -181,6 +181,20 @@ pub fn slot_of(address: NonNull<u8>) -> NonNull<u8> {
     })
 }
 
+/// As [`slot_of`], without the test for null.
+///
+/// # Safety
+///
+/// `address` lies in an arena.
+#[inline(always)]
+pub(crate) unsafe fn slot_of_inside(address: NonNull<u8>) -> NonNull<u8> {
+    address.map_addr(|a| {
+        let offset = ((a.get() >> POOL_SHIFT) & (POOLS_PER_ARENA - 1)) * SLOT_SIZE;
+        // SAFETY: an address inside an arena is at least 1 MiB: no arena starts at 0.
+        unsafe { NonZeroUsize::new_unchecked((a.get() & !(ARENA_SIZE - 1)) | offset) }
+    })
+}
+
 /// The base of the pool in which `address` lies.
 #[inline(always)]
 pub fn pool_base(address: NonNull<u8>) -> NonNull<u8> {

@@ -104,35 +104,38 @@ impl Bin {
         let tag = Tag::new(class, owner);
         let mut given = Given { others: 0, emptied: Emptied(List::new()), fault: None };
         let mut rest = &*blocks;
-        let mut others = 0;
+        let (mut others, mut taken_back) = (0, 0);
         while let Some((&first, tail)) = rest.split_first() {
             // SAFETY: the caller's promise.
             let pool = unsafe { PoolRef::of_block(first) };
             if pool.tag() != tag {
                 if pool.class() != Some(class) {
                     given.fault = Some(Fault::WrongClass(first, pool.class()));
-                    return given;
+                    break;
                 }
                 others += 1;
                 rest = tail;
                 continue;
             }
             // SAFETY: the caller's promise: they are out of pools.
-            let run = unsafe { pool.give(rest) };
-            let Some((_, after)) = rest.split_at_checked(run.count) else { return given };
-            rest = after;
-            self.out -= run.count;
+            let run = unsafe { pool.give(first, tail) };
+            taken_back += run.count;
             if let Some(block) = run.double_free {
                 given.fault = Some(Fault::DoubleFree(block));
-                return given;
+                break;
             }
-            if run.was_full {
+            if run.before == 0 {
                 self.pools.push_back(pool);
                 pool.set_state(LISTED);
             }
             if pool.is_empty() {
                 self.pool_emptied(pool, &mut given.emptied);
             }
+            rest = rest.get(run.count..).unwrap_or_default();
+        }
+        self.out -= taken_back;
+        if given.fault.is_some() {
+            return given;
         }
         if others > 0 {
             // SAFETY: the caller's promise.

@@ -33,7 +33,7 @@
 //!
 //! Which pool serves a request is not decided here, but in `bin`.
 
-use crate::arena::slot_of;
+use crate::arena::{slot_of, slot_of_inside};
 use crate::layout_math::{
     MAX_BLOCKS, POOL_SHIFT, POOL_SIZE, POOLS_PER_ARENA, SLOT_SIZE, block_index, blocks_per_pool,
     reciprocal,
@@ -120,8 +120,8 @@ impl Tag {
 pub(crate) struct GivenRun {
     /// Blocks taken back.
     pub(crate) count: usize,
-    /// Whether the pool had no free block before.
-    pub(crate) was_full: bool,
+    /// Blocks that were free before.
+    pub(crate) before: usize,
     /// A block that was free already.
     pub(crate) double_free: Option<Block>,
 }
@@ -180,7 +180,8 @@ impl PoolRef {
     /// `block` lies in a pool that is taken, with provenance for its arena.
     #[inline(always)]
     pub(crate) unsafe fn of_block(block: Block) -> PoolRef {
-        PoolRef(slot_of(block).cast())
+        // SAFETY: the caller's promise.
+        PoolRef(unsafe { slot_of_inside(block) }.cast())
     }
 
     /// The base of its pool: the arena's base, and the index of the slot times 16 KiB.
@@ -293,36 +294,53 @@ impl PoolRef {
         want
     }
 
-    /// Takes back the first blocks of `blocks`, as far as they lie in this pool.
+    /// Takes back the first blocks of `blocks`, as far as they lie in this pool: `first`, and those of `rest` that follow.
     ///
     /// # Safety
     ///
     /// Those blocks are out of this pool, and the caller's.
     #[inline(always)]
-    pub(crate) unsafe fn give(self, blocks: &[Block]) -> GivenRun {
+    pub(crate) unsafe fn give(self, first: Block, rest: &[Block]) -> GivenRun {
         let desc: &PoolDesc = &self;
-        let base = self.base().addr().get();
         let reciprocal = desc.reciprocal.get();
-        let mut run = GivenRun { count: 0, was_full: desc.free.get() == 0, double_free: None };
-        for block in blocks {
-            let offset = block.addr().get().wrapping_sub(base);
-            if offset >= POOL_SIZE {
-                break;
-            }
-            let index = block_index(offset, reciprocal);
+        let before = desc.free.get();
+        let pool = first.addr().get() / POOL_SIZE;
+        let place = |address: usize| {
+            let index = block_index(address % POOL_SIZE, reciprocal);
             // SAFETY: a block of this pool has an index below its capacity.
-            let word = unsafe { desc.bits.get_unchecked(index / 64) };
-            let bit = 1u64 << (index % 64);
-            let bits = word.get();
+            (unsafe { desc.bits.get_unchecked(index / 64) }, 1u64 << (index % 64))
+        };
+        let mut run = GivenRun { count: 0, before: before as usize, double_free: None };
+        // The word is kept at hand as long as blocks lie in it: through memory each one would wait for the
+        // store of the one before.
+        let (mut word, mut bit) = place(first.addr().get());
+        let mut bits = word.get();
+        let mut block = first;
+        loop {
             if bits & bit != 0 {
-                run.double_free = Some(*block);
+                run.double_free = Some(block);
                 break;
             }
-            word.set(bits | bit);
+            bits |= bit;
+            let next = rest.get(run.count);
             run.count += 1;
+            let Some(&next) = next else { break };
+            let address = next.addr().get();
+            if address / POOL_SIZE != pool {
+                break;
+            }
+            block = next;
+            let (other, other_bit) = place(address);
+            if !core::ptr::eq(other, word) {
+                word.set(bits);
+                bits = other.get();
+                word = other;
+            }
+            bit = other_bit;
         }
+        word.set(bits);
         // At most as many as were out: the sum is at most the capacity.
-        desc.free.set(desc.free.get().wrapping_add(run.count as u16));
+        desc.free.set(before.wrapping_add(run.count as u16));
         run
     }
 
