@@ -145,6 +145,18 @@ impl MappedChunk {
         unsafe { source.advise_huge(self.base, self.arenas as usize * ARENA_SIZE) };
     }
 
+    /// Takes the wish for huge pages back.
+    pub fn advise_small<S: PageSource + ?Sized>(&self, source: &S) {
+        // SAFETY: mapped by `map`, not given back.
+        unsafe { source.advise_small(self.base, self.arenas as usize * ARENA_SIZE) };
+    }
+
+    /// Writes to the first page, so that it is resident.
+    pub fn touch(&self) {
+        // SAFETY: mapped, zero, and nothing else knows it yet. Volatile: the write is for its fault.
+        unsafe { self.base.write_volatile(0) };
+    }
+
     /// Writes the header: all arenas idle (3: memory fresh from the source is zero).
     pub(crate) fn init(self) -> ChunkRef {
         // SAFETY: the first page of a mapped chunk; nothing else knows it yet.

@@ -55,6 +55,15 @@ pub unsafe trait PageSource {
     unsafe fn advise_huge(&self, start: NonNull<u8>, len: usize) {
         let _ = (start, len);
     }
+
+    /// Takes back what `advise_huge` asked for. A hint: it may do nothing, which is the default.
+    ///
+    /// # Safety
+    ///
+    /// As for `advise_huge`.
+    unsafe fn advise_small(&self, start: NonNull<u8>, len: usize) {
+        let _ = (start, len);
+    }
 }
 
 // SAFETY: forwards every method to a source that keeps the contract.
@@ -73,5 +82,9 @@ unsafe impl<S: PageSource + ?Sized> PageSource for &S {
     unsafe fn advise_huge(&self, start: NonNull<u8>, len: usize) {
         // SAFETY: the caller's promise is the one that is asked for.
         unsafe { (**self).advise_huge(start, len) }
+    }
+    unsafe fn advise_small(&self, start: NonNull<u8>, len: usize) {
+        // SAFETY: the caller's promise is the one that is asked for.
+        unsafe { (**self).advise_small(start, len) }
     }
 }

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `POOLALLOC_FALLBACK_CACHE` | bytes a thread may cache of blocks above 512 bytes; 0 = none | `32m` |
 //! | `POOLALLOC_PURGE_DELAY_MS` | milliseconds that free memory is kept; 0 = none; `never` | `500` |
-//! | `POOLALLOC_HUGE_PAGES` | `never`, `always`, or bytes in use from which on they are asked for | `64m` |
+//! | `POOLALLOC_HUGE_PAGES` | `never`, `always`, or bytes in use from which on they are asked for | `4m` |
 //! | `POOLALLOC_PURGER` | `1`: a background thread gives memory back while the program is idle | `0` |
 //! | `POOLALLOC_SAMPLE` | mean bytes between two samples of the profile; `off` | `off` |
 //! | `POOLALLOC_TRACE` | frames of each stack: every block is recorded; 0 = off | `0` |
@@ -36,7 +36,7 @@ pub(crate) const NEVER: u64 = u64::MAX;
 // Relaxed everywhere: each is a value of its own; nobody infers anything from having seen it.
 static FALLBACK_CACHE: AtomicUsize = AtomicUsize::new(32 << 20);
 static PURGE_DELAY_MS: AtomicU64 = AtomicU64::new(500);
-static HUGE_FROM: AtomicUsize = AtomicUsize::new(64 << 20);
+static HUGE_FROM: AtomicUsize = AtomicUsize::new(4 << 20);
 static PURGER: AtomicBool = AtomicBool::new(false);
 static SAMPLE: AtomicU64 = AtomicU64::new(0);
 static TRACE: AtomicUsize = AtomicUsize::new(0);

@@ -16,16 +16,20 @@
 //!
 //! Nothing here holds a lock while the fallback runs.
 
+use crate::cache::Cache;
 use crate::config;
 use crate::large_class::{LARGE_ALIGN, LargeClass, fallback_layout};
 use crate::latency::{self, Path};
 use crate::mid_class::{LAST_BIN, MID_MAX, bin_index};
 use crate::visit::{Visit, flush_others};
-use crate::{shared, thread};
+use crate::{huge, shared, thread};
 use alloc_core::{Block, CLASSES};
 use core::alloc::{GlobalAlloc, Layout};
+use core::any::TypeId;
 use core::ptr::{self, NonNull, null_mut};
-use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::alloc::System;
+
 use kept::{count_change, look_and_return, move_cached, note_peak, pop, push};
 
 mod kept;
@@ -36,6 +40,9 @@ const MOVES_PAGES: usize = 128 << 10;
 
 /// From this size on, in bytes, zeroed memory is left to the fallback: the system has it at hand.
 const ZERO_AT_HAND: usize = 1 << 20;
+
+/// The block that `teach` frees, in bytes: with its header and rounded to pages within the largest that glibc learns from.
+const LESSON: usize = (32 << 20) - (64 << 10);
 
 /// A fallback whose type is forgotten.
 pub(crate) struct Registration {
@@ -99,6 +106,12 @@ impl<F: GlobalAlloc> Fallback<F> {
 impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     /// What is registered for a fallback without state: its type.
     const BY_TYPE: &'static Registration = &Registration { dealloc: dealloc_by_type::<F> };
+
+    /// Whether this fallback is the system allocator, so that its large blocks are pages of the process like any other.
+    #[inline]
+    fn is_system() -> bool {
+        TypeId::of::<F>() == TypeId::of::<System>()
+    }
 
     /// The last bin of thread caches that may be used.
     #[inline(always)]
@@ -224,8 +237,35 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         }
         if !block.is_null() {
             thread::note_mid_fresh(cache, bin);
+            if let (Some(cache), false) = (cache, zeroed) {
+                // SAFETY: as above.
+                unsafe { self.stock_mid(cache, bin, fallback_layout(layout)) };
+            }
         }
         block
+    }
+
+    /// Asks for more blocks of a bin above 64 that was found empty: the more often that was so, the more.
+    ///
+    /// # Safety
+    ///
+    /// The cache is that of the calling thread; `asked` is what the fallback is asked for on behalf of `bin`.
+    unsafe fn stock_mid(&self, cache: &'static Cache, bin: usize, asked: Layout) {
+        // SAFETY: the cache is this thread's.
+        unsafe { cache.grow_mid(bin) };
+        for _ in 1..cache.mid_half(bin) / 2 {
+            // USER CODE: a fallback's. It may call back in, so nothing of the cache is at hand meanwhile.
+            // SAFETY: the size is not 0.
+            let block = unsafe { self.ask(asked, false) };
+            let Some(block) = NonNull::new(block) else { return };
+            // SAFETY: `bin` is at most 68; the cache is this thread's.
+            if !unsafe { cache.push(bin, block) } {
+                // SAFETY: just allocated with this layout.
+                unsafe { self.inner.dealloc(block.as_ptr(), asked) };
+                return;
+            }
+            cache.note_mid_stocked(bin);
+        }
     }
 
     /// Takes a block for a bin above 64 that is full: makes room by growth, or by giving the older half back.
@@ -240,7 +280,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             return unsafe { self.inner.dealloc(block, fallback_layout(layout)) };
         };
         cache.tick();
-        if !cache.grow_mid(bin) {
+        // SAFETY: the cache is this thread's.
+        if !unsafe { cache.grow_mid(bin) } {
             let free = |class: LargeClass, old: Block| {
                 // SAFETY: a block of this fallback, allocated with the class's layout.
                 unsafe { self.inner.dealloc(old.as_ptr(), class.layout()) };
@@ -284,6 +325,10 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             block = unsafe { self.ask(asked, zeroed) };
         }
         if !block.is_null() {
+            // Zeroed memory is left as it is: who asks for much of it often uses little.
+            if !zeroed && Self::is_system() {
+                huge::back_block(block, asked.size());
+            }
             thread::count(|c| &c.fallback_allocs, 1);
             thread::count(|c| &c.fallback_bytes_in, layout.size() as u64);
             thread::note_bytes(asked.size().cast_signed());
@@ -352,7 +397,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         if let (Some(class), Some(cache), true) =
             (LargeClass::of(layout), thread::attached(), self.is_registered())
         {
-            self.teach(class);
+            self.teach();
             if let Some(visit) = Visit::of_owner(cache) {
                 cache.tick();
                 let live = cache.counters.fallback_live().saturating_sub(layout.size());
@@ -367,27 +412,28 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         let asked = fallback_layout(layout);
         thread::count(|c| &c.fallback_frees, 1);
         thread::count(|c| &c.fallback_bytes_out, layout.size() as u64);
-        thread::note_bytes(-asked.size().cast_signed());
+        thread::note_freed(asked.size());
         // SAFETY: it came from there with this layout.
         unsafe { self.inner.dealloc(block, asked) };
     }
 
-    /// Lets the fallback see a free of a block as large as this one, which may be kept from it.
+    /// Lets the fallback see a free of a large block, which may be kept from it.
     ///
     /// glibc maps blocks of 128 KiB and more one by one, and trims its heap to as much, until a mapped block is freed:
-    /// from then on its bounds are the size of that block and twice that. A program that caches nothing gets there by
-    /// itself; behind our cache every growth of a large vector would be paid in page faults again. So once for each
-    /// doubling a block is allocated and freed untouched: two system calls.
-    fn teach(&self, class: LargeClass) {
+    /// from then on its bounds are the size of that block and twice that, at most 32 and 64 MiB. A program that caches nothing
+    /// gets there by itself; behind our cache every burst of frees would be paid in page faults again. So once in a
+    /// process such a block is allocated and freed untouched: two system calls. When the memory that is kept then goes
+    /// back is up to `purge`, as for all else.
+    fn teach(&self) {
         // Relaxed, here and below: two threads may both teach; nobody infers anything.
-        if class.size() <= TAUGHT.load(Ordering::Relaxed) {
+        if TAUGHT.load(Ordering::Relaxed) {
             return;
         }
-        let size = class.size().next_power_of_two();
-        TAUGHT.store(size, Ordering::Relaxed);
-        let Ok(layout) = Layout::from_size_align(size, LARGE_ALIGN) else { return };
+        TAUGHT.store(true, Ordering::Relaxed);
+        let Ok(layout) = Layout::from_size_align(LESSON, LARGE_ALIGN) else { return };
+        // Opaque, or the compiler sees that nobody uses the block and leaves both calls out.
         // SAFETY: the size is not 0.
-        let block = unsafe { self.inner.alloc(layout) };
+        let block = core::hint::black_box(unsafe { self.inner.alloc(layout) });
         if !block.is_null() {
             // SAFETY: just allocated with this layout.
             unsafe { self.inner.dealloc(block, layout) };
@@ -421,6 +467,9 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
                 moved = unsafe { self.inner.realloc(block, asked_old, asked_new.size()) };
             }
             if !moved.is_null() {
+                if Self::is_system() && (moved != block || !huge::is_backed(asked_old.size())) {
+                    huge::back_block(moved, asked_new.size());
+                }
                 if moved != block {
                     thread::count(|c| &c.fallback_moves, 1);
                 }
@@ -446,8 +495,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     }
 }
 
-/// The largest block that the fallback saw freed for its own good; see `teach`.
-static TAUGHT: AtomicUsize = AtomicUsize::new(MOVES_PAGES);
+/// Whether the fallback saw a large block freed for its own good; see `teach`.
+static TAUGHT: AtomicBool = AtomicBool::new(false);
 
 /// Registers a fallback unless one is registered. Which value did is kept in that value: addresses of
 /// constants, and of functions, are not unique.

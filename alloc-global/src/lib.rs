@@ -19,6 +19,7 @@ mod fatal;
 mod fork;
 mod futex;
 mod heatmap;
+mod huge;
 mod large_cache;
 mod large_class;
 mod latency;

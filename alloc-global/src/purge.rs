@@ -14,16 +14,19 @@
 //! much may never take one again: so whoever empties a pool makes its own next allocations slow
 //! (`thread::gate_allocs`), a bounded number of them, and the first one after the delay finds the memory due.
 //!
-//! Invariant: 1. `PENDING_SINCE` is 0 only if no pool was put back since the last run, or that run left nothing
+//! The fallback keeps free memory of its own, and is taught to keep it (`fallback`). glibc's is given back by
+//! `malloc_trim` once nothing was freed to the fallback for the delay, if it was a megabyte or more.
+//!
+//! Invariant: 1. `PENDING_SINCE` is 0 only if nothing became free since the last run, or that run left nothing
 //! behind.
 //!
 //! No unsafe here. No lock is held while memory is given back.
 
 use crate::latency::{self, Path};
-use crate::{config, shared};
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crate::{config, fallback, shared};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-/// When the first pool was put back that no run has seen yet, in milliseconds; 0 = none.
+/// When the first memory became free that no run has seen yet, in milliseconds; 0 = none.
 static PENDING_SINCE: AtomicU64 = AtomicU64::new(0);
 
 /// Empty arenas that are kept past the delay: one in this many of the most there ever were.
@@ -31,6 +34,13 @@ const RESERVE_SHARE: usize = 16;
 
 /// After this many delays the reserve goes too.
 const RESERVE_DELAYS: u64 = 3;
+
+/// Bytes freed to the fallback since it was last asked to give memory back, and when the last of them were.
+static FREED: AtomicUsize = AtomicUsize::new(0);
+static FREED_AT: AtomicU64 = AtomicU64::new(0);
+
+/// Freed bytes for which the fallback is not asked: the question costs it a walk over its free blocks.
+const TOO_FEW: usize = 1 << 20;
 
 /// Milliseconds of the coarse monotonic clock, at least 1. A few nanoseconds; it advances every few
 /// milliseconds.
@@ -45,6 +55,31 @@ pub(crate) fn note_pending(now: u64) {
     if PENDING_SINCE.load(Relaxed) == 0 {
         let _ = PENDING_SINCE.compare_exchange(0, now, Relaxed, Relaxed);
     }
+}
+
+/// Notes bytes that were freed to the fallback; whether they are enough to wait for.
+pub(crate) fn note_freed(bytes: usize, now: u64) -> bool {
+    // Relaxed, twice: a sum and a time, no order.
+    FREED_AT.store(now, Relaxed);
+    let enough = FREED.fetch_add(bytes, Relaxed) + bytes >= TOO_FEW;
+    if enough {
+        note_pending(now);
+    }
+    enough
+}
+
+/// Asks the fallback to give back what was freed to it, if all of it was by `old`. Whether some waits on.
+fn release_freed(old: u64) -> bool {
+    // Relaxed, here and below: see `note_freed`.
+    if FREED.load(Relaxed) < TOO_FEW {
+        return false;
+    }
+    if FREED_AT.load(Relaxed) > old {
+        return true;
+    }
+    FREED.store(0, Relaxed);
+    fallback::trim_system();
+    false
 }
 
 /// Whether any memory is waiting to be given back.
@@ -88,7 +123,7 @@ fn run(now: u64, delay: u64) -> usize {
     let reserve = (shared::peak_arenas() / RESERVE_SHARE).max(1);
     let bytes =
         shared::release(reserve, old) + shared::release(1, oldest) + shared::release_pools(old);
-    if shared::is_purgeable() {
+    if release_freed(old) | shared::is_purgeable() {
         note_pending(now);
     }
     bytes

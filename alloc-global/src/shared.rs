@@ -20,11 +20,10 @@
 //! 2. All pools come from `ARENAS`, all chunks from `OsPages`.
 //! 3. No lock is held during a system call, and never two at once (fork excepted).
 
-use crate::config;
 use crate::fatal::Line;
 use crate::latency::{self, Path};
 use crate::lock::Lock;
-use crate::{purge, thread};
+use crate::{huge, purge, thread};
 use alloc_core::{
     Arenas, Bin, Block, CLASS_TABLE, Emptied, Fault, MappedChunk, OsPages, SizeClass, Usage,
     owner_of,
@@ -84,9 +83,7 @@ fn map_chunk() -> bool {
     };
     match latency::timed(Path::Arena, || MappedChunk::map(&OsPages, arenas)) {
         Some(chunk) => {
-            if reserved >= config::huge_from() {
-                chunk.advise_huge(&OsPages);
-            }
+            huge::back_chunk(&chunk, reserved);
             ARENAS.lock().add_chunk(chunk);
             true
         }
@@ -144,11 +141,7 @@ fn put_back(emptied: Emptied) {
         // SAFETY: all pools come from these arenas (2).
         unsafe { emptied.put_back(&mut ARENAS.lock(), now) };
         purge::note_pending(now);
-        if config::purge_delay_ms() == 0 {
-            purge::run_if_due();
-        } else {
-            thread::gate_allocs(now);
-        }
+        thread::look_for_due(now);
     }
 }
 

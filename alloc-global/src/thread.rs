@@ -442,6 +442,24 @@ pub(crate) fn note_bytes(bytes: isize) {
     if is_static(cache) { stats::publish(bytes) } else { cache.note_bytes(bytes) }
 }
 
+/// Notes bytes that go back to the fallback.
+pub(crate) fn note_freed(bytes: usize) {
+    note_bytes(-bytes.cast_signed());
+    let cache = HOME.get();
+    if !is_static(cache) {
+        cache.note_freed(bytes);
+    }
+}
+
+/// Much became free at the time `now`: sees to it that it is looked at when it is due.
+pub(crate) fn look_for_due(now: u64) {
+    if config::purge_delay_ms() == 0 {
+        purge::run_if_due();
+    } else {
+        gate_allocs(now);
+    }
+}
+
 /// Calls `f` with the counters of every thread that ever was.
 pub(crate) fn for_each_counters(mut f: impl FnMut(&crate::cache::Counters)) {
     f(&NOT_ATTACHED.counters);

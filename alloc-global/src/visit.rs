@@ -15,7 +15,7 @@ use core::sync::atomic::Ordering;
 /// Gives a cached block back to the registered fallback.
 pub(crate) fn free_erased(class: LargeClass, block: Block) {
     free_erased_uncounted(class, block);
-    thread::note_bytes(-class.size().cast_signed());
+    thread::note_freed(class.size());
 }
 
 fn free_erased_uncounted(class: LargeClass, block: Block) {

@@ -148,7 +148,8 @@ impl Watch {
 
     /// Bytes until the next sample.
     fn draw_bytes(&self) -> f64 {
-        -self.uniform().ln() * self.rate.get() as f64
+        // Not std's: that would make every program load the C library's mathematics at its start.
+        -libm::log(self.uniform()) * self.rate.get() as f64
     }
 
     /// Allocations of blocks of `size` bytes that come before the next sample.

@@ -7,6 +7,7 @@
 //! It does not count or remember mappings.
 
 use super::PageSource;
+use crate::layout_math::PAGE_SIZE;
 use core::ptr::NonNull;
 
 #[cfg(not(unix))]
@@ -23,6 +24,25 @@ compile_error!("alloc-core: OsPages needs a Unix; port src/page_source/os.rs to 
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OsPages;
+
+impl OsPages {
+    /// Asks that the memory around a block of whatever mapping be backed by huge pages: `len` bytes from `start` on, and what
+    /// else lies in their first and last page. A hint that changes no contents; ignored where it does not apply.
+    pub fn advise_huge_around(start: NonNull<u8>, len: usize) {
+        #[cfg(target_os = "linux")]
+        {
+            let before = start.addr().get() % PAGE_SIZE;
+            let Some(len) = len.checked_add(before) else { return };
+            let page = start.as_ptr().wrapping_sub(before);
+            // SAFETY: a hint; the kernel checks the range itself.
+            keeping_errno(|| unsafe {
+                libc::madvise(page.cast(), len, libc::MADV_HUGEPAGE);
+            });
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = (start, len);
+    }
+}
 
 /// Runs `f` and puts `errno` back to what it was before.
 fn keeping_errno<T>(f: impl FnOnce() -> T) -> T {
@@ -100,13 +120,34 @@ unsafe impl PageSource for OsPages {
 
     unsafe fn advise_huge(&self, start: NonNull<u8>, len: usize) {
         #[cfg(target_os = "linux")]
-        // SAFETY: a hint about pages that are the caller's; what they hold stays.
-        keeping_errno(|| unsafe {
-            libc::madvise(start.as_ptr().cast(), len, libc::MADV_HUGEPAGE);
-        });
+        // SAFETY: the caller's promise.
+        unsafe {
+            advise(start, len, libc::MADV_HUGEPAGE);
+        }
         #[cfg(not(target_os = "linux"))]
         let _ = (start, len);
     }
+
+    unsafe fn advise_small(&self, start: NonNull<u8>, len: usize) {
+        #[cfg(target_os = "linux")]
+        // SAFETY: the caller's promise.
+        unsafe {
+            advise(start, len, libc::MADV_NOHUGEPAGE);
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = (start, len);
+    }
+}
+
+/// # Safety
+///
+/// The pages are the caller's; `advice` leaves what they hold.
+#[cfg(target_os = "linux")]
+unsafe fn advise(start: NonNull<u8>, len: usize, advice: libc::c_int) {
+    // SAFETY: a hint about pages that are the caller's.
+    keeping_errno(|| unsafe {
+        libc::madvise(start.as_ptr().cast(), len, advice);
+    });
 }
 
 #[cfg(test)]

@@ -80,7 +80,8 @@ fn weight(size: usize, rate: u64, dice: u64) -> u64 {
     if rate <= 1 {
         return WEIGHT_ONE;
     }
-    let chosen = -(-(size.max(1) as f64) / rate as f64).exp_m1();
+    // Not std's: see `draw_bytes` in `watch`.
+    let chosen = -libm::expm1(-(size.max(1) as f64) / rate as f64);
     let exact = WEIGHT_ONE as f64 / chosen;
     // 53 bits of the dice as a fraction.
     let chance = (dice >> 11) as f64 / (1u64 << 53) as f64;

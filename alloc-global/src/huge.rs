@@ -1,0 +1,76 @@
+//! Huge pages: who gets them, and whether the system has them at hand.
+//!
+//! Filling memory by small pages costs several times what it costs by huge ones, unless the system must first move
+//! other memory together to make one. So a chunk of arenas asks for huge pages and its first one is looked at: if it took
+//! longer than small ones would have, the chunk does without, and so does what is mapped in the next second.
+//!
+//! It does not decide when memory goes back: that is `purge`.
+
+use crate::{clock, config, purge};
+use alloc_core::{MappedChunk, OsPages};
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Nanoseconds of processor time that the first huge page may take; the same memory in small pages takes 100,000 to
+/// 800,000, and clearing 2 MiB 50,000 to 200,000.
+const MOST_NS: u64 = 1_000_000;
+
+/// Milliseconds for which huge pages are not asked for after one took longer.
+const REST_MS: u64 = 1000;
+
+/// Blocks of the system allocator from this size on are asked to be backed by huge pages, in bytes: what they round up
+/// to is then small beside them.
+const BLOCK_FROM: usize = 4 << 20;
+
+/// Until when huge pages are not asked for, in milliseconds.
+static REST_UNTIL: AtomicU64 = AtomicU64::new(0);
+
+fn is_wanted(in_use: usize) -> bool {
+    // Relaxed, here and below: a time, no order; two threads may both ask.
+    in_use >= config::huge_from() && purge::now() >= REST_UNTIL.load(Relaxed)
+}
+
+/// Asks for huge pages behind a chunk that joins `reserved` bytes of others.
+pub(crate) fn back_chunk(chunk: &MappedChunk, reserved: usize) {
+    if !is_wanted(reserved) {
+        return;
+    }
+    chunk.advise_huge(&OsPages);
+    let begin = clock::thread_nanoseconds();
+    chunk.touch();
+    if clock::thread_nanoseconds().saturating_sub(begin) > MOST_NS {
+        chunk.advise_small(&OsPages);
+        REST_UNTIL.store(purge::now() + REST_MS, Relaxed);
+    }
+}
+
+/// Whether a block of this size was asked to be backed by huge pages when it was mapped.
+#[inline]
+pub(crate) fn is_backed(size: usize) -> bool {
+    size >= BLOCK_FROM
+}
+
+/// Asks for huge pages behind a block of the system allocator, if it is large.
+#[inline]
+pub(crate) fn back_block(block: *mut u8, size: usize) {
+    if size >= BLOCK_FROM
+        && let Some(block) = NonNull::new(block)
+        && is_wanted(size)
+    {
+        OsPages::advise_huge_around(block, size);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_slow_page_huge_ones_rest_for_a_while() {
+        assert!(is_wanted(usize::MAX));
+        REST_UNTIL.store(purge::now() + 60_000, Relaxed);
+        assert!(!is_wanted(usize::MAX));
+        REST_UNTIL.store(0, Relaxed);
+        assert!(is_wanted(config::huge_from()) && !is_wanted(config::huge_from() - 1));
+    }
+}
