@@ -213,8 +213,15 @@ impl<S: PageSource> Heap<S> {
         unsafe { self.inner.borrow().arenas.usage() }
     }
 
-    /// Calls `f` for each pool in use. `f` must not use this heap.
-    pub fn for_each_pool(&self, f: impl FnMut(PoolView)) {
+    /// Calls `f` for each pool in use. `f` must not use this heap, and cannot keep what it is shown: the pool may be
+    /// gone by then.
+    ///
+    /// ```compile_fail
+    /// # use alloc_core::{Heap, OsPages};
+    /// let mut kept = None;
+    /// Heap::new(OsPages).for_each_pool(|pool| kept = Some(pool));
+    /// ```
+    pub fn for_each_pool(&self, f: impl FnMut(PoolView<'_>)) {
         // SAFETY: all pools taken are in bins (1), which nobody uses meanwhile.
         unsafe { self.inner.borrow().arenas.for_each_pool(f) }
     }

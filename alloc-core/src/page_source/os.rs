@@ -6,7 +6,9 @@
 //!
 //! It does not count or remember mappings.
 
+#[cfg(not(miri))]
 use super::PageSource;
+#[cfg(not(miri))]
 use core::ptr::NonNull;
 
 #[cfg(not(unix))]
@@ -25,6 +27,7 @@ compile_error!("alloc-core: OsPages needs a Unix; port src/page_source/os.rs to 
 pub struct OsPages;
 
 /// Runs `f` and puts `errno` back to what it was before.
+#[cfg(not(miri))]
 fn keeping_errno<T>(f: impl FnOnce() -> T) -> T {
     #[cfg(target_os = "linux")]
     {
@@ -41,6 +44,7 @@ fn keeping_errno<T>(f: impl FnOnce() -> T) -> T {
     f()
 }
 
+#[cfg(not(miri))]
 fn map_pages(len: usize) -> Option<NonNull<u8>> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
@@ -52,6 +56,7 @@ fn map_pages(len: usize) -> Option<NonNull<u8>> {
 /// # Safety
 ///
 /// The pages are the caller's, and nothing uses them.
+#[cfg(not(miri))]
 unsafe fn unmap_pages(start: NonNull<u8>, len: usize) {
     if len > 0 {
         // SAFETY: the caller's promise.
@@ -62,6 +67,7 @@ unsafe fn unmap_pages(start: NonNull<u8>, len: usize) {
 // SAFETY: 1: a new anonymous private mapping is exclusive and zero; the part that is kept is
 // aligned by construction. 2: MADV_DONTNEED on such a mapping makes it read as zero.
 // 3: system calls only.
+#[cfg(not(miri))]
 unsafe impl PageSource for OsPages {
     fn map(&self, len: usize, align: usize) -> Option<NonNull<u8>> {
         keeping_errno(|| {
@@ -109,7 +115,7 @@ unsafe impl PageSource for OsPages {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(miri)))]
 mod tests {
     use super::*;
 
