@@ -182,7 +182,9 @@ impl<S: PageSource> Heap<S> {
             // SAFETY: all chunks come from this source.
             let purged = unsafe { arena.purge(&self.source) };
             bytes += purged;
-            if let Some(chunk) = inner.arenas.reattach(arena, purged > 0) {
+            // SAFETY: detached just now.
+            let chunk = unsafe { inner.arenas.reattach(arena, purged > 0) };
+            if let Some(chunk) = chunk {
                 // SAFETY: all chunks come from this source.
                 unsafe { chunk.unmap(&self.source) };
             }
@@ -202,7 +204,8 @@ impl<S: PageSource> Heap<S> {
             // SAFETY: all chunks come from this source.
             let purged = unsafe { pools.purge(&self.source) };
             bytes += purged;
-            inner.arenas.reattach_pools(pools, purged > 0);
+            // SAFETY: detached just now.
+            unsafe { inner.arenas.reattach_pools(pools, purged > 0) };
         }
         bytes
     }

@@ -162,7 +162,8 @@ pub(crate) fn release(keep: usize, before: u64) -> usize {
         // SAFETY: all chunks come from this source (2).
         let purged = unsafe { arena.purge(&OsPages) };
         bytes += purged;
-        let chunk = ARENAS.lock().reattach(arena, purged > 0);
+        // SAFETY: detached from there.
+        let chunk = unsafe { ARENAS.lock().reattach(arena, purged > 0) };
         if let Some(chunk) = chunk {
             // SAFETY: all chunks come from this source (2).
             unsafe { chunk.unmap(&OsPages) };
@@ -183,7 +184,8 @@ pub(crate) fn release_pools(before: u64) -> usize {
         // SAFETY: all chunks come from this source (2).
         let purged = unsafe { pools.purge(&OsPages) };
         bytes += purged;
-        ARENAS.lock().reattach_pools(pools, purged > 0);
+        // SAFETY: detached from there.
+        unsafe { ARENAS.lock().reattach_pools(pools, purged > 0) };
     }
 }
 
