@@ -31,6 +31,7 @@
 use crate::large_cache::LargeCache;
 use crate::latency::{self, Path};
 use crate::mid_class::{BIN_TABLE, MIDS};
+use crate::owner::Owner;
 use crate::watch::{self, Watch};
 use crate::{fallback, shared, stats, thread};
 use alloc_core::{Block, SizeClass};
@@ -101,7 +102,7 @@ pub(crate) struct Cache {
     /// Bytes of blocks taken from the heaps less bytes given back, not yet published.
     unpublished: Cell<isize>,
     /// The thread and the process that the cache is attached to; see `thread`.
-    pub(crate) owner: AtomicU64,
+    pub(crate) owner: Owner,
     /// Whether it is the drain of a thread that has a cache beside it (`watch`).
     pub(crate) is_drain: AtomicBool,
     /// Blocks above 512 bytes.
@@ -188,7 +189,7 @@ impl Cache {
             gated_at: Cell::new(0),
             swept_at: AtomicU64::new(0),
             unpublished: Cell::new(0),
-            owner: AtomicU64::new(0),
+            owner: Owner::new(),
             is_drain: AtomicBool::new(false),
             large: LargeCache::new(),
             counters: Counters::new(),

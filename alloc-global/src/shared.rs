@@ -268,6 +268,10 @@ pub(crate) fn unlock_all() {
 /// `look` must neither allocate nor free, nor panic: this thread holds every lock. What it may rely on: all pools are in
 /// bins that nobody uses, or have no class yet or any more.
 pub(crate) fn with_all_locked<R>(look: impl FnOnce(&Arenas) -> R) -> R {
+    // A handler of fork that comes after ours: the locks are the fork's to free.
+    if crate::lock::holds_all() {
+        return look(&ARENAS.lock());
+    }
     lock_all();
     crate::lock::set_holds_all(true);
     let result = look(&ARENAS.lock());
