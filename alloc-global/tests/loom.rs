@@ -310,7 +310,8 @@ impl Cached {
 fn the_cache_of_a_dead_thread_is_taken_once_and_that_of_a_living_one_never() {
     for leaves in [[true, true], [false, true], [true, false]] {
         let mut model = loom::model::Builder::new();
-        model.preemption_bound = Some(3);
+        // With three it would not see what two threads that ask at once can do.
+        model.preemption_bound = Some(5);
         model.check(move || {
             let cached = Cached::new();
             let lives = {
