@@ -4,6 +4,7 @@
 //! that a cache holds back or hands on. Nothing here expects anything to be done by a certain time: waiting has a limit, and
 //! that is all. No unsafe here.
 
+use std::cell::Cell;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -147,7 +148,13 @@ fn never() {
     });
 }
 
+thread_local! {
+    /// Every thread has room for it beside its stack: more than a small stack as a whole.
+    static LARGE: Cell<[u8; 300 << 10]> = const { Cell::new([0; 300 << 10]) };
+}
+
 fn purger() {
+    LARGE.with(|large| std::hint::black_box(large.as_ptr()));
     with(PURGER, "POOLALLOC_PURGER", "1", || {
         // The list of blocks is a large block of its own, and goes through this thread's cache.
         assert!(ALLOC.cache_fallback());
