@@ -160,7 +160,7 @@ fn runs_are_whole_and_aligned() {
     assert_eq!(full_runs(0b1111_0110), 0b1111_0000);
     assert_eq!(full_runs(ALL_POOLS), ALL_POOLS);
     let mut pools = 1u64;
-    for _ in 0..10_000 {
+    for _ in 0..if cfg!(miri) { 10 } else { 10_000 } {
         pools =
             pools.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         // Dense enough for runs to be there.
@@ -199,8 +199,8 @@ fn what_is_old_enough_is_found_once_behind_what_is_not() {
         for pool in &arena[1..] {
             // SAFETY: taken above, put back once.
             unsafe { arenas.put_pool(*pool, if number % 2 == 0 { 10 } else { 20 }) };
-            assert_eq!(arenas.check(), Ok(()));
         }
+        assert_eq!(arenas.check(), Ok(()));
     }
     assert!(arenas.is_purgeable() && arenas.detach_pools(9).is_none());
     for refuse in [true, false] {
