@@ -8,7 +8,7 @@
 //! +--------------------------------------------------+----------+-----+-----------+
 //!
 //! arena header
-//!   0 next   8 prev   16 chunk   24 free   32 zero   40 purging   48 since
+//!   0 next   8 prev   16 chunk   24 free   32 zero   40 purging   48 since   56 due_next   64 due_prev   72 is_due
 //! ```
 //!
 //! Metadata lies side by side and outside the pools: 64 headers at the starts of pools would all fall
@@ -21,7 +21,8 @@
 //!    not been touched since they were mapped or purged.
 //! 3. `purging` and `free` are disjoint: one caller is giving the memory of those pools back.
 //! 4. The slot of a pool that was just taken is all zero; what it holds later is its owner's.
-//! 5. An arena is in the bucket of its [`Arenas`](crate::Arenas) that matches the number of bits in `free`.
+//! 5. An arena is in the bucket of its [`Arenas`](crate::Arenas) that matches the number of bits in `free`; and in its queue
+//!    of those with memory to give back if and only if `is_due` is set.
 //!
 //! What to do with free pools and arenas is not decided here, but in `arenas`.
 
@@ -48,6 +49,9 @@ pub(crate) struct ArenaHeader {
     pub(crate) purging: Cell<u64>,
     /// When a pool last became free, in the unit of the caller's clock.
     pub(crate) since: Cell<u64>,
+    due_next: Cell<Option<Due>>,
+    due_prev: Cell<Option<Due>>,
+    pub(crate) is_due: Cell<bool>,
 }
 
 const _: () = assert!(offset_of!(ArenaHeader, chunk) == 16);
@@ -79,6 +83,21 @@ impl Linked for ArenaRef {
     }
 }
 
+/// An arena as a member of the queue of those with memory to give back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Due(pub(crate) ArenaRef);
+
+impl Linked for Due {
+    fn next(&self) -> &Cell<Option<Due>> {
+        let header: &ArenaHeader = &self.0;
+        &header.due_next
+    }
+    fn prev(&self) -> &Cell<Option<Due>> {
+        let header: &ArenaHeader = &self.0;
+        &header.due_prev
+    }
+}
+
 impl ArenaRef {
     /// Writes the header of an arena that comes into use: all pools free and zero.
     ///
@@ -95,6 +114,9 @@ impl ArenaRef {
             zero: Cell::new(ALL_POOLS),
             purging: Cell::new(0),
             since: Cell::new(0),
+            due_next: Cell::new(None),
+            due_prev: Cell::new(None),
+            is_due: Cell::new(false),
         };
         // SAFETY: the caller's promise: exclusive, and aligned to an arena.
         unsafe { header.write(value) };

@@ -8,7 +8,8 @@
 //!
 //! A pool is taken from the first arena of the lowest bucket that has one, so that nearly empty
 //! arenas drain (CPython's `usable_arenas` has the same order). A pool taken or put back moves its
-//! arena to the neighbouring bucket: a constant number of steps, whatever the number of arenas.
+//! arena to the neighbouring bucket: a constant number of steps, whatever the number of arenas. What can be given back is
+//! queued, so that to find it costs no walk over all arenas either.
 //!
 //! No call here goes to the system: memory is mapped ([`MappedChunk::map`]) and given back
 //! ([`DetachedArena::purge`], [`FreePools::purge`], [`UnusedChunk::unmap`]) between two calls, so
@@ -20,11 +21,13 @@
 //! 2. Bit k of `occupied` is set if and only if bucket k is not empty.
 //! 3. A chunk is in `roomy` if it has an idle arena, else in `solid`.
 //! 4. `arenas` is the number of arenas in use, `in_use` that of pools taken, `chunk_arenas` that
-//!    of arenas in all chunks.
+//!    of arenas in all chunks, `empty` that of arenas in the last bucket, `queued` that of arenas in `due`.
+//! 5. An arena in use is in `due` if and only if it has whole runs of free pools with memory, and the source has not refused
+//!    to take them.
 //!
 //! It does not know what pools hold.
 
-use crate::arena::{ALL_POOLS, ArenaRef, arena_base, pool_index};
+use crate::arena::{ALL_POOLS, ArenaRef, Due, arena_base, pool_index};
 use crate::chunk::{ChunkRef, DetachedArena, MappedChunk, UnusedChunk};
 use crate::layout_math::{ARENA_SIZE, MAX_CHUNK_ARENAS, POOL_SIZE, POOLS_PER_ARENA, USABLE_POOLS};
 use crate::list::List;
@@ -55,6 +58,9 @@ pub struct Arenas {
     occupied: u64,
     roomy: List<ChunkRef>,
     solid: List<ChunkRef>,
+    due: List<Due>,
+    queued: usize,
+    empty: usize,
     arenas: usize,
     peak: usize,
     in_use: usize,
@@ -73,6 +79,9 @@ impl Arenas {
             occupied: 0,
             roomy: List::new(),
             solid: List::new(),
+            due: List::new(),
+            queued: 0,
+            empty: 0,
             arenas: 0,
             peak: 0,
             in_use: 0,
@@ -103,7 +112,7 @@ impl Arenas {
 
     /// Arenas in use of which every pool is free.
     pub fn empty_arenas(&self) -> usize {
-        self.buckets[USABLE_POOLS].iter().count()
+        self.empty
     }
 
     /// Bytes of address space in chunks, arenas not in use among them.
@@ -158,12 +167,16 @@ impl Arenas {
     }
 
     /// Takes an arena out of use of which every pool is free, if more than `keep` such arenas
-    /// would stay and it has been so since `before` or earlier; the oldest one.
+    /// would stay and it has been so since `before` or earlier; the one that has been longest, as a rule.
     pub fn detach_empty(&mut self, keep: usize, before: u64) -> Option<DetachedArena> {
-        let bucket = &self.buckets[USABLE_POOLS];
-        bucket.iter().nth(keep)?;
-        let oldest = bucket.iter().filter(|arena| arena.since.get() <= before).last()?;
+        if self.empty <= keep {
+            return None;
+        }
+        // They joined at the front.
+        let mut longest_first = self.buckets[USABLE_POOLS].iter_back();
+        let oldest = longest_first.find(|arena| arena.since.get() <= before)?;
         self.unlist(oldest);
+        self.queue(oldest, false);
         self.arenas -= 1;
         let (base, chunk) = (oldest.base(), oldest.chunk);
         chunk.active.set(chunk.active.get() & !chunk.bit(base));
@@ -172,7 +185,11 @@ impl Arenas {
 
     /// Ends what `detach_empty` began: the arena becomes idle if its memory was given back, else
     /// it comes back into use. Returns its chunk if no arena of it is in use any more.
-    pub fn reattach(&mut self, arena: DetachedArena, purged: bool) -> Option<UnusedChunk> {
+    ///
+    /// # Safety
+    ///
+    /// `arena` was detached from these arenas; `purged` says whether [`DetachedArena::purge`] gave bytes back.
+    pub unsafe fn reattach(&mut self, arena: DetachedArena, purged: bool) -> Option<UnusedChunk> {
         let DetachedArena { base, chunk } = arena;
         let bit = chunk.bit(base);
         if !purged {
@@ -199,46 +216,34 @@ impl Arenas {
     /// Takes free pools out of an arena in use whose memory can be given back: all its aligned
     /// runs of 64 KiB that are free and not zero, if none of its pools became free after `before`.
     pub fn detach_pools(&mut self, before: u64) -> Option<FreePools> {
-        let mut usable = self.occupied & ALL_POOLS;
-        while usable != 0 {
-            let bucket = usable.trailing_zeros() as usize;
-            usable &= usable - 1;
-            for arena in self.buckets[bucket].iter() {
-                let runs = full_runs(arena.free.get() & !arena.zero.get());
-                if runs != 0 && arena.since.get() <= before && arena.since.get() != REFUSED {
-                    self.rebucket(arena, |arena| {
-                        arena.free.set(arena.free.get() & !runs);
-                        arena.purging.set(arena.purging.get() | runs);
-                    });
-                    return Some(FreePools { arena, pools: runs });
-                }
+        // One look at each; who is too young goes to the back, so that the next call begins behind them.
+        for _ in 0..self.queued {
+            let Due(arena) = self.due.front()?;
+            if arena.since.get() <= before {
+                let runs = arena.runs();
+                self.rebucket(arena, |arena| {
+                    arena.free.set(arena.free.get() & !runs);
+                    arena.purging.set(arena.purging.get() | runs);
+                });
+                return Some(FreePools { arena, pools: runs });
             }
+            self.due.remove(Due(arena));
+            self.due.push_back(Due(arena));
         }
         None
     }
 
     /// Whether there is memory that a later `detach_empty` with `keep` 1 or `detach_pools` would give.
-    /// Costs a step per arena in the worst case.
     pub fn is_purgeable(&self) -> bool {
-        if self.buckets[USABLE_POOLS].iter().nth(1).is_some() {
-            return true;
-        }
-        let mut usable = self.occupied & ALL_POOLS;
-        while usable != 0 {
-            let bucket = usable.trailing_zeros() as usize;
-            usable &= usable - 1;
-            let purgeable = |arena: ArenaRef| {
-                arena.since.get() != REFUSED && full_runs(arena.free.get() & !arena.zero.get()) != 0
-            };
-            if self.buckets[bucket].iter().any(purgeable) {
-                return true;
-            }
-        }
-        false
+        self.empty > 1 || self.queued > 0
     }
 
     /// Ends what `detach_pools` began.
-    pub fn reattach_pools(&mut self, pools: FreePools, purged: bool) {
+    ///
+    /// # Safety
+    ///
+    /// `pools` were detached from these arenas; `purged` says whether [`FreePools::purge`] gave bytes back.
+    pub unsafe fn reattach_pools(&mut self, pools: FreePools, purged: bool) {
         let FreePools { arena, pools } = pools;
         self.rebucket(arena, |arena| {
             arena.purging.set(arena.purging.get() & !pools);
@@ -332,11 +337,29 @@ impl Arenas {
         let bucket = arena.free_pools();
         self.buckets[bucket].push_front(arena);
         self.occupied |= 1 << bucket;
+        self.empty += (bucket == USABLE_POOLS) as usize;
+        self.queue(arena, arena.wants_purge());
+    }
+
+    /// Puts an arena into the queue of those with memory to give back, or takes it out (5).
+    fn queue(&mut self, arena: ArenaRef, is_due: bool) {
+        match (arena.is_due.replace(is_due), is_due) {
+            (false, true) => {
+                self.due.push_back(Due(arena));
+                self.queued += 1;
+            }
+            (true, false) => {
+                self.due.remove(Due(arena));
+                self.queued -= 1;
+            }
+            _ => {}
+        }
     }
 
     fn unlist(&mut self, arena: ArenaRef) {
         let bucket = arena.free_pools();
         self.buckets[bucket].remove(arena);
+        self.empty -= (bucket == USABLE_POOLS) as usize;
         if self.buckets[bucket].is_empty() {
             self.occupied &= !(1 << bucket);
         }
@@ -358,6 +381,10 @@ impl Arenas {
                 breach = Some("arena 3: a pool is free and being purged");
             } else if self.buckets[arena.free_pools()].iter().all(|other| other != arena) {
                 breach = Some("arenas 1: an arena is not in its bucket");
+            } else if arena.is_due.get() != arena.wants_purge() {
+                breach = Some(
+                    "arenas 5: an arena is queued that has nothing to give, or is not that has",
+                );
             }
         });
         for (index, bucket) in self.buckets.iter().enumerate() {
@@ -380,6 +407,10 @@ impl Arenas {
         }
         if listed != arenas || arenas != self.arenas || in_chunks != self.chunk_arenas {
             breach = Some("arenas 4: the number of arenas is wrong");
+        } else if self.due.iter().count() != self.queued
+            || self.buckets[USABLE_POOLS].iter().count() != self.empty
+        {
+            breach = Some("arenas 4: the number of empty or queued arenas is wrong");
         } else if taken != self.in_use {
             breach = Some("arenas 4: the number of pools in use is wrong");
         }
@@ -393,22 +424,30 @@ impl Default for Arenas {
     }
 }
 
+impl ArenaRef {
+    /// Its pools whose memory can be given back.
+    fn runs(self) -> u64 {
+        full_runs(self.free.get() & !self.zero.get())
+    }
+
+    fn wants_purge(self) -> bool {
+        self.runs() != 0 && self.since.get() != REFUSED
+    }
+}
+
 /// Those bits of `pools` that form whole aligned runs of [`PURGE_POOLS`].
 ///
 /// Pool 0 is never free, so the first run counts without it.
 fn full_runs(pools: u64) -> u64 {
-    let run = (1u64 << PURGE_POOLS) - 1;
-    let mut full = 0;
-    let mut at = 0;
-    while at < u64::BITS {
-        let mask = (run << at) & ALL_POOLS;
-        if pools & mask == mask {
-            full |= mask;
-        }
-        at += PURGE_POOLS;
-    }
-    full
+    // Lowest bit of each run.
+    const FIRST: u64 = u64::MAX / ((1 << PURGE_POOLS) - 1);
+    let with_metadata = pools | 1;
+    let pairs = with_metadata & (with_metadata >> 1);
+    let full = pairs & (pairs >> 2) & FIRST;
+    (full * ((1 << PURGE_POOLS) - 1)) & ALL_POOLS
 }
+
+const _: () = assert!(PURGE_POOLS == 4, "`full_runs` folds twice");
 
 /// Free pools of one arena on their way to having their memory given back.
 #[derive(Debug)]

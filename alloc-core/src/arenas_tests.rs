@@ -22,7 +22,9 @@ fn give_back<S: PageSource>(arenas: &mut Arenas, source: &S, keep: usize) -> usi
         // SAFETY: the tests map all chunks from `source`.
         let purged = unsafe { arena.purge(source) };
         bytes += purged;
-        if let Some(chunk) = arenas.reattach(arena, purged > 0) {
+        // SAFETY: detached from there.
+        let chunk = unsafe { arenas.reattach(arena, purged > 0) };
+        if let Some(chunk) = chunk {
             // SAFETY: as above.
             unsafe { chunk.unmap(source) };
         }
@@ -33,7 +35,8 @@ fn give_back<S: PageSource>(arenas: &mut Arenas, source: &S, keep: usize) -> usi
 
 #[test]
 fn pools_are_distinct_aligned_zero_and_as_many_as_fit() {
-    let mut arenas = grown(&OsPages, 4);
+    const ARENAS: usize = if cfg!(miri) { 1 } else { 4 };
+    let mut arenas = grown(&OsPages, ARENAS);
     let mut seen = std::collections::BTreeSet::new();
     while let Some(pool) = arenas.take_pool() {
         assert!(pool.zero && pool.base.addr().get().is_multiple_of(POOL_SIZE));
@@ -43,7 +46,7 @@ fn pools_are_distinct_aligned_zero_and_as_many_as_fit() {
         assert!(seen.insert(pool.base));
         assert_eq!(arenas.check(), Ok(()));
     }
-    assert_eq!(seen.len(), 4 * USABLE_POOLS);
+    assert_eq!(seen.len(), ARENAS * USABLE_POOLS);
     assert_eq!(arenas.pools_in_use(), seen.len());
     // SAFETY: no pool is used.
     unsafe { arenas.unmap_all(&OsPages) };
@@ -107,7 +110,8 @@ fn free_pools_in_a_live_arena_are_purged_by_64_kib_and_read_zero_again() {
     assert_eq!(arenas.check(), Ok(()));
     // SAFETY: mapped from this source.
     assert_eq!(unsafe { detached.purge(&OsPages) }, 4 * POOL_SIZE);
-    arenas.reattach_pools(detached, true);
+    // SAFETY: detached from there, and purged.
+    unsafe { arenas.reattach_pools(detached, true) };
     assert_eq!(arenas.check(), Ok(()));
     assert!(arenas.detach_pools(0).is_none());
     assert!(!arenas.take_pool().unwrap().zero, "a resident pool is taken first");
@@ -156,4 +160,70 @@ fn runs_are_whole_and_aligned() {
     assert_eq!(full_runs(0b1110), 0b1110, "the first run has no pool 0");
     assert_eq!(full_runs(0b1111_0110), 0b1111_0000);
     assert_eq!(full_runs(ALL_POOLS), ALL_POOLS);
+    let mut pools = 1u64;
+    for _ in 0..if cfg!(miri) { 10 } else { 10_000 } {
+        pools =
+            pools.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        // Dense enough for runs to be there.
+        let pools = (pools | pools.rotate_left(7) | pools.rotate_left(23)) & ALL_POOLS;
+        let runs = (0..16).map(|run| (0xF << (4 * run)) & ALL_POOLS);
+        let full = runs.filter(|run| pools & run == *run).fold(0, |all, run| all | run);
+        assert_eq!(full_runs(pools), full, "{pools:b}");
+    }
+}
+
+/// A source that can be told to take nothing back.
+struct Keeping(core::cell::Cell<bool>);
+
+// SAFETY: forwards to a source that keeps the contract; what it refuses it leaves as it is.
+unsafe impl PageSource for Keeping {
+    fn map(&self, len: usize, align: usize) -> Option<NonNull<u8>> {
+        OsPages.map(len, align)
+    }
+    unsafe fn unmap(&self, start: NonNull<u8>, len: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { OsPages.unmap(start, len) }
+    }
+    unsafe fn purge(&self, start: NonNull<u8>, len: usize) -> bool {
+        // SAFETY: the caller's promise.
+        !self.0.get() && unsafe { OsPages.purge(start, len) }
+    }
+}
+
+#[test]
+fn what_is_old_enough_is_found_once_behind_what_is_not() {
+    let source = Keeping(core::cell::Cell::new(false));
+    let mut arenas = grown(&source, 8);
+    let pools = take_all(&mut arenas);
+    // One pool of each arena stays in use; every other arena is old.
+    for (number, arena) in pools.chunks(USABLE_POOLS).enumerate() {
+        for pool in &arena[1..] {
+            // SAFETY: taken above, put back once.
+            unsafe { arenas.put_pool(*pool, if number % 2 == 0 { 10 } else { 20 }) };
+        }
+        assert_eq!(arenas.check(), Ok(()));
+    }
+    assert!(arenas.is_purgeable() && arenas.detach_pools(9).is_none());
+    for refuse in [true, false] {
+        source.0.set(refuse);
+        let mut found = 0;
+        while let Some(pools) = arenas.detach_pools(10) {
+            // SAFETY: mapped from this source.
+            let purged = unsafe { pools.purge(&source) };
+            // SAFETY: detached from there.
+            unsafe { arenas.reattach_pools(pools, purged > 0) };
+            assert_eq!(arenas.check(), Ok(()));
+            found += 1;
+        }
+        assert_eq!(found, 4, "each of the old ones, once");
+        // What was refused is asked for again after another pool became free.
+        for arena in pools.chunks(USABLE_POOLS).step_by(2).filter(|_| refuse) {
+            // SAFETY: taken above; put back once, as the last of its arena.
+            unsafe { arenas.put_pool(arena[0], 10) };
+        }
+    }
+    assert_eq!(arenas.empty_arenas(), 4);
+    assert!(arenas.detach_empty(4, 10).is_none() && arenas.detach_empty(3, 10).is_some());
+    // SAFETY: no pool is used.
+    unsafe { arenas.unmap_all(&OsPages) };
 }

@@ -182,7 +182,9 @@ impl<S: PageSource> Heap<S> {
             // SAFETY: all chunks come from this source.
             let purged = unsafe { arena.purge(&self.source) };
             bytes += purged;
-            if let Some(chunk) = inner.arenas.reattach(arena, purged > 0) {
+            // SAFETY: detached just now.
+            let chunk = unsafe { inner.arenas.reattach(arena, purged > 0) };
+            if let Some(chunk) = chunk {
                 // SAFETY: all chunks come from this source.
                 unsafe { chunk.unmap(&self.source) };
             }
@@ -202,7 +204,8 @@ impl<S: PageSource> Heap<S> {
             // SAFETY: all chunks come from this source.
             let purged = unsafe { pools.purge(&self.source) };
             bytes += purged;
-            inner.arenas.reattach_pools(pools, purged > 0);
+            // SAFETY: detached just now.
+            unsafe { inner.arenas.reattach_pools(pools, purged > 0) };
         }
         bytes
     }
@@ -213,8 +216,15 @@ impl<S: PageSource> Heap<S> {
         unsafe { self.inner.borrow().arenas.usage() }
     }
 
-    /// Calls `f` for each pool in use. `f` must not use this heap.
-    pub fn for_each_pool(&self, f: impl FnMut(PoolView)) {
+    /// Calls `f` for each pool in use. `f` must not use this heap, and cannot keep what it is shown: the pool may be
+    /// gone by then.
+    ///
+    /// ```compile_fail
+    /// # use alloc_core::{Heap, OsPages};
+    /// let mut kept = None;
+    /// Heap::new(OsPages).for_each_pool(|pool| kept = Some(pool));
+    /// ```
+    pub fn for_each_pool(&self, f: impl FnMut(PoolView<'_>)) {
         // SAFETY: all pools taken are in bins (1), which nobody uses meanwhile.
         unsafe { self.inner.borrow().arenas.for_each_pool(f) }
     }

@@ -28,7 +28,7 @@ pub use pool::{Block, Fault, owner_of};
 pub use size_class::{CLASS_STEP, CLASS_TABLE, CLASSES, MAX_SMALL, SizeClass, class_index};
 pub use walk::{ArenaView, PoolUse, PoolView, Usage};
 
-/// The unit tests run on the allocator that is built on this crate.
-#[cfg(test)]
+/// The unit tests run on the allocator that is built on this crate, which Miri cannot run.
+#[cfg(all(test, not(miri)))]
 #[global_allocator]
 static ALLOC: alloc_global::PoolAlloc = alloc_global::PoolAlloc::new();

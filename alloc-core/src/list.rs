@@ -73,6 +73,16 @@ impl<T: Linked> List<T> {
         Some(head)
     }
 
+    /// From the back to the front.
+    pub(crate) fn iter_back(&self) -> impl Iterator<Item = T> + use<T> {
+        let mut at = self.tail;
+        core::iter::from_fn(move || {
+            let item = at?;
+            at = item.prev().get();
+            Some(item)
+        })
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = T> + use<T> {
         let mut at = self.head;
         core::iter::from_fn(move || {
@@ -122,7 +132,7 @@ mod tests {
         list.push_back(b);
         list.push_front(a);
         list.push_back(c);
-        assert!(list.iter().eq([a, b, c]));
+        assert!(list.iter().eq([a, b, c]) && list.iter_back().eq([c, b, a]));
         list.remove(b);
         assert!(list.iter().eq([a, c]));
         assert!(list.front() == Some(a) && list.tail == Some(c));

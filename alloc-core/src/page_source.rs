@@ -8,6 +8,8 @@
 
 mod failing;
 mod fixed;
+#[cfg(miri)]
+mod miri;
 mod os;
 
 pub use failing::FailingPages;

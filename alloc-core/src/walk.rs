@@ -10,16 +10,18 @@ use crate::arenas::Arenas;
 use crate::layout_math::{ARENA_SIZE, POOL_SIZE, POOLS_PER_ARENA};
 use crate::pool::{Block, PoolRef};
 use crate::size_class::SizeClass;
+use core::marker::PhantomData;
 use core::ptr::NonNull;
 
-/// What a pool in use holds.
+/// What a pool in use holds, for as long as a walk looks at it.
 #[derive(Clone, Copy, Debug)]
-pub struct PoolView {
+pub struct PoolView<'a> {
     pool: PoolRef,
     class: SizeClass,
+    walk: PhantomData<&'a Arenas>,
 }
 
-impl PoolView {
+impl PoolView<'_> {
     /// Address of its first block.
     pub fn base(&self) -> NonNull<u8> {
         self.pool.base()
@@ -64,7 +66,7 @@ impl PoolView {
 
 /// What a pool of an arena serves as.
 #[derive(Clone, Copy, Debug)]
-pub enum PoolUse {
+pub enum PoolUse<'a> {
     /// The arena's header and descriptors: the first pool of each arena.
     Metadata,
     /// Nothing. Its memory is still there, or it is on its way between a bin and the arenas.
@@ -72,16 +74,17 @@ pub enum PoolUse {
     /// Nothing. It has no memory: given back, or never touched.
     GivenBack,
     /// Blocks.
-    Used(PoolView),
+    Used(PoolView<'a>),
 }
 
 /// An arena in use, for as long as a walk looks at it.
 #[derive(Debug)]
-pub struct ArenaView {
+pub struct ArenaView<'a> {
     arena: ArenaRef,
+    walk: PhantomData<&'a Arenas>,
 }
 
-impl ArenaView {
+impl<'a> ArenaView<'a> {
     /// Its first address.
     pub fn base(&self) -> NonNull<u8> {
         self.arena.base()
@@ -94,7 +97,7 @@ impl ArenaView {
     }
 
     /// Its 64 pools in the order of their addresses.
-    pub fn pools(&self) -> impl Iterator<Item = PoolUse> {
+    pub fn pools(&self) -> impl Iterator<Item = PoolUse<'a>> + use<'a> {
         let arena = self.arena;
         (0..POOLS_PER_ARENA).map(move |index| {
             let bit = 1u64 << index;
@@ -109,7 +112,8 @@ impl ArenaView {
             // SAFETY: a pool that is not free lies in an arena in use, and its slot is a descriptor.
             let pool = unsafe { PoolRef::of_block(arena.pool(index)) };
             // Without a class: between a bin and the arenas, or being given back.
-            pool.class().map_or(PoolUse::Free, |class| PoolUse::Used(PoolView { pool, class }))
+            let view = |class| PoolUse::Used(PoolView { pool, class, walk: PhantomData });
+            pool.class().map_or(PoolUse::Free, view)
         })
     }
 }
@@ -144,12 +148,12 @@ impl Arenas {
     ///
     /// All pools taken from these arenas were given to bins, or are not yet initialised; nobody
     /// uses those bins meanwhile.
-    pub unsafe fn for_each_pool(&self, mut f: impl FnMut(PoolView)) {
+    pub unsafe fn for_each_pool(&self, mut f: impl FnMut(PoolView<'_>)) {
         self.for_each_taken(|base| {
             // SAFETY: `base` is a pool that is taken.
             let pool = unsafe { PoolRef::of_block(base) };
             if let Some(class) = pool.class() {
-                f(PoolView { pool, class });
+                f(PoolView { pool, class, walk: PhantomData });
             }
         });
     }
@@ -159,11 +163,11 @@ impl Arenas {
     /// # Safety
     ///
     /// As for [`for_each_pool`](Arenas::for_each_pool).
-    pub unsafe fn for_each_arena_view(&self, mut f: impl FnMut(ArenaView)) {
+    pub unsafe fn for_each_arena_view(&self, mut f: impl FnMut(ArenaView<'_>)) {
         self.for_each_arena_masks(|base, _, _| {
             // SAFETY: the base of an arena in use.
             let arena = unsafe { ArenaRef::from_base(base) };
-            f(ArenaView { arena });
+            f(ArenaView { arena, walk: PhantomData });
         });
     }
 

@@ -35,6 +35,7 @@
 use crate::large_cache::LargeCache;
 use crate::latency::{self, Path};
 use crate::mid_class::{BIN_TABLE, MIDS};
+use crate::owner::Owner;
 use crate::watch::{self, Watch};
 use crate::{fallback, purge, shared, stats, thread};
 use alloc_core::{Block, SizeClass};
@@ -77,7 +78,7 @@ pub(crate) struct Cache {
     /// Bytes freed to the fallback, not yet told to `purge`.
     freed: Cell<usize>,
     /// The thread and the process that the cache is attached to; see `thread`.
-    pub(crate) owner: AtomicU64,
+    pub(crate) owner: Owner,
     /// Whether it is the drain of a thread that has a cache beside it (`watch`).
     pub(crate) is_drain: AtomicBool,
     /// Counters of the slow path, written by the owner only.
@@ -166,7 +167,7 @@ impl Cache {
             swept_at: AtomicU64::new(0),
             unpublished: Cell::new(0),
             freed: Cell::new(0),
-            owner: AtomicU64::new(0),
+            owner: Owner::new(),
             is_drain: AtomicBool::new(false),
             counters: Counters::new(),
             watch: Watch::new(),

@@ -14,11 +14,12 @@
 
 use crate::cache::Cache;
 use crate::lock::Lock;
+use crate::owner::Asking;
 use crate::shared::HEAPS;
 use crate::{owner, visit, watch};
 use alloc_core::{OsPages, PAGE_SIZE, PageSource};
 use core::ptr::{self, NonNull, null_mut};
-use core::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 /// Bytes mapped for a cache: whole pages, so that an idle one shares none.
 const CACHE_STRIDE: usize = size_of::<Cache>().next_multiple_of(PAGE_SIZE);
@@ -54,47 +55,22 @@ pub(crate) fn take_idle() -> Option<&'static Cache> {
     }
 }
 
-/// The process in which a thread is in `reclaim_dead`; 0 = none is. A child of fork does not inherit that thread.
-static RECLAIMING: AtomicI32 = AtomicI32::new(0);
+static ASKING: Asking = Asking::new();
 
 /// Empties the caches of threads that ended without `at_exit`; whether there were any.
-///
-/// One thread at a time: a second one would put `ASKED` where a first one had, on a cache that left and was taken
-/// meanwhile, and the first would take that for its own and empty a cache in use.
 #[cold]
 fn reclaim_dead() -> bool {
-    // SAFETY: always callable.
-    let process = unsafe { libc::getpid() };
-    // Acquire: pairs with the Release below: owners are as the last one left them.
-    if RECLAIMING.swap(process, Ordering::Acquire) == process {
-        return false;
-    }
-    let found = reclaim_each();
-    // Release: see above.
-    RECLAIMING.store(0, Ordering::Release);
-    found
-}
-
-fn reclaim_each() -> bool {
     let mut found = false;
-    for_each_cache(|cache| {
-        let owner = cache.owner.load(Ordering::Relaxed);
-        // Claimed first and asked about then: between the two its number may be given to a new thread that is
-        // handed this very cache. Acquire, twice: the kernel's report that a thread is gone comes after
-        // all it wrote.
-        let claim = |from, to| {
-            cache.owner.compare_exchange(from, to, Ordering::Acquire, Ordering::Relaxed).is_ok()
-        };
-        if owner > owner::ASKED && claim(owner, owner::ASKED) {
-            let next = if owner::is_dead(owner) { 0 } else { owner };
-            // Fails where the owner left meanwhile.
-            if claim(owner::ASKED, next) && next == 0 {
+    if ASKING.begin(owner::process()) {
+        for_each_cache(|cache| {
+            if cache.owner.take_if_dead(owner::is_dead) {
                 found = true;
                 watch::forget_thread(cache);
                 retire(cache);
             }
-        }
-    });
+        });
+        ASKING.end();
+    }
     found
 }
 

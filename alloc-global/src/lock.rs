@@ -112,6 +112,12 @@ pub(crate) fn set_holds_all(holds: bool) {
     HOLDS_ALL.set(holds);
 }
 
+/// Whether this thread holds every lock.
+#[cfg(not(loom))]
+pub(crate) fn holds_all() -> bool {
+    HOLDS_ALL.get()
+}
+
 impl<T> Deref for Guard<'_, T> {
     type Target = T;
     #[inline]

@@ -1,9 +1,9 @@
-//! What lock and turn are made of, in one place, so that `tests/loom.rs` can put loom's versions here.
+//! What lock, turn and owner are made of, in one place, so that `tests/loom.rs` can put loom's versions here.
 //!
 //! No unsafe here.
 
 pub(crate) use crate::membarrier::heavy_fence;
-pub(crate) use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+pub(crate) use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// The cheap side of an asymmetric fence: keeps the compiler from moving memory accesses across it.
 #[inline(always)]

@@ -34,18 +34,25 @@ pub(crate) fn forget_after_fork() {
     RUNNING.store(false, Ordering::Relaxed);
 }
 
+/// What a thread of ours runs.
+type Body = extern "C" fn(*mut libc::c_void) -> *mut libc::c_void;
+
 /// Starts a detached thread with a stack of so many bytes, without std: that would allocate. Whether it runs.
-pub(crate) fn spawn_raw(
-    body: extern "C" fn(*mut libc::c_void) -> *mut libc::c_void,
-    stack: usize,
-) -> bool {
+pub(crate) fn spawn_raw(body: Body, stack: usize) -> bool {
+    // glibc takes a program's thread-local variables out of the stack, and refuses one that they do not leave enough of.
+    spawn_with(body, Some(stack)) || spawn_with(body, None)
+}
+
+fn spawn_with(body: Body, stack: Option<usize>) -> bool {
     let mut attributes = core::mem::MaybeUninit::<libc::pthread_attr_t>::uninit();
     // SAFETY: writes the attributes.
     if unsafe { libc::pthread_attr_init(attributes.as_mut_ptr()) } != 0 {
         return false;
     }
-    // SAFETY: initialised above. Where one of the two is refused, the default does.
-    unsafe { libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), stack) };
+    if let Some(stack) = stack {
+        // SAFETY: initialised above. Where one of the two is refused, the default does.
+        unsafe { libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), stack) };
+    }
     let detached = libc::PTHREAD_CREATE_DETACHED;
     // SAFETY: initialised above.
     unsafe { libc::pthread_attr_setdetachstate(attributes.as_mut_ptr(), detached) };

@@ -155,7 +155,8 @@ pub(crate) fn release(keep: usize, before: u64) -> usize {
         // SAFETY: all chunks come from this source (2).
         let purged = unsafe { arena.purge(&OsPages) };
         bytes += purged;
-        let chunk = ARENAS.lock().reattach(arena, purged > 0);
+        // SAFETY: detached from there.
+        let chunk = unsafe { ARENAS.lock().reattach(arena, purged > 0) };
         if let Some(chunk) = chunk {
             // SAFETY: all chunks come from this source (2).
             unsafe { chunk.unmap(&OsPages) };
@@ -176,7 +177,8 @@ pub(crate) fn release_pools(before: u64) -> usize {
         // SAFETY: all chunks come from this source (2).
         let purged = unsafe { pools.purge(&OsPages) };
         bytes += purged;
-        ARENAS.lock().reattach_pools(pools, purged > 0);
+        // SAFETY: detached from there.
+        unsafe { ARENAS.lock().reattach_pools(pools, purged > 0) };
     }
 }
 
@@ -259,6 +261,10 @@ pub(crate) fn unlock_all() {
 /// `look` must neither allocate nor free, nor panic: this thread holds every lock. What it may rely on: all pools are in
 /// bins that nobody uses, or have no class yet or any more.
 pub(crate) fn with_all_locked<R>(look: impl FnOnce(&Arenas) -> R) -> R {
+    // A handler of fork that comes after ours: the locks are the fork's to free.
+    if crate::lock::holds_all() {
+        return look(&ARENAS.lock());
+    }
     lock_all();
     crate::lock::set_holds_all(true);
     let result = look(&ARENAS.lock());

@@ -6,7 +6,7 @@
 //! No unsafe here. It locks each bin for a moment, and no two at once.
 
 use crate::mid_class::LAST_BIN;
-use crate::{shared, thread};
+use crate::{owner, shared, thread};
 use alloc_core::{ARENA_SIZE, CLASSES, SizeClass};
 use core::fmt;
 use core::ops::Sub;
@@ -126,10 +126,11 @@ pub fn stats() -> Stats {
             .wrapping_add(counters.fallback_bytes_in.load(Relaxed))
             .wrapping_sub(counters.fallback_bytes_out.load(Relaxed));
     });
+    let here = owner::here();
     thread::for_each_cache(|cache| {
         stats.fallback_cached_bytes += cache.large.cached() as u64;
-        // Relaxed: a number that tells whether there is an owner; nothing is read through it.
-        let is_home = cache.owner.load(Relaxed) != 0 && !cache.is_drain.load(Relaxed);
+        // Relaxed: a mark; nothing is read through it. In a child of fork the parent's threads are not counted.
+        let is_home = owner::is_of(cache.owner.get(), here) && !cache.is_drain.load(Relaxed);
         stats.threads += u64::from(is_home);
     });
     stats.reallocs_moved = moves.wrapping_add(moved_by_fallback).min(stats.reallocs);

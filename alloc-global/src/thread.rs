@@ -247,8 +247,9 @@ pub(crate) unsafe fn realloc_small(
     }
     // SAFETY: both blocks hold as many bytes, and are distinct.
     unsafe { block.as_ptr().copy_to_nonoverlapping(moved, kept) };
-    bump(&home().counters.moves, 1);
-    bump(&home().counters.copied, kept as u64);
+    // Threads without a cache count in one place: what is lost there would be missing for good.
+    count(|c| &c.moves, 1);
+    count(|c| &c.copied, kept as u64);
     // SAFETY: the caller's promise; the cache is this thread's.
     if !unsafe { free_cache().push(old, block) } {
         // SAFETY: the caller's promise.
@@ -283,8 +284,7 @@ fn attach() -> Option<&'static Cache> {
         caches::leave_idle(cache);
         return Some(HOME.get());
     }
-    // Relaxed: read by who looks for caches of dead threads, which synchronises by itself.
-    cache.owner.store(owner::current(), Ordering::Relaxed);
+    cache.owner.set(owner::current());
     cache.large.set_limit(config::fallback_cache());
     HOME.set(cache);
     aim(cache);
@@ -356,8 +356,7 @@ fn detach() {
     ALLOCS.set(&DETACHED);
     FREES.set(&DETACHED);
     if !is_static(cache) {
-        // Relaxed: read again only under the lock on idle caches.
-        cache.owner.store(0, Ordering::Relaxed);
+        cache.owner.leave();
         watch::leave(cache);
         caches::retire(cache);
         purge::run_if_due();
@@ -467,12 +466,12 @@ pub(crate) fn for_each_counters(mut f: impl FnMut(&crate::cache::Counters)) {
     for_each_cache(|cache| f(&cache.counters));
 }
 
-/// In a child of fork: this thread's cache is that of a thread of this process.
+/// In a child of fork: this thread's cache is that of a thread of this process, and no other is.
 pub(crate) fn adopt_after_fork() {
+    owner::note_fork();
     let cache = HOME.get();
     if !is_static(cache) {
-        // Relaxed: the child has one thread.
-        cache.owner.store(owner::current(), Ordering::Relaxed);
+        cache.owner.set(owner::current());
         // A visitor of this cache, if there was one, does not exist here.
         cache.large.turn.unclaim();
         watch::adopt_after_fork(cache);

@@ -33,7 +33,7 @@ use crate::cache::Cache;
 use crate::caches;
 use crate::large_class::fallback_layout;
 use crate::scope::Scope;
-use crate::{clock, profile, thread};
+use crate::{clock, owner, profile, thread};
 use alloc_core::{Block, CLASS_TABLE, SizeClass};
 use core::alloc::Layout;
 use core::cell::Cell;
@@ -211,8 +211,7 @@ fn choose_mode(cache: &'static Cache) {
 
 fn take_drain(cache: &'static Cache) -> bool {
     let Some(drain) = caches::take_idle() else { return false };
-    // Relaxed: read by who looks for caches of dead threads, which synchronises by itself.
-    drain.owner.store(cache.owner.load(Ordering::Relaxed), Ordering::Relaxed);
+    drain.owner.set(owner::current());
     // Relaxed, here and where it is cleared: for counts only.
     drain.is_drain.store(true, Ordering::Relaxed);
     // Taking one may have run a fallback's code, which came here first.
@@ -245,8 +244,7 @@ fn drop_drain(cache: &'static Cache) {
 
 fn leave_drain(drain: &'static Cache) {
     drain.is_drain.store(false, Ordering::Relaxed);
-    // Relaxed: read again only under the lock on idle caches.
-    drain.owner.store(0, Ordering::Relaxed);
+    drain.owner.leave();
     caches::retire(drain);
 }
 
@@ -272,8 +270,7 @@ pub(crate) fn forget_thread(cache: &'static Cache) {
 /// In a child of fork: the drain too is that of a thread of this process.
 pub(crate) fn adopt_after_fork(cache: &'static Cache) {
     if let Some(drain) = cache.watch.drain.get() {
-        // Relaxed: the child has one thread.
-        drain.owner.store(cache.owner.load(Ordering::Relaxed), Ordering::Relaxed);
+        drain.owner.set(cache.owner.get());
         drain.large.turn.unclaim();
     }
 }

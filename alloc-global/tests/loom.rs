@@ -7,13 +7,16 @@
 
 #[path = "../src/lock.rs"]
 mod lock;
+#[expect(dead_code, reason = "who a thread is, is for the model to say")]
+#[path = "../src/owner.rs"]
+mod owner;
 #[path = "../src/turn.rs"]
 mod turn;
 
 mod primitive {
     //! Loom's versions of what the lock is made of.
 
-    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
     /// The owner's fence: the kernel puts a full one into its thread, wherever that is at the time.
     pub(crate) fn light_fence() {
@@ -239,4 +242,93 @@ fn owner_and_others_never_have_their_turn_at_once() {
         assert!(shared.0.enter());
         shared.1.touch();
     });
+}
+
+/// A cache as its owners see it, and the kernel's knowledge of the one thread number of the model.
+struct Cached {
+    owner: owner::Owner,
+    /// Touched by whoever may use the cache.
+    used: primitive::Watched,
+    /// Whether the cache waits for a thread.
+    idle: Lock<bool>,
+    /// Whether a thread of that number lives.
+    alive: primitive::AtomicBool,
+    asking: owner::Asking,
+}
+
+/// The number of every thread of the model: the kernel gives it anew as soon as its thread is gone.
+const NUMBER: u64 = 7;
+
+impl Cached {
+    fn new() -> Arc<Cached> {
+        Arc::new(Cached {
+            owner: owner::Owner::new(),
+            used: primitive::Watched::new(),
+            idle: Lock::new(true),
+            alive: primitive::AtomicBool::new(false),
+            asking: owner::Asking::new(),
+        })
+    }
+
+    fn leave_idle(&self) {
+        *self.idle.lock() = true;
+    }
+
+    /// A thread's life with the cache, if it gets it. Without `leaves` it ends where nobody sees it end.
+    fn live(&self, leaves: bool) {
+        use primitive::Ordering::{Acquire, Release};
+        // Acquire: the kernel: a number is given anew after its thread is gone.
+        self.alive.swap(true, Acquire);
+        if std::mem::take(&mut *self.idle.lock()) {
+            self.owner.set(NUMBER);
+            self.used.touch();
+            if leaves {
+                self.owner.leave();
+                self.used.touch();
+                self.leave_idle();
+            }
+        }
+        // Release: pairs with the Acquires of who asks, and of who is next.
+        self.alive.store(false, Release);
+    }
+
+    /// Looks whether the cache is that of a dead thread, and empties it then.
+    fn ask(&self) {
+        if self.asking.begin(1) {
+            // Acquire: the kernel: a thread that is gone has done all that it did.
+            let is_dead = |_| !self.alive.load(primitive::Ordering::Acquire);
+            if self.owner.take_if_dead(is_dead) {
+                self.used.touch();
+                self.leave_idle();
+            }
+            self.asking.end();
+        }
+    }
+}
+
+#[test]
+fn the_cache_of_a_dead_thread_is_taken_once_and_that_of_a_living_one_never() {
+    for leaves in [[true, true], [false, true], [true, false]] {
+        let mut model = loom::model::Builder::new();
+        // With three it would not see what two threads that ask at once can do.
+        model.preemption_bound = Some(5);
+        model.check(move || {
+            let cached = Cached::new();
+            let lives = {
+                let cached = Arc::clone(&cached);
+                loom::thread::spawn(move || leaves.map(|leaves| cached.live(leaves)))
+            };
+            let other = {
+                let cached = Arc::clone(&cached);
+                loom::thread::spawn(move || cached.ask())
+            };
+            cached.ask();
+            lives.join().unwrap();
+            other.join().unwrap();
+            // All are dead: one look more, and the cache waits for a thread whatever went before.
+            cached.ask();
+            assert!(*cached.idle.lock(), "the cache is lost");
+            assert_eq!(cached.owner.get(), 0);
+        });
+    }
 }

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`block`] | one owned block that knows its layout and checks its bytes |
 //! | [`program`] | seeded random programs of allocator calls, run against a plain model, and shrunk |
+//! | [`heap`] | a private heap as the memory that programs run on |
 //! | [`cases`] | test functions that each run in a process of their own, with a limit and an exact expected end |
 //! | [`process`] | fork, waiting with a limit, resource limits, resident memory |
 //! | [`raw_thread`] | POSIX threads without the standard library's own allocations, and their destructors |
@@ -16,6 +17,7 @@
 
 pub mod block;
 pub mod cases;
+pub mod heap;
 pub mod ledger;
 pub mod process;
 pub mod program;

@@ -92,6 +92,24 @@ pub fn at_exit(handler: extern "C" fn()) {
     assert_eq!(answer, 0, "atexit failed");
 }
 
+/// Runs `handler` before each fork, and after it in both processes.
+///
+/// # Panics
+/// If the C library cannot take more handlers.
+pub fn at_fork(handler: extern "C" fn()) {
+    unsafe extern "C" {
+        /// As POSIX has it; libc's declaration wants handlers that are unsafe to call.
+        fn pthread_atfork(
+            prepare: extern "C" fn(),
+            parent: extern "C" fn(),
+            child: extern "C" fn(),
+        ) -> libc::c_int;
+    }
+    // SAFETY: the handler is a function of this program, which is never unloaded.
+    let answer = unsafe { pthread_atfork(handler, handler, handler) };
+    assert_eq!(answer, 0, "pthread_atfork failed");
+}
+
 /// Limits the address space of this process to `bytes`, for good.
 ///
 /// # Panics

@@ -109,6 +109,29 @@ impl Program {
         Program { seed, ops }
     }
 
+    /// The program that these bytes stand for, four to a call: every string of bytes is one, and a byte that changes
+    /// changes one call. At most 256 calls.
+    pub fn decode(bytes: &[u8]) -> Program {
+        let (calls, _) = bytes.as_chunks::<4>();
+        let op = |&[what, which, low, high]: &[u8; 4]| {
+            // Two in four are small, one is of a few KiB, one anything up to 2 MiB.
+            let size = usize::from(u16::from_le_bytes([low, high]));
+            let size = match what >> 2 & 3 {
+                0 | 1 => size % 512 + 1,
+                2 => size % 8_192 + 1,
+                _ => (size << 5) + usize::from(which) + 1,
+            };
+            let layout = layout(size, 1 << (which % 17));
+            match what & 3 {
+                0 => Op::Alloc(layout),
+                1 => Op::Zeroed(layout),
+                2 => Op::Resize(which.into(), size),
+                _ => Op::Free(which.into()),
+            }
+        };
+        Program { seed: 0, ops: calls.iter().take(256).map(op).enumerate().collect() }
+    }
+
     /// The calls at these places only.
     pub fn keep(&self, places: &[usize]) -> Program {
         let kept = self.ops.iter().filter(|(place, _)| places.contains(place));
@@ -275,6 +298,27 @@ mod tests {
         }
         assert_eq!(aligns, (1 << 17) - 1);
         assert!(large > 5, "{large} large ones");
+        assert!(calls.iter().all(|&count| count > 1_000), "{calls:?}");
+    }
+
+    #[test]
+    fn any_bytes_are_a_program_that_holds() {
+        let mut rng = fastrand::Rng::with_seed(4);
+        let mut calls = [0; 4];
+        for len in 0..300 {
+            let bytes: Vec<u8> = (0..len * 4 + len % 4).map(|_| rng.u8(..)).collect();
+            let program = Program::decode(&bytes);
+            assert_eq!(program.ops.len(), len.min(256));
+            program.ops.iter().for_each(|(_, op)| match op {
+                Op::Alloc(layout) | Op::Zeroed(layout) => {
+                    assert!(layout.size() <= (2 << 20) + 256 && layout.align() <= 1 << 16);
+                    calls[usize::from(matches!(op, Op::Zeroed(_)))] += 1;
+                }
+                Op::Resize(..) => calls[2] += 1,
+                Op::Free(_) => calls[3] += 1,
+            });
+            assert_eq!(program.run(Process, &mut || Ok(())), 0);
+        }
         assert!(calls.iter().all(|&count| count > 1_000), "{calls:?}");
     }
 

@@ -6,15 +6,16 @@
 //! No unsafe here.
 
 use std::process::ExitCode;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use alloc_global::PoolAlloc;
+use alloc_global::{PoolAlloc, memory, stats};
 use tests::block::Block;
 use tests::cases::{self, Case};
 use tests::invariants;
-use tests::process::{Ended, fork};
+use tests::process::{Ended, at_fork, fork};
 
 #[global_allocator]
 static ALLOC: PoolAlloc = PoolAlloc::new();
@@ -27,6 +28,8 @@ fn main() -> ExitCode {
         Case::new("a_child_works_on_its_copy_of_the_heap", copy),
         Case::new("a_thousand_forks_under_load_never_hang", storm).within(240),
         Case::new("children_fork_and_start_threads_themselves", generations),
+        Case::new("handlers_of_fork_may_look_at_the_whole_heap", handlers),
+        Case::new("a_child_counts_its_own_threads_only", own_threads),
     ])
 }
 
@@ -131,4 +134,80 @@ fn generations() {
         i32::from(!well || grandchild.wait(LIMIT) != Ended::Code(0))
     });
     assert_eq!(parent.wait(LIMIT), Ended::Code(0));
+}
+
+/// Whether [`look`] looks.
+static LOOKS: AtomicBool = AtomicBool::new(false);
+
+/// Runs before anything has allocated: so [`look`] runs after the allocator's handler before a fork, and before it after one.
+#[used]
+#[unsafe(link_section = ".init_array.00001")]
+static REGISTER_LOOK: extern "C" fn() = {
+    extern "C" fn register() {
+        at_fork(look);
+    }
+    register
+};
+
+/// Readings of all counters by threads that do nothing else.
+static READINGS: AtomicU32 = AtomicU32::new(0);
+const READERS: u32 = 2;
+
+extern "C" fn look() {
+    // Ordering, here and below: each is a value of its own.
+    if LOOKS.load(Ordering::Relaxed) {
+        let now = memory();
+        assert!(now.live > 0 && now.live < now.mapped, "{now}");
+        assert_eq!(stats().mapped_bytes, now.mapped);
+        drop(Block::new(100, 8, 1).expect("memory"));
+        invariants().expect("invariants in a handler");
+        let before = READINGS.load(Ordering::Relaxed);
+        thread::sleep(Duration::from_millis(5));
+        let read = READINGS.load(Ordering::Relaxed) - before;
+        assert!(read <= READERS, "{read} readings while a fork holds every lock");
+    }
+}
+
+fn handlers() {
+    let done = AtomicBool::new(false);
+    LOOKS.store(true, Ordering::Relaxed);
+    thread::scope(|scope| {
+        for _ in 0..READERS {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    assert!(stats().live_blocks > 0);
+                    READINGS.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        scope.spawn(|| churn(1, &done));
+        let forked = |seed| fork(|| child(seed, vec![])).wait(LIMIT);
+        let ends: Vec<Ended> = (0..50).map(forked).collect();
+        done.store(true, Ordering::Relaxed);
+        assert!(ends.iter().all(|end| *end == Ended::Code(0)), "{ends:?}");
+    });
+    invariants().expect("invariants");
+}
+
+fn own_threads() {
+    let gate = Barrier::new(5);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                drop(Block::new(100, 8, 1));
+                gate.wait();
+                gate.wait();
+            });
+        }
+        gate.wait();
+        assert_eq!(stats().threads, 5);
+        let started = fork(|| {
+            let alone = stats().threads;
+            let both = thread::spawn(|| stats().threads).join().unwrap_or(0);
+            i32::from((alone, both) != (1, 2))
+        });
+        let ended = started.wait(LIMIT);
+        gate.wait();
+        assert_eq!(ended, Ended::Code(0));
+    });
 }

@@ -2,7 +2,7 @@
 //!
 //! These heaps have no global state, so a failing program is shortened in this process.
 
-use std::alloc::{GlobalAlloc, Layout};
+use std::alloc::Layout;
 use std::collections::BTreeSet;
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
@@ -11,32 +11,11 @@ use std::ptr::NonNull;
 use alloc_core::{FailingPages, FixedPages, Heap, OsPages, PageSource, SizeClass};
 use alloc_global::PoolAlloc;
 use tests::block::{Block, layout};
+use tests::heap::Memory;
 use tests::program::{Mix, Program, shrink};
 
 #[global_allocator]
 static ALLOC: PoolAlloc = PoolAlloc::new();
-
-/// A heap, called as a global allocator would be.
-struct Memory<'a, S: PageSource>(&'a Heap<S>);
-
-impl<S: PageSource> Clone for Memory<'_, S> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<S: PageSource> Copy for Memory<'_, S> {}
-
-// SAFETY: blocks come from the heap, which outlives the borrow, and go back to it with the layout they were asked with.
-unsafe impl<S: PageSource> GlobalAlloc for Memory<'_, S> {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        self.0.alloc(layout).map_or(std::ptr::null_mut(), NonNull::as_ptr)
-    }
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        let block = NonNull::new(block).expect("a block");
-        // SAFETY: the caller's promise.
-        unsafe { self.0.dealloc(block, layout) }
-    }
-}
 
 fn check<S: PageSource>(heap: &Heap<S>) -> Result<(), String> {
     heap.check().map_err(|violation| violation.to_string())

@@ -4,15 +4,17 @@
 //! that a cache holds back or hands on. Nothing here expects anything to be done by a certain time: waiting has a limit, and
 //! that is all. No unsafe here.
 
+use std::cell::Cell;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use alloc_global::{PoolAlloc, stats, thread_flush, trim};
-use tests::block::Block;
+use tests::block::{Block, Process, layout};
 use tests::cases::{self, Case, run_self};
 use tests::invariants;
 use tests::ledger::{Ledger, Shared};
 use tests::process::resident;
+use tests::raw_thread;
 
 #[global_allocator]
 static ALLOC: PoolAlloc<Shared> = PoolAlloc::with_fallback(Shared(&LEDGER));
@@ -30,6 +32,8 @@ fn main() -> ExitCode {
         Case::new(NEVER, never),
         Case::new(PURGER, purger),
         Case::new("trim_gives_back_what_a_peak_left", after_peak),
+        Case::new("after_a_peak_and_an_idle_while_one_allocation_gives_it_back", idle),
+        Case::new(CHURN, given_back_under_load).within(240),
     ])
 }
 
@@ -37,6 +41,7 @@ const RECYCLES: &str = "a_freed_large_block_serves_the_next_request_of_its_size"
 const NO_CACHE: &str = "without_a_cache_every_large_block_goes_straight_back";
 const AT_ONCE: &str = "without_a_delay_free_arenas_go_back_at_once";
 const NEVER: &str = "with_the_delay_never_free_arenas_stay_until_trim";
+const CHURN: &str = "memory_that_goes_back_while_threads_work_is_zero_and_whole_again";
 const PURGER: &str = "the_purger_gives_memory_back_while_the_program_is_idle";
 
 /// Runs `body` in a process with this setting.
@@ -62,7 +67,7 @@ fn named() {
         let output = run_self(&["--list"], &[(name, value)], Duration::from_secs(30));
         assert!(output.status.is_some_and(|status| status.success()), "{}", output.stderr);
         assert_eq!(output.stderr, format!("poolalloc: {line}\n"));
-        assert_eq!(output.stdout.lines().count(), 7, "the program runs on as ever");
+        assert_eq!(output.stdout.lines().count(), 9, "the program runs on as ever");
     }
     let long = "x".repeat(5_000);
     let output = run_self(&["--list"], &[("POOLALLOC_PURGER", &long)], Duration::from_secs(30));
@@ -143,7 +148,13 @@ fn never() {
     });
 }
 
+thread_local! {
+    /// Every thread has room for it beside its stack: more than a small stack as a whole.
+    static LARGE: Cell<[u8; 300 << 10]> = const { Cell::new([0; 300 << 10]) };
+}
+
 fn purger() {
+    LARGE.with(|large| std::hint::black_box(large.as_ptr()));
     with(PURGER, "POOLALLOC_PURGER", "1", || {
         // The list of blocks is a large block of its own, and goes through this thread's cache.
         assert!(ALLOC.cache_fallback());
@@ -165,4 +176,55 @@ fn after_peak() {
     trim();
     let after = resident();
     assert!(after <= before + PEAK / 20, "{before} bytes resident before, {after} after");
+}
+
+fn idle() {
+    const BYTES: u64 = 4 * PEAK;
+    let block = |tag| Block::new(1 + tag as usize * 37 % 512, 8, tag).expect("memory");
+    let blocks: Vec<Block> = (0..BYTES / 256).map(block).collect();
+    let high = resident();
+    assert!(high >= BYTES);
+    drop(blocks);
+    let start = Instant::now();
+    // Idle for so long as the reserve may be kept, and one allocation; more only on a machine that is busy.
+    loop {
+        std::thread::sleep(Duration::from_secs(2));
+        drop(Block::new(100, 8, 1));
+        if resident() <= high / 20 {
+            return;
+        }
+        let waited = start.elapsed();
+        assert!(waited < Duration::from_secs(20), "{} of {high} bytes resident", resident());
+    }
+}
+
+fn given_back_under_load() {
+    with(CHURN, "POOLALLOC_PURGE_DELAY_MS", "0", || {
+        if std::env::var_os("POOLALLOC_HUGE_PAGES").is_none() {
+            // In huge pages too: what is purged is then a part of one.
+            let settings = [("POOLALLOC_PURGE_DELAY_MS", "0"), ("POOLALLOC_HUGE_PAGES", "always")];
+            let output = run_self(&["--case", CHURN], &settings, Duration::from_secs(100));
+            assert!(output.status.is_some_and(|status| status.success()), "{}", output.stderr);
+        }
+        raw_thread::run(4, &|seed| {
+            let mut rng = fastrand::Rng::with_seed(seed as u64);
+            for round in 0..60 {
+                // Pools of one class after another fill up and are emptied: their arenas come and go.
+                let size = rng.usize(16..=512);
+                let blocks: Vec<Block> = (0..4_000)
+                    .map(|tag| match tag % 2 {
+                        0 => Block::new(size, 8, tag),
+                        _ => Block::zeroed(Process, layout(size, 8), tag),
+                    })
+                    .map(|block| block.expect("memory"))
+                    .collect();
+                if round % 8 == seed {
+                    trim();
+                }
+                drop(blocks);
+            }
+        });
+        invariants().expect("invariants");
+        assert!(stats().peak_arenas > stats().arenas, "{}", stats());
+    });
 }

@@ -1,12 +1,15 @@
 //! Work of the usual kind for longer: right results, and memory that does not grow.
 //!
 //! Each case does the same work over and over. Resident memory is read after each hundredth of it; the slope of the line
-//! through the last half must be flat: not its end alone, which luck can make look well. Bounded by work, not by time.
+//! through the last half must be flat: not its end alone, which luck can make look well. Bounded by work, not by time,
+//! but for the last, which runs for `SOAK_SECONDS` (2 where that is not set).
 //! No unsafe here.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
 use std::process::ExitCode;
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant};
 
 use alloc_global::{PoolAlloc, stats};
 use tests::block::Block;
@@ -26,6 +29,7 @@ fn main() -> ExitCode {
         Case::new("resident_memory_has_no_slope_when_the_load_changes_shape", phases).within(240),
         Case::new("resident_memory_has_no_slope_when_threads_come_and_go", threads).within(240),
         Case::new("panics_that_are_caught_leak_nothing", panics).within(240),
+        Case::new("resident_memory_has_no_slope_from_producer_to_consumer", hand_over).within(240),
     ])
 }
 
@@ -44,7 +48,12 @@ fn flat(rounds: usize, step: f64, mut work: impl FnMut(usize)) {
         }
     }
     assert_eq!(resident_at.len(), samples);
-    let half = &resident_at[samples / 2..];
+    assert_flat(&resident_at, step);
+}
+
+/// Resident memory does not rise over the last half by more than 1 %, or by more than `step` where that is more.
+fn assert_flat(resident_at: &[f64], step: f64) {
+    let half = &resident_at[resident_at.len() / 2..];
     let mean = half.iter().sum::<f64>() / half.len() as f64;
     let rise = slope(half) * half.len() as f64;
     let bound = (mean / 100.0).max(step);
@@ -208,6 +217,35 @@ fn panics() {
     assert_eq!(after.fallback_live_blocks, before.fallback_live_blocks, "{after}");
     flat(1_000, STEP, |_| round(20));
     assert!(caught > 25_000);
+}
+
+/// One thread allocates, another frees, batch after batch, small blocks and large ones.
+fn hand_over() {
+    let seconds = std::env::var("SOAK_SECONDS").ok().and_then(|text| text.parse().ok());
+    let sample = Duration::from_secs(seconds.unwrap_or(2)) / 100;
+    let before = stats().live_blocks;
+    let (send, receive) = sync_channel::<Vec<Block>>(16);
+    let resident_at: Vec<f64> = std::thread::scope(|scope| {
+        let consumer = scope.spawn(move || receive.iter().map(|batch| batch.len()).sum::<usize>());
+        let mut rng = fastrand::Rng::with_seed(6);
+        let mut sent = 0;
+        let samples = (0..100).map(|_| {
+            let start = Instant::now();
+            while start.elapsed() < sample {
+                let batch: Vec<Block> = (0..100).map(|_| block(&mut rng, 20_000)).collect();
+                sent += batch.len();
+                send.send(batch).expect("somebody receives");
+            }
+            resident() as f64
+        });
+        let samples = samples.collect();
+        drop(send);
+        assert_eq!(consumer.join().expect("no panic"), sent);
+        samples
+    });
+    // How many batches are under way is for the scheduler to say: 18 of them hold 12 MiB where all are large.
+    assert_flat(&resident_at, 8.0 * MIB);
+    assert!(stats().live_blocks <= before + 8, "{}", stats());
 }
 
 /// Allocates on each frame, panics in the deepest, is unwound through all of them.

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         Case::new("a_thousand_nested_destructors_allocate_and_free", nested),
         Case::new("thread_locals_of_std_allocate_and_free_in_drop", std_locals),
         Case::new("all_orders_at_once_in_many_waves", everything),
+        Case::new("calls_of_threads_without_a_cache_are_counted_to_the_last", counted),
     ])
 }
 
@@ -274,4 +275,45 @@ fn everything() {
             at_thread_exit(once, 50 + index);
         });
     });
+}
+
+/// Calls of `realloc` that each thread makes after its cache is gone.
+static CALLS_EACH: AtomicUsize = AtomicUsize::new(0);
+static ORPHAN: OnceLock<Key> = OnceLock::new();
+
+/// Does nothing but set its value again, until the last round.
+extern "C" fn resize_last(value: *mut c_void) {
+    match value.addr() {
+        1 => {
+            // Ordering: set before the threads began.
+            for _ in 0..CALLS_EACH.load(Ordering::Relaxed) {
+                let mut block = Block::new(40, 8, 1).expect("memory");
+                assert!(block.resize(400));
+            }
+        }
+        rounds => ORPHAN.get().expect("made by the case").set(rounds - 1),
+    }
+}
+
+fn counted() {
+    const EACH: usize = 150_000;
+    let key = *ORPHAN.get_or_init(|| Key::new(resize_last));
+    let wave = |each: usize| {
+        CALLS_EACH.store(each, Ordering::Relaxed);
+        let before = stats();
+        raw_thread::run(8, &|index| {
+            use_the_allocator(index as u64);
+            key.set(ROUNDS);
+        });
+        let done = stats() - before;
+        (done.allocs, done.orphan_allocs)
+    };
+    wave(0);
+    empty_stash();
+    let (idle, _) = wave(0);
+    empty_stash();
+    let (busy, orphans) = wave(EACH);
+    empty_stash();
+    assert_eq!(orphans as usize, 2 * 8 * EACH, "a block each, and one to move into");
+    assert_eq!((busy - idle) as usize, 8 * EACH, "a realloc is no allocation");
 }

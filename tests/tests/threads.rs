@@ -11,10 +11,11 @@ use std::sync::{Barrier, Mutex};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
-use alloc_global::{PoolAlloc, stats, trim};
+use alloc_global::{PoolAlloc, memory, stats, trim};
 use tests::block::Block;
 use tests::cases::{self, Case};
-use tests::invariants;
+use tests::process::resident;
+use tests::{invariants, raw_thread};
 
 #[global_allocator]
 static ALLOC: PoolAlloc = PoolAlloc::new();
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Case::new("pairs_of_threads_swap_batches_in_flat_memory", swap).within(240),
         Case::new("ten_thousand_threads_leave_their_blocks_to_others", waves).within(240),
         Case::new("a_block_may_be_resized_by_any_thread", resized_elsewhere),
+        Case::new("a_thousand_idle_threads_hold_little_each", idle).within(240),
     ])
 }
 
@@ -296,5 +298,37 @@ fn resized_elsewhere() {
             .join()
             .expect("no block was damaged");
         }
+    });
+}
+
+/// What a thread keeps that used 16 sizes, up to 48 blocks at once, and rests. Resident memory is that of the whole process:
+/// the threads' stacks and the pages of their caches' arrays count there, some 60 KiB beside the blocks.
+fn idle() {
+    const THREADS: usize = 1_000;
+    let gate = Barrier::new(THREADS + 1);
+    let before = resident();
+    thread::scope(|scope| {
+        let runner = scope.spawn(|| {
+            raw_thread::run(THREADS, &|seed| {
+                let mut rng = fastrand::Rng::with_seed(seed as u64);
+                let sizes: [usize; 16] = std::array::from_fn(|_| rng.usize(1..=512));
+                for _ in 0..20 {
+                    let blocks = (0..48).map(|at| Block::new(sizes[at % 16], 8, 1));
+                    drop(blocks.collect::<Vec<_>>());
+                }
+                gate.wait();
+                // Idle, with what its cache holds.
+                gate.wait();
+            });
+        });
+        gate.wait();
+        let now = memory();
+        let held = (now.cached + now.fallback_cached) / THREADS as u64;
+        let each = (resident() - before) / THREADS as u64;
+        gate.wait();
+        runner.join().expect("no panic");
+        println!("{held} bytes of blocks, {each} bytes resident");
+        assert!(held <= 64 << 10, "each idle thread's cache holds {held} bytes of blocks");
+        assert!(each <= 112 << 10, "{each} bytes are resident for each idle thread");
     });
 }

@@ -6,8 +6,11 @@
 //!
 //! It does not count or remember mappings.
 
+#[cfg(not(miri))]
 use super::PageSource;
+#[cfg(not(miri))]
 use crate::layout_math::PAGE_SIZE;
+#[cfg(not(miri))]
 use core::ptr::NonNull;
 
 #[cfg(not(unix))]
@@ -25,6 +28,7 @@ compile_error!("alloc-core: OsPages needs a Unix; port src/page_source/os.rs to 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OsPages;
 
+#[cfg(not(miri))]
 impl OsPages {
     /// Asks that the memory around a block of whatever mapping be backed by huge pages: `len` bytes from `start` on, and what
     /// else lies in their first and last page. A hint that changes no contents; ignored where it does not apply.
@@ -45,6 +49,7 @@ impl OsPages {
 }
 
 /// Runs `f` and puts `errno` back to what it was before.
+#[cfg(not(miri))]
 fn keeping_errno<T>(f: impl FnOnce() -> T) -> T {
     #[cfg(target_os = "linux")]
     {
@@ -61,6 +66,7 @@ fn keeping_errno<T>(f: impl FnOnce() -> T) -> T {
     f()
 }
 
+#[cfg(not(miri))]
 fn map_pages(len: usize) -> Option<NonNull<u8>> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
@@ -72,6 +78,7 @@ fn map_pages(len: usize) -> Option<NonNull<u8>> {
 /// # Safety
 ///
 /// The pages are the caller's, and nothing uses them.
+#[cfg(not(miri))]
 unsafe fn unmap_pages(start: NonNull<u8>, len: usize) {
     if len > 0 {
         // SAFETY: the caller's promise.
@@ -82,6 +89,7 @@ unsafe fn unmap_pages(start: NonNull<u8>, len: usize) {
 // SAFETY: 1: a new anonymous private mapping is exclusive and zero; the part that is kept is
 // aligned by construction. 2: MADV_DONTNEED on such a mapping makes it read as zero.
 // 3: system calls only.
+#[cfg(not(miri))]
 unsafe impl PageSource for OsPages {
     fn map(&self, len: usize, align: usize) -> Option<NonNull<u8>> {
         keeping_errno(|| {
@@ -142,7 +150,7 @@ unsafe impl PageSource for OsPages {
 /// # Safety
 ///
 /// The pages are the caller's; `advice` leaves what they hold.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(miri)))]
 unsafe fn advise(start: NonNull<u8>, len: usize, advice: libc::c_int) {
     // SAFETY: a hint about pages that are the caller's.
     keeping_errno(|| unsafe {
@@ -150,7 +158,7 @@ unsafe fn advise(start: NonNull<u8>, len: usize, advice: libc::c_int) {
     });
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(miri)))]
 mod tests {
     use super::*;
 

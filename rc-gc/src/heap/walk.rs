@@ -32,7 +32,9 @@ impl Inner {
             // SAFETY: its chunk is from `OsPages`.
             let given = unsafe { arena.purge(&OsPages) };
             bytes += given;
-            if let Some(chunk) = arenas.reattach(arena, given != 0) {
+            // SAFETY: detached from there.
+            let chunk = unsafe { arenas.reattach(arena, given != 0) };
+            if let Some(chunk) = chunk {
                 // SAFETY: as above.
                 unsafe { chunk.unmap(&OsPages) };
             }

@@ -1,0 +1,131 @@
+//! A fallback that uses the global allocator itself, as one that keeps a log does.
+//!
+//! Whenever it is called it allocates and frees in all ranges of sizes: also when a thread's cache is being swept, flushed
+//! or given up, on slow paths, and while the first cache is made. Calls from within go straight to the system.
+//! Every case ends with everything freed: a block that two calls were handed shows in its bytes, one that was lost in
+//! the counters.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use alloc_global::{PoolAlloc, stats, thread_flush, trim};
+use tests::block::{Block, Process};
+use tests::cases::{self, Case};
+use tests::program::{Mix, Program};
+use tests::{invariants, raw_thread};
+
+#[global_allocator]
+static ALLOC: PoolAlloc<Chatty> = PoolAlloc::with_fallback(Chatty);
+
+fn main() -> ExitCode {
+    cases::main(&[
+        Case::new("programs_keep_to_the_model", programs).within(240),
+        Case::new("threads_come_and_go_and_pass_blocks_on", threads).within(240),
+    ])
+}
+
+struct Chatty;
+
+thread_local! {
+    static WITHIN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls of the fallback from outside.
+static CALLS: AtomicU64 = AtomicU64::new(0);
+
+/// Allocates and frees a little of everything, unless this is done already.
+fn chat() {
+    if WITHIN.replace(true) {
+        return;
+    }
+    // Ordering: a count.
+    let call = CALLS.fetch_add(1, Ordering::Relaxed);
+    let size = |n: u64| [24, 700, 200, 5_000, 512, 1_000, 70_000, 8][(call + n) as usize % 8];
+    let mut blocks: [_; 5] = std::array::from_fn(|n| Block::new(size(n as u64), 8, call));
+    if let Some(block) = &mut blocks[0] {
+        assert!(block.resize(size(7)));
+    }
+    if call.is_multiple_of(64) {
+        thread_flush();
+    }
+    drop(blocks);
+    WITHIN.set(false);
+}
+
+// SAFETY: the system's blocks; whatever is allocated beside is freed before.
+unsafe impl GlobalAlloc for Chatty {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        chat();
+        // SAFETY: the caller's contract is the same.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        chat();
+        // SAFETY: the caller's contract is the same.
+        unsafe { System.dealloc(block, layout) }
+    }
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        chat();
+        // SAFETY: the caller's contract is the same.
+        unsafe { System.realloc(block, layout, size) }
+    }
+}
+
+/// Runs `body` twice; the second time must leave as many blocks as it found.
+fn leaves_nothing(body: impl Fn()) {
+    body();
+    let (before, calls) = (stats(), CALLS.load(Ordering::Relaxed));
+    body();
+    let after = stats();
+    assert!(CALLS.load(Ordering::Relaxed) > calls + 1_000, "the fallback was hardly asked");
+    assert_eq!(after.live_blocks, before.live_blocks, "{after}");
+    assert_eq!(after.live_bytes, before.live_bytes, "{after}");
+    assert_eq!(after.fallback_live_blocks, before.fallback_live_blocks, "{after}");
+    invariants().expect("invariants");
+}
+
+fn programs() {
+    leaves_nothing(|| {
+        for seed in 0..400 {
+            let mut steps = 0;
+            Program::random(9_000_000 + seed, &Mix::WHOLE).run(Process, &mut || {
+                steps += 1;
+                match steps % 23 {
+                    0 => drop(trim()),
+                    7 => thread_flush(),
+                    _ => {}
+                }
+                if steps % 16 == 0 { invariants() } else { Ok(()) }
+            });
+        }
+    });
+}
+
+fn threads() {
+    let passed: Mutex<Vec<Block>> = Mutex::default();
+    leaves_nothing(|| {
+        for wave in 0..12 {
+            raw_thread::run(6, &|index| {
+                let mut rng = fastrand::Rng::with_seed(wave * 6 + index as u64);
+                for _ in 0..20 {
+                    let sizes = [512, 1_024, 30_000, 300_000];
+                    let mut own: Vec<Block> = (0..20)
+                        .map(|n| Block::new(rng.usize(1..=sizes[n % 4]), 8, n as u64))
+                        .map(|block| block.expect("memory"))
+                        .collect();
+                    let mut passed = passed.lock().expect("no panic");
+                    let from = passed.len().saturating_sub(12);
+                    let theirs = passed.split_off(from);
+                    passed.extend(own.drain(..10));
+                    drop(passed);
+                    drop((theirs, own));
+                }
+            });
+        }
+        *passed.lock().expect("no panic") = Vec::new();
+        thread_flush();
+    });
+}
