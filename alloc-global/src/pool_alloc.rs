@@ -115,8 +115,19 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
         self.fallback.register()
     }
 
+    /// All that the fast path does not serve. One way out of it, with the arguments it came with: each call site
+    /// has a copy of the fast path, and what is around it must stay small.
     #[cold]
     #[inline(never)]
+    unsafe fn alloc_out_of_line(&self, layout: Layout) -> *mut u8 {
+        match bin_index(layout) {
+            index if index <= CLASSES => thread::alloc_slow(index, layout.size()),
+            // SAFETY: the caller's contract.
+            _ => unsafe { self.alloc_large(layout) },
+        }
+    }
+
+    #[inline(always)]
     unsafe fn alloc_large(&self, layout: Layout) -> *mut u8 {
         if watch::is_watched() {
             // SAFETY: the caller's contract.
@@ -147,8 +158,23 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
         block
     }
 
+    /// As [`alloc_out_of_line`](Self::alloc_out_of_line).
     #[cold]
     #[inline(never)]
+    unsafe fn dealloc_out_of_line(&self, block: *mut u8, layout: Layout) {
+        match bin_index(layout) {
+            index if index <= CLASSES => {
+                // SAFETY: the caller's contract: it came from `alloc`, which was not null.
+                let block = unsafe { NonNull::new_unchecked(block) };
+                // SAFETY: the index is that of the block's class; the block is the caller's.
+                unsafe { thread::dealloc_slow(index, block) };
+            }
+            // SAFETY: the caller's contract.
+            _ => unsafe { self.dealloc_large(block, layout) },
+        }
+    }
+
+    #[inline(always)]
     unsafe fn dealloc_large(&self, block: *mut u8, layout: Layout) {
         if watch::is_watched() {
             watch::large_free(block, layout);
@@ -177,6 +203,28 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
             watch::note_large_realloc(moves);
         }
         moved
+    }
+
+    /// Out of line: what it saves is small beside what a `realloc` does, and inlined it made the functions around it so large
+    /// that they were no longer inlined themselves.
+    #[inline(never)]
+    unsafe fn realloc_any(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        // SAFETY: the caller promises that the new size, rounded up to the alignment, fits isize.
+        let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
+        // A thread without a cache counts in a static that others may write too: an error of a few.
+        bump(&thread::home().counters.reallocs, 1);
+        match (self.bin(layout), self.bin(new)) {
+            (Some(old), Some(new)) if old == new => block,
+            (Some(old), Some(new)) if old <= CLASSES && new <= CLASSES => {
+                // SAFETY: the caller's contract: it came from `alloc`, which was not null.
+                let block = unsafe { NonNull::new_unchecked(block) };
+                let kept = layout.size().min(new_size);
+                // SAFETY: the classes of both layouts, which hold `kept` bytes.
+                unsafe { thread::realloc_small(block, (old, new), kept, new_size) }
+            }
+            // SAFETY: the caller's contract.
+            _ => unsafe { self.realloc_slow(block, layout, new) },
+        }
     }
 
     /// `realloc` where the block may have to move.
@@ -213,37 +261,28 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
 unsafe impl<F: GlobalAlloc + Sync + 'static> GlobalAlloc for PoolAlloc<F> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let Some(index) = self.bin(layout) else {
-            // SAFETY: the caller's contract.
-            return unsafe { self.alloc_large(layout) };
-        };
-        // SAFETY: `index` is at most 68; the cache is this thread's.
-        match unsafe { thread::alloc_cache().pop(index) } {
-            Some(block) => block.as_ptr(),
-            None if index <= CLASSES => thread::alloc_slow(index, layout.size()),
-            // SAFETY: the caller's contract.
-            None => unsafe { self.alloc_large(layout) },
+        if let Some(index) = self.bin(layout)
+            // SAFETY: `index` is at most 68; the cache is this thread's.
+            && let Some(block) = unsafe { thread::alloc_cache().pop(index) }
+        {
+            return block.as_ptr();
         }
+        // SAFETY: the caller's contract.
+        unsafe { self.alloc_out_of_line(layout) }
     }
 
     #[inline]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        let Some(index) = self.bin(layout) else {
-            // SAFETY: the caller's contract.
-            return unsafe { self.dealloc_large(block, layout) };
-        };
         // SAFETY: the caller's contract: it came from `alloc`, which was not null.
-        let block = unsafe { NonNull::new_unchecked(block) };
-        // SAFETY: `index` is at most 68; the cache is this thread's; the layout is that of `alloc`.
-        if !unsafe { thread::free_cache().push(index, block) } {
-            if index <= CLASSES {
-                // SAFETY: as above.
-                unsafe { thread::dealloc_slow(index, block) };
-            } else {
-                // SAFETY: the caller's contract.
-                unsafe { self.dealloc_large(block.as_ptr(), layout) };
-            }
+        let freed = unsafe { NonNull::new_unchecked(block) };
+        if let Some(index) = self.bin(layout)
+            // SAFETY: `index` is at most 68; the cache is this thread's; the layout is that of `alloc`.
+            && unsafe { thread::free_cache().push(index, freed) }
+        {
+            return;
         }
+        // SAFETY: the caller's contract.
+        unsafe { self.dealloc_out_of_line(block, layout) }
     }
 
     #[inline]
@@ -263,21 +302,7 @@ unsafe impl<F: GlobalAlloc + Sync + 'static> GlobalAlloc for PoolAlloc<F> {
 
     #[inline]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        // SAFETY: the caller promises that the new size, rounded up to the alignment, fits isize.
-        let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
-        // A thread without a cache counts in a static that others may write too: an error of a few.
-        bump(&thread::home().counters.reallocs, 1);
-        match (self.bin(layout), self.bin(new)) {
-            (Some(old), Some(new)) if old == new => block,
-            (Some(old), Some(new)) if old <= CLASSES && new <= CLASSES => {
-                // SAFETY: the caller's contract: it came from `alloc`, which was not null.
-                let block = unsafe { NonNull::new_unchecked(block) };
-                let kept = layout.size().min(new_size);
-                // SAFETY: the classes of both layouts, which hold `kept` bytes.
-                unsafe { thread::realloc_small(block, (old, new), kept, new_size) }
-            }
-            // SAFETY: the caller's contract.
-            _ => unsafe { self.realloc_slow(block, layout, new) },
-        }
+        // SAFETY: the caller's contract.
+        unsafe { self.realloc_any(block, layout, new_size) }
     }
 }
