@@ -5,7 +5,7 @@
 //!     0  bins[69]: { top, low, high, allocs } per class, index 0 unused
 //!  2208  short arrays: room for 8 blocks per class
 //!        cold part: links, counters that the slow path keeps
-//!        long arrays: room for 16 KiB of blocks per class, at most 128
+//!        long arrays: room for 16 KiB of blocks per class, at most 256
 //!
 //!        low                 top            high
 //! array  [b][b][b][b][b]......|...............|     alloc: take what lies before top

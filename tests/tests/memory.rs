@@ -7,10 +7,12 @@
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use alloc_global::{Memory, PoolAlloc, memory, stats, thread_flush, trim};
 use tests::block::Block;
 use tests::cases::{self, Case};
+use tests::process::resident;
 use tests::{invariants, raw_thread};
 
 #[global_allocator]
@@ -22,6 +24,7 @@ fn main() -> ExitCode {
         Case::new("a_block_goes_from_live_to_cached_to_free_to_given_back", stages),
         Case::new("the_parts_sum_to_what_is_mapped_while_threads_work", under_load),
         Case::new("large_blocks_are_cached_and_counted_and_flushed", large),
+        Case::new("what_was_freed_to_the_fallback_goes_back_after_a_rest", fallback_rest),
         Case::new("trim_flushes_the_large_blocks_of_idle_threads", idle_threads),
         Case::new("allocations_of_threads_without_a_cache_are_counted_and_rare", orphans),
         Case::new("the_report_names_every_part", report),
@@ -39,6 +42,21 @@ fn reading() -> Memory {
 
 fn blocks(count: u64, size: usize) -> Vec<Block> {
     (0..count).map(|tag| Block::new(size, 8, tag).expect("memory")).collect()
+}
+
+/// glibc is taught to trim at 64 MiB only (`fallback`), so less than that goes back by our call or not at all.
+fn fallback_rest() {
+    let before = resident();
+    let live = blocks(768, 64 << 10);
+    live.iter().for_each(Block::verify);
+    let peak = resident() - before;
+    assert!(peak >= 47 << 20, "{peak} bytes of 48 MiB are resident");
+    drop(live);
+    assert!(resident() - before > peak / 2, "kept for a while");
+    thread::sleep(Duration::from_millis(700));
+    drop(blocks(1, 64));
+    let left = resident().saturating_sub(before);
+    assert!(left <= peak / 10, "{left} of {peak} bytes are still resident\n{}", memory());
 }
 
 fn at_rest() {
