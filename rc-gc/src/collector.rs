@@ -369,7 +369,6 @@ impl Inner {
         let garbage = std::mem::take(&mut s.visited);
         for &obj in &garbage {
             obj.decrement();
-            obj.clear(VISITED);
         }
         s.candidates.clone_from(&garbage);
         s.crowded.clear();

@@ -9,7 +9,8 @@
 //! | 5 drop values | `Drop` | dead handles only |
 //! | 6 free | | objects with a dead handle left somewhere stay until that is dropped |
 //!
-//! During 1 to 5 each object is pinned by one count, so that nothing user code drops can free it. A
+//! During 1 to 5 each object is pinned by one count, so that nothing user code drops can free it, and none is
+//! VISITED while user code runs: another heap's collection in it must not take them for its own. A
 //! panic in one object's code does not keep the others from their turn.
 //!
 //! It does not decide what is garbage.
@@ -44,7 +45,7 @@ impl Inner {
             prefetch_at(garbage, at + GROUP);
             let mark = obj.mark();
             flags |= mark;
-            obj.set_mark(mark | DEAD);
+            obj.set_mark(mark & !VISITED | DEAD);
             // The pin; and PURPLE, so that decrements by its fellows have nothing to note.
             obj.set_word((obj.word() + 1) | PURPLE);
         }
@@ -62,8 +63,11 @@ impl Inner {
     /// Steps 1 and 2; how many objects came back.
     #[cold]
     fn finalize(&self, s: &mut Scratch, panic: &mut Option<Panic>) -> usize {
-        for obj in &s.visited {
+        for &obj in &s.visited {
+            // SAFETY: of this heap. A candidate again, with its bit, if it comes back.
+            unsafe { self.clear_candidate(obj) };
             obj.increment();
+            obj.clear(VISITED);
         }
         for &obj in &s.visited {
             if obj.has(FINALIZER) {
@@ -80,14 +84,12 @@ impl Inner {
         let mut batch = Batch::new();
         for (at, &obj) in garbage.iter().enumerate() {
             prefetch_at(garbage, at + GROUP);
-            let mark = obj.mark() & !VISITED;
-            obj.set_mark(mark);
             let word = obj.decrement();
             if word & (COUNT | IMMORTAL) != 0 {
                 // Somebody has a dead handle. It is no candidate; the last handle frees it.
                 // SAFETY: of this heap.
                 unsafe { self.clear_candidate(obj) };
-            } else if mark & (SIDE | LARGE) != 0 {
+            } else if obj.has(SIDE | LARGE) {
                 // SAFETY: dropped in step 5, and no handle is left.
                 unsafe { bury(obj) };
             } else {

@@ -115,6 +115,8 @@ impl<T: Trace + 'static> Gc<T> {
     fn new_inner(value: T, heap: &Inner) -> Gc<T> {
         // No call here unwinds while `value` is in its way to the object: so it needs no address,
         // and is built in registers or in place. A panic in a collection waits until it has arrived.
+        // `flags` come first: `holds_gc` may be somebody's own.
+        let flags = type_flags::<T>();
         let place = const { Place::of(size_of::<T>(), align_of::<T>(), false) };
         let (room, slow) = match heap.pop(place) {
             Some(header) => (Room { header, mark: heap.birth() }, false),
@@ -122,7 +124,6 @@ impl<T: Trace + 'static> Gc<T> {
         };
         // SAFETY: memory for an object, ours alone.
         let obj = unsafe { Obj::at(room.header) };
-        let flags = type_flags::<T>();
         let mark = room.mark | flags;
         // SAFETY: the header is ours to write.
         unsafe { obj.init(mark, first_word(flags), VtableOf::<T>::SIZED) };

@@ -197,7 +197,7 @@ impl Schedule {
             self.budget.set((budget / 3 * 2).max(least));
         } else if freed * 8 < visited {
             let most = least.saturating_mul(STRETCH);
-            self.budget.set((budget + budget / 2).clamp(least, most));
+            self.budget.set(budget.saturating_add(budget / 2).clamp(least, most));
         }
     }
 }

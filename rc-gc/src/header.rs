@@ -20,11 +20,12 @@
 //! Invariants of an object (checked by `Heap::check`):
 //!
 //! 1. An [`Obj`] points to a header whose memory is not given back: the object is allocated, and
-//!    stays so while it has handles, `Weak`s, or is in the collector's hands (VISITED).
+//!    stays so while it has handles, `Weak`s, or is in the collector's hands (which count as a handle).
 //! 2. `DEAD` is set, or `count` is 0, exactly if the value must not be looked at any more.
 //! 3. `PURPLE` of an object that is neither LEAF nor DEAD says that its bit is set in one of the
 //!    purple bitmaps of its pool (or that it is in the list of large candidates).
-//! 4. `VISITED` and `LIVE` are set only during a collection.
+//! 4. `VISITED` and `LIVE` are set only while a collection follows edges, never while user code other
+//!    than `Trace` runs: collections of other heaps would mistake the object for one of their set.
 //! 5. With `SIDE` the last word points to a [`Side`], else to a [`Vtable`].
 //!
 //! This module does not know where an object's memory comes from.

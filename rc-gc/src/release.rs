@@ -19,7 +19,7 @@ use std::mem::needs_drop;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::NonNull;
 
-use crate::header::{COUNT, DEAD, FINALIZER, IMMORTAL, ISOLATED, LARGE, LEAF, Obj, SIDE, VISITED};
+use crate::header::{COUNT, DEAD, FINALIZER, IMMORTAL, ISOLATED, LARGE, LEAF, Obj, SIDE};
 use crate::heap::{Inner, NEVER};
 use crate::pools::{Place, PoolRef};
 use crate::thread;
@@ -280,12 +280,8 @@ pub(crate) unsafe fn drop_value(obj: Obj) {
 #[cold]
 pub(crate) unsafe fn release_odd(obj: Obj) {
     if obj.has(DEAD) {
-        // In the collector's hands it is the collector that frees it.
-        if !obj.has(VISITED) {
-            // SAFETY: dropped by the collector, and this was the last dead handle.
-            unsafe { bury(obj) };
-        }
-        return;
+        // SAFETY: dropped by the collector, whose pin is gone, and this was the last dead handle.
+        return unsafe { bury(obj) };
     }
     // SAFETY: allocated until buried below.
     let heap = unsafe { Inner::of(obj) };
