@@ -54,6 +54,11 @@ fn block_of(value: Layout) -> Option<(usize, Layout)> {
     Some((before, Layout::from_size_align(size, align).ok()?))
 }
 
+/// Whether a value of this layout is small enough for any object.
+pub(crate) fn fits(value: &Layout) -> bool {
+    block_of(*value).is_some()
+}
+
 /// # Safety
 /// The object is LARGE.
 unsafe fn prefix<'a>(obj: Obj) -> &'a Prefix {
