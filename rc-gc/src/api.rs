@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 use std::time::Duration;
 
 use crate::generations::{Generation, Mode, Thresholds};
-use crate::header::{DEAD, LEAF, LIVE, Obj, PURPLE, VISITED};
+use crate::header::{DEAD, LARGE, LEAF, LIVE, Obj, PURPLE, VISITED};
 use crate::heap::Inner;
 use crate::pools::PoolRef;
 use crate::stats::Stats;
@@ -317,13 +317,21 @@ impl Inner {
         if obj.epoch() > self.epoch() {
             return Err("heap 3: an object from the future");
         }
-        if obj.has(LEAF | DEAD | crate::header::LARGE) {
-            return Ok(());
-        }
-        // SAFETY: not LARGE.
-        let pool = unsafe { PoolRef::of(obj) };
-        if (obj.word() & PURPLE != 0) != pool.is_candidate(pool.index_of(obj)) {
-            return Err("header 3: PURPLE and the bitmaps differ");
+        let noted = if obj.has(LARGE) {
+            // SAFETY: just tested.
+            unsafe { self.large.is_candidate(obj) }
+        } else {
+            // SAFETY: not LARGE.
+            let pool = unsafe { PoolRef::of(obj) };
+            pool.is_candidate(pool.index_of(obj))
+        };
+        if obj.has(LEAF | DEAD) {
+            // In a collection's hands the dead keep their bits until they are freed.
+            if noted && !self.collecting.get() {
+                return Err("pool 4: a candidate that is a leaf or dead");
+            }
+        } else if (obj.word() & PURPLE != 0) != noted {
+            return Err("header 3: PURPLE and what is noted differ");
         }
         Ok(())
     }

@@ -90,6 +90,9 @@ impl Inner {
                 // SAFETY: of this heap.
                 unsafe { self.clear_candidate(obj) };
             } else if obj.has(SIDE | LARGE) {
+                // It may stay, for its `Weak`s.
+                // SAFETY: of this heap.
+                unsafe { self.clear_candidate(obj) };
                 // SAFETY: dropped in step 5, and no handle is left.
                 unsafe { bury(obj) };
             } else {

@@ -159,6 +159,15 @@ impl Large {
         }
     }
 
+    /// Whether an object is noted as a candidate.
+    ///
+    /// # Safety
+    /// The object is LARGE and of this heap.
+    pub(crate) unsafe fn is_candidate(&self, obj: Obj) -> bool {
+        // SAFETY: by contract.
+        unsafe { prefix(obj) }.candidate.get() != NONE
+    }
+
     /// Number of objects.
     pub(crate) fn len(&self) -> usize {
         self.objects.borrow().len()
