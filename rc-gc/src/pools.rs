@@ -351,7 +351,7 @@ impl PoolRef {
         all & !self.free[at].get()
     }
 
-    /// Verifies invariants 1, 2 and the part of 3 that can be seen here.
+    /// Verifies invariants 1, 2 and the parts of 3 and 4 that can be seen here.
     pub(crate) fn check(self) -> Result<(), &'static str> {
         let class = SizeClass::from_index(self.class()).ok_or("pool 1: no such class")?;
         let capacity = blocks_per_pool(class);
@@ -361,6 +361,10 @@ impl PoolRef {
         let used: u32 = (0..WORDS).map(|at| self.used_word(at).count_ones()).sum();
         if used as usize != self.used() {
             return Err("pool 2: used blocks and free bits do not add up");
+        }
+        let noted = |at: usize| self.fresh[at].get() | self.stale[at].get();
+        if (0..WORDS).any(|at| noted(at) & !self.used_word(at) != 0) {
+            return Err("pool 4: a free block is a candidate");
         }
         if self.is(LISTED) != (self.used() < capacity) {
             return Err("pool 3: listed without a free block, or the reverse");
