@@ -214,7 +214,7 @@
 //!   harmless. So a type with its own `Drop` must say `#[gc(drop)]`.
 //! * [`Gc::new`] may collect before it allocates; [`set_mode`] moves that to a [`safepoint`] of the
 //!   program's choice, or leaves it to [`collect`].
-//! * Inside a collection `collect` does nothing. Objects made in a `Drop` are ordinary objects; those
+//! * Inside a collection `collect` of the same heap does nothing. Objects made in a `Drop` are ordinary objects; those
 //!   that are garbage at once wait for the next collection.
 //! * A `RefCell` that is borrowed, or a `Mutex` that is locked, during a collection hides what it
 //!   holds, which so stays alive. One whose guard was leaked does so for ever.
@@ -222,7 +222,8 @@
 //! # Panics
 //!
 //! A panic in `Drop`, `Finalize`, a callback or `Trace` does not keep other garbage from its turn. The
-//! first one goes on when the work is done, out of `collect`, `Gc::new` or the `drop` that began it.
+//! first one goes on when the work is done, out of `collect`, `Gc::new` or the `drop` that began it; not into a
+//! panic that is under way already.
 //!
 //! # Threads and exit
 //!
