@@ -42,6 +42,7 @@ fn many_edges() {
     let mut edges = Vec::with_capacity((1 << 24) + 10);
     edges.extend((0..(1 << 24) - 1).map(|_| hub.clone()));
     *hub.0.borrow_mut() = edges;
+    drop(hub.clone());
     assert_eq!((rc_gc::collect(), hub.0.borrow().len()), (0, (1 << 24) - 1));
     hub.0.borrow_mut().extend((0..11).map(|_| hub.clone()));
     drop(hub);
