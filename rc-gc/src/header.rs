@@ -79,12 +79,16 @@ const _: () = assert!(offset_of!(Header, mark) == 0);
 const _: () = assert!(offset_of!(Header, count) == 4);
 const _: () = assert!(offset_of!(Header, info) == 8);
 
-/// What the collector must know of a type. All functions take the address of the value.
+/// What the collector must know of a type. Functions take the address of the value, or a list of objects of which the
+/// first has this vtable: those behind it that have it too are dealt with in the same call ([`run`], [`run_off`]).
 pub(crate) struct Vtable {
-    /// Reports the edges. USER CODE in principle.
-    pub(crate) trace: unsafe fn(*const u8, &mut Tracer),
+    /// Reports the edges of objects at the beginning of a list; of how many. USER CODE in principle.
+    pub(crate) trace: unsafe fn(&[Obj], &mut Tracer) -> usize,
     /// Drops the value in place. USER CODE.
     pub(crate) drop: unsafe fn(*mut u8),
+    /// Takes objects from the beginning of a list, and drops the value of each in place. One whose drop panics is
+    /// taken. USER CODE.
+    pub(crate) drop_run: unsafe fn(&mut &[Obj]),
     /// Runs the finalizer. USER CODE.
     pub(crate) finalize: unsafe fn(*const u8),
     /// The name of the type, for messages.
@@ -328,15 +332,59 @@ impl Obj {
         drop(unsafe { Box::from_raw(side.as_ptr()) });
     }
 
-    /// Reports the edges of the value.
-    ///
-    /// # Safety
-    /// The value is alive, and whole.
+    /// The last word: two objects that have the same one are of one type and without a side box.
     #[inline(always)]
-    pub(crate) unsafe fn trace(self, tracer: &mut Tracer) {
-        let trace = self.vtable().trace;
-        // SAFETY: the vtable is of the value's type; the value is alive by contract.
-        unsafe { trace(self.value().as_ptr(), tracer) };
+    fn info(self) -> NonNull<()> {
+        self.get().info.get()
+    }
+
+    /// Count word and mark word as one: the count in the upper half.
+    #[inline(always)]
+    pub(crate) fn both(self) -> u64 {
+        u64::from(self.word()) << 32 | u64::from(self.mark())
+    }
+
+    /// Sets count word and mark word.
+    #[inline(always)]
+    pub(crate) fn set_both(self, both: u64) {
+        self.set_word((both >> 32) as u32);
+        self.set_mark(both as u32);
+    }
+}
+
+/// How far ahead lists of objects are prefetched.
+pub(crate) const AHEAD: usize = 16;
+
+/// Calls `f` with the value of the first object of a list, and of those behind it that are like it; how many.
+#[inline(always)]
+pub(crate) fn run(objects: &[Obj], mut f: impl FnMut(*mut u8)) -> usize {
+    let Some(first) = objects.first() else { return 0 };
+    let info = first.info();
+    let mut done = 0;
+    for obj in objects {
+        if obj.info() != info {
+            break;
+        }
+        f(obj.value().as_ptr());
+        done += 1;
+    }
+    done
+}
+
+/// Takes the first object from a list, and those behind it that are like it; calls `f` with the value of each. What `f`
+/// does to those behind is seen: one that gets a side box meanwhile is not like the first any more.
+#[inline(always)]
+pub(crate) fn run_off(objects: &mut &[Obj], mut f: impl FnMut(*mut u8)) {
+    let Some(first) = objects.first() else { return };
+    let info = first.info();
+    while let [obj, rest @ ..] = *objects
+        && obj.info() == info
+    {
+        *objects = rest;
+        if let Some(later) = rest.get(AHEAD) {
+            later.prefetch();
+        }
+        f(obj.value().as_ptr());
     }
 }
 
@@ -348,6 +396,7 @@ impl<T: Trace> VtableOf<T> {
     pub(crate) const SIZED: &'static Vtable = &Vtable {
         trace: trace_sized::<T>,
         drop: drop_sized::<T>,
+        drop_run: drop_run_sized::<T>,
         finalize: finalize_sized::<T>,
         name: std::any::type_name::<T>,
         wide: false,
@@ -355,11 +404,20 @@ impl<T: Trace> VtableOf<T> {
 }
 
 /// # Safety
-/// `value` points to a live `T`.
-unsafe fn trace_sized<T: Trace>(value: *const u8, tracer: &mut Tracer) {
+/// The first of `objects`, and all with its last word, have a live `T` as their value.
+unsafe fn trace_sized<T: Trace>(objects: &[Obj], tracer: &mut Tracer) -> usize {
+    run(objects, |value| {
+        // SAFETY: by contract.
+        let value = unsafe { &*value.cast::<T>() };
+        value.trace(tracer);
+    })
+}
+
+/// # Safety
+/// As for `trace_sized`; the values are not used afterwards.
+unsafe fn drop_run_sized<T>(objects: &mut &[Obj]) {
     // SAFETY: by contract.
-    let value = unsafe { &*value.cast::<T>() };
-    value.trace(tracer);
+    run_off(objects, |value| unsafe { value.cast::<T>().drop_in_place() });
 }
 
 /// # Safety

@@ -31,7 +31,7 @@ use crate::collector::Scratch;
 use crate::generations::Schedule;
 use crate::header::{Header, ISOLATED, LARGE, LEAF, Obj, PURPLE, STEP};
 use crate::large::{self, Large};
-use crate::pools::{Cache, IN_FRESH, LISTED, Place, PoolList, PoolRef, SHAPE_STEP, SHAPES};
+use crate::pools::{Cache, IN_FRESH, IN_MID, LISTED, Place, PoolList, PoolRef, SHAPE_STEP, SHAPES};
 use crate::release::{Panic, guarded, resume};
 use crate::stats::Counters;
 
@@ -312,21 +312,61 @@ impl Inner {
     /// Notes an object as a candidate: the first decrement to non-zero.
     ///
     /// # Safety
-    /// The object is of this heap, and neither LEAF nor DEAD.
+    /// The object is of this heap, and neither LEAF nor DEAD; it is no candidate.
     pub(crate) unsafe fn set_candidate(&self, obj: Obj) {
         obj.set_word(obj.word() | PURPLE);
         if obj.has(LARGE) {
             // SAFETY: just tested.
-            unsafe { self.large.set_candidate(obj) };
-            return;
+            unsafe { self.large.set_candidate(obj, self.generation_of(obj)) };
+        } else {
+            // SAFETY: just tested.
+            self.set_pool_candidate(unsafe { PoolRef::of(obj) }, obj);
         }
-        // SAFETY: just tested.
-        let pool = unsafe { PoolRef::of(obj) };
-        pool.set_fresh(pool.index_of(obj));
-        if !pool.is(IN_FRESH) {
-            pool.set_state(IN_FRESH, 0);
-            self.fresh.borrow_mut().push(pool);
+    }
+
+    /// The part of `set_candidate` that is the pool's: a bit, for the generation that the object is in, so that no
+    /// collection of a younger one looks at it.
+    #[inline(always)]
+    pub(crate) fn set_pool_candidate(&self, pool: PoolRef, obj: Obj) {
+        let index = pool.index_of(obj);
+        if obj.epoch() >= self.epoch() {
+            pool.set_fresh(index);
+            if !pool.is(IN_FRESH) {
+                self.list_fresh(pool);
+            }
+        } else {
+            pool.set_stale(index);
+            if obj.epoch() < self.middle_from.get() {
+                pool.set_fresh(index);
+            } else if !pool.is(IN_MID) {
+                self.list_mid(pool);
+            }
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn list_fresh(&self, pool: PoolRef) {
+        pool.set_state(IN_FRESH, 0);
+        self.fresh.borrow_mut().push(pool);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn list_mid(&self, pool: PoolRef) {
+        pool.set_state(IN_MID, 0);
+        self.mid.borrow_mut().push(pool);
+    }
+
+    /// `set_candidate` for an object that may be one already.
+    ///
+    /// # Safety
+    /// The object is of this heap, and neither LEAF nor DEAD.
+    pub(crate) unsafe fn set_candidate_anew(&self, obj: Obj) {
+        // SAFETY: by contract.
+        unsafe { self.clear_candidate(obj) };
+        // SAFETY: by contract, and no candidate any more.
+        unsafe { self.set_candidate(obj) };
     }
 
     /// Forgets an object as a candidate: it is known to be live, or about to be dropped.

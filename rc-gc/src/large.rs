@@ -3,16 +3,16 @@
 //! ```text
 //! global allocator's block
 //! +-----+-----------+-------------+-----------+--------
-//! | gap | prefix 40 | metadata 16 | header 16 | value ...
+//! | gap | prefix 48 | metadata 16 | header 16 | value ...
 //! +-----+-----------+-------------+-----------+--------
-//!       ^ header - 56             ^ header
+//!       ^ header - 64             ^ header
 //! ```
 //!
 //! Invariants (checked by `Heap::check`):
 //!
 //! 1. `objects[prefix.index]` is the object itself, and every large object of the heap is there.
-//! 2. `candidates[prefix.candidate]` is the object itself if it is a candidate, else
-//!    `prefix.candidate` is [`NONE`].
+//! 2. `candidates[g][i]` is the object itself if it is a candidate that is looked for in generation g and
+//!    `prefix.candidate` is 4 i + g; else `prefix.candidate` is [`NONE`].
 //!
 //! It does not run user code; it does not know when an object dies.
 
@@ -20,6 +20,7 @@ use std::alloc::Layout;
 use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;
 
+use crate::generations::Generation;
 use crate::header::{Header, Obj};
 use crate::heap::Inner;
 
@@ -43,7 +44,7 @@ const _: () = assert!(TO_HEADER.is_multiple_of(8));
 /// The large objects of a heap.
 pub(crate) struct Large {
     objects: RefCell<Vec<Obj>>,
-    candidates: RefCell<Vec<Obj>>,
+    candidates: [RefCell<Vec<Obj>>; 3],
 }
 
 /// Bytes from the start of the block to the value, and the layout of the block.
@@ -75,7 +76,10 @@ pub(crate) unsafe fn heap_of(obj: Obj) -> NonNull<Inner> {
 impl Large {
     /// No objects.
     pub(crate) const fn new() -> Self {
-        Large { objects: RefCell::new(Vec::new()), candidates: RefCell::new(Vec::new()) }
+        Large {
+            objects: RefCell::new(Vec::new()),
+            candidates: [const { RefCell::new(Vec::new()) }; 3],
+        }
     }
 
     /// Memory for an object with a value of this layout, its header not yet written. `None`: the
@@ -122,16 +126,16 @@ impl Large {
         unsafe { std::alloc::dealloc(base.as_ptr(), layout) };
     }
 
-    /// Notes a candidate.
+    /// Notes a candidate of a generation.
     ///
     /// # Safety
     /// The object is LARGE and of this heap.
-    pub(crate) unsafe fn set_candidate(&self, obj: Obj) {
+    pub(crate) unsafe fn set_candidate(&self, obj: Obj, generation: Generation) {
         // SAFETY: by contract.
         let at = &unsafe { prefix(obj) }.candidate;
         if at.get() == NONE {
-            let mut candidates = self.candidates.borrow_mut();
-            at.set(candidates.len());
+            let mut candidates = self.candidates[generation.index()].borrow_mut();
+            at.set(candidates.len() * 4 + generation.index());
             candidates.push(obj);
         }
     }
@@ -146,9 +150,9 @@ impl Large {
         if at == NONE {
             return;
         }
-        let mut candidates = self.candidates.borrow_mut();
-        candidates.swap_remove(at);
-        if let Some(&moved) = candidates.get(at) {
+        let mut candidates = self.candidates[at % 4].borrow_mut();
+        candidates.swap_remove(at / 4);
+        if let Some(&moved) = candidates.get(at / 4) {
             // SAFETY: in `candidates`: LARGE (2).
             unsafe { prefix(moved) }.candidate.set(at);
         }
@@ -159,17 +163,28 @@ impl Large {
         self.objects.borrow().len()
     }
 
-    /// Calls `f` with every candidate.
-    pub(crate) fn for_each_candidate(&self, f: impl FnMut(Obj)) {
-        self.candidates.borrow().iter().copied().for_each(f);
+    /// Calls `f` with every candidate of generation 0, and with `middle` of 1; they are candidates of the next one then.
+    pub(crate) fn age_candidates(&self, middle: bool, mut f: impl FnMut(Obj)) {
+        let last = if middle { 1 } else { 0 };
+        for generation in 0..=last {
+            for obj in self.candidates[generation].borrow_mut().drain(..) {
+                let mut to = self.candidates[last + 1].borrow_mut();
+                // SAFETY: in `candidates`: LARGE (2).
+                unsafe { prefix(obj) }.candidate.set(to.len() * 4 + last + 1);
+                to.push(obj);
+                f(obj);
+            }
+        }
     }
 
-    /// Adds all candidates to `to`; afterwards there are none.
-    pub(crate) fn take_candidates(&self, to: &mut Vec<Obj>) {
-        for obj in self.candidates.borrow_mut().drain(..) {
-            // SAFETY: in `candidates`: LARGE (2).
-            unsafe { prefix(obj) }.candidate.set(NONE);
-            to.push(obj);
+    /// Calls `f` with every candidate; afterwards there are none.
+    pub(crate) fn take_candidates(&self, mut f: impl FnMut(Obj)) {
+        for candidates in &self.candidates {
+            for obj in candidates.borrow_mut().drain(..) {
+                // SAFETY: in `candidates`: LARGE (2).
+                unsafe { prefix(obj) }.candidate.set(NONE);
+                f(obj);
+            }
         }
     }
 
@@ -190,7 +205,6 @@ impl Large {
 
     /// Verifies 1 and 2.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
-        let candidates = self.candidates.borrow();
         for (index, &obj) in self.objects.borrow().iter().enumerate() {
             // SAFETY: in `objects`.
             let prefix = unsafe { prefix(obj) };
@@ -198,7 +212,8 @@ impl Large {
                 return Err("large 1: an object does not know its place");
             }
             let candidate = prefix.candidate.get();
-            if candidate != NONE && candidates.get(candidate) != Some(&obj) {
+            let known = |list: &RefCell<Vec<Obj>>| list.borrow().get(candidate / 4) == Some(&obj);
+            if candidate != NONE && !self.candidates.get(candidate % 4).is_some_and(known) {
                 return Err("large 2: a candidate does not know its place");
             }
         }

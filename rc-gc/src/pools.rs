@@ -7,8 +7,8 @@
 //! descriptor   0 next      8 prev      16 heap     24 reciprocal (4)
 //!             28 size (2) 30 capacity (2) 32 used (2) 34 class (1) 35 shape (1) 36 state (1)
 //!             64 free [8]   bit set: the block is free, and in no cache
-//!            128 fresh [8]  bit set: became a candidate since the last collection
-//!            192 stale [8]  bit set: candidate that survived a young collection
+//!            128 fresh [8]  two bits for each candidate, which say in which generation it is looked
+//!            192 stale [8]  for: `fresh` alone 0, `stale` alone 1, both 2
 //!
 //! block, shape 0   | header 16 | value ...           sized, alignment up to 16
 //! block, shape 1   | metadata or gap 16 | header 16 | value ...     unsized, or alignment 32
@@ -25,7 +25,8 @@
 //! 2. `used` = `capacity` - bits set in `free`: blocks that hold an object or are in a cache.
 //! 3. The pool is in its class's list exactly if `state` has LISTED, and then `used < capacity`.
 //! 4. A bit in `fresh` or `stale` belongs to an object with PURPLE that is neither LEAF nor DEAD.
-//! 5. `state` has IN_FRESH (IN_MID) exactly if the pool is in the heap's list of that name.
+//! 5. `state` has IN_FRESH (IN_MID) exactly if the pool is in the heap's list of that name; it is, if it has a candidate
+//!    of generation 0 (1).
 //! 6. `near` of a cache is NOWHERE or the first of 64 blocks of a pool of the cache's class and shape;
 //!    none of them that is in the cache is free in the pool.
 //!
@@ -211,6 +212,11 @@ impl PoolRef {
         usize::from(self.size.get())
     }
 
+    /// For `block_index`.
+    pub(crate) fn reciprocal(self) -> u32 {
+        self.reciprocal.get()
+    }
+
     /// Index of the pool's class.
     pub(crate) fn class(self) -> usize {
         usize::from(self.class.get())
@@ -305,10 +311,17 @@ impl PoolRef {
         used
     }
 
-    /// Notes block `index` as a fresh candidate.
+    /// Notes block `index`, which is no candidate, as one of generation 0.
     #[inline(always)]
     pub(crate) fn set_fresh(self, index: usize) {
         let word = &self.fresh[index / 64 % WORDS];
+        word.set(word.get() | 1 << (index % 64));
+    }
+
+    /// Notes block `index`, which is no candidate, as one of generation 1.
+    #[inline(always)]
+    pub(crate) fn set_stale(self, index: usize) {
+        let word = &self.stale[index / 64 % WORDS];
         word.set(word.get() | 1 << (index % 64));
     }
 
@@ -326,16 +339,21 @@ impl PoolRef {
         (self.fresh[at].get() | self.stale[at].get()) >> (index % 64) & 1 != 0
     }
 
-    /// Moves word `at` of the fresh candidates to the stale ones; the bits moved.
+    /// Makes word `at` of the candidates of generation 0 ones of generation 1; their bits.
+    #[inline]
     pub(crate) fn age_candidates(self, at: usize) -> u64 {
-        let bits = self.fresh[at].replace(0);
-        self.stale[at].set(self.stale[at].get() | bits);
-        bits
+        let (fresh, stale) = (self.fresh[at].get(), self.stale[at].get());
+        self.fresh[at].set(fresh & stale);
+        self.stale[at].set(fresh | stale);
+        fresh & !stale
     }
 
-    /// Word `at` of the stale candidates.
-    pub(crate) fn stale_candidates(self, at: usize) -> u64 {
-        self.stale[at].get()
+    /// Makes word `at` of the candidates of generation 1 ones of generation 2; their bits.
+    #[inline]
+    pub(crate) fn retire_candidates(self, at: usize) -> u64 {
+        let (fresh, stale) = (self.fresh[at].get(), self.stale[at].get());
+        self.fresh[at].set(fresh | stale);
+        stale & !fresh
     }
 
     /// Takes all candidates of word `at`.
@@ -351,7 +369,7 @@ impl PoolRef {
         all & !self.free[at].get()
     }
 
-    /// Verifies invariants 1, 2 and the part of 3 that can be seen here.
+    /// Verifies invariants 1, 2 and the parts of 3 and 5 that can be seen here.
     pub(crate) fn check(self) -> Result<(), &'static str> {
         let class = SizeClass::from_index(self.class()).ok_or("pool 1: no such class")?;
         let capacity = blocks_per_pool(class);
@@ -364,6 +382,13 @@ impl PoolRef {
         }
         if self.is(LISTED) != (self.used() < capacity) {
             return Err("pool 3: listed without a free block, or the reverse");
+        }
+        for (fresh, stale) in self.fresh.iter().zip(&self.stale) {
+            let (fresh, stale) = (fresh.get(), stale.get());
+            if fresh & !stale != 0 && !self.is(IN_FRESH) || stale & !fresh != 0 && !self.is(IN_MID)
+            {
+                return Err("pool 5: a candidate that no collection of its generation would find");
+            }
         }
         Ok(())
     }

@@ -19,7 +19,9 @@ use std::mem::needs_drop;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::NonNull;
 
-use crate::header::{COUNT, DEAD, FINALIZER, IMMORTAL, ISOLATED, LARGE, LEAF, Obj, SIDE, VISITED};
+use crate::header::{
+    COUNT, DEAD, FINALIZER, IMMORTAL, ISOLATED, LARGE, LEAF, Obj, PURPLE, SIDE, VISITED,
+};
 use crate::heap::{Inner, NEVER};
 use crate::pools::{Place, PoolRef};
 use crate::thread;
@@ -57,28 +59,53 @@ pub(crate) fn resume(first: Option<Panic>) {
     }
 }
 
-/// The part of `Gc::drop` after a decrement that left a word which is not quiet.
+/// The part of `Gc::drop` after a decrement to zero.
 ///
 /// # Safety
-/// The handle to `value` is gone, and counted as gone: `word` is the object's count word.
+/// The handle to `value` was the last, and is counted as gone: `word` is the object's count word.
 #[inline(never)]
-pub(crate) unsafe fn drop_slow<T: ?Sized>(value: NonNull<T>, word: u32) {
+pub(crate) unsafe fn drop_last<T: ?Sized>(value: NonNull<T>, word: u32) {
     // SAFETY: the pointer of a handle that existed until now; the memory stays until released below.
     let obj = unsafe { Obj::of(value) };
-    if word & (COUNT | IMMORTAL) == 0 {
-        if obj.has(DEAD | FINALIZER | LARGE | SIDE | ISOLATED) {
-            // SAFETY: count 0.
-            unsafe { release_other(obj) };
-        } else {
-            // SAFETY: count 0, in the thread's heap, and no flag that asks for more.
-            unsafe { release_plain(obj, value, word) };
-        }
-    } else if word & IMMORTAL != 0 {
+    if obj.has(DEAD | FINALIZER | LARGE | SIDE | ISOLATED) {
+        // SAFETY: count 0.
+        unsafe { release_other(obj) };
+    } else {
+        // SAFETY: count 0, in the thread's heap, and no flag that asks for more.
+        unsafe { release_plain(obj, value, word) };
+    }
+}
+
+/// The part of `Gc::drop` after a decrement to non-zero that left a word which is not quiet: the object is a candidate
+/// from now on.
+///
+/// # Safety
+/// The object has handles, and `word` is its count word; if it is not IMMORTAL, it is neither PURPLE nor LEAF.
+#[inline(never)]
+pub(crate) unsafe fn note(obj: Obj, word: u32) {
+    if word & IMMORTAL != 0 || obj.has(DEAD | LARGE) {
+        // SAFETY: by contract.
+        return unsafe { note_odd(obj, word) };
+    }
+    // SAFETY: just tested, and allocated: it has handles.
+    let pool = unsafe { PoolRef::of(obj) };
+    // SAFETY: a heap lives as long as its objects.
+    let heap = unsafe { pool.heap().as_ref() };
+    obj.set_word(word | PURPLE);
+    heap.set_pool_candidate(pool, obj);
+}
+
+/// # Safety
+/// As for `note`.
+#[cold]
+#[inline(never)]
+unsafe fn note_odd(obj: Obj, word: u32) {
+    if word & IMMORTAL != 0 {
         obj.pin();
     } else if !obj.has(DEAD) {
         // SAFETY: it has handles, so it is allocated.
         let heap = unsafe { Inner::of(obj) };
-        // SAFETY: of that heap; a leaf is PURPLE from birth and never here.
+        // SAFETY: of that heap; by contract no leaf, and no candidate yet.
         unsafe { heap.set_candidate(obj) };
     }
 }
@@ -136,7 +163,7 @@ fn abandon(heap: &Inner, obj: Obj, outer: u32) {
     }
 }
 
-/// What `drop_slow` does not do in line.
+/// What `drop_last` does not do in line.
 ///
 /// # Safety
 /// Count 0; the value is whole unless DEAD.
@@ -327,7 +354,7 @@ unsafe fn finalize_alone(heap: &Inner, obj: Obj, panic: &mut Option<Panic>) -> b
     let held = word & (COUNT | IMMORTAL) != 0;
     if held && !obj.has(LEAF) {
         // SAFETY: of this heap, alive. It may be held by a cycle only, so it is a candidate.
-        unsafe { heap.set_candidate(obj) };
+        unsafe { heap.set_candidate_anew(obj) };
     } else if !held {
         // SAFETY: of this heap.
         unsafe { heap.clear_candidate(obj) };
