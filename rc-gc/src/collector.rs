@@ -32,7 +32,7 @@ use std::time::Instant;
 
 use crate::Generation;
 use crate::header::{
-    AHEAD, DEAD, FINALIZER, ISOLATED, LEAF, LIVE, Obj, PURPLE, SIDE, STEP, STEPS, VISITED,
+    AHEAD, DEAD, FINALIZER, ISOLATED, LEAF, Obj, PURPLE, SIDE, STEP, STEPS, VISITED,
 };
 use crate::heap::Inner;
 use crate::pools::{IN_FRESH, IN_MID, PoolRef, WORDS};
@@ -44,8 +44,10 @@ use crate::verify::Verify;
 /// The collector's working memory, kept between collections.
 pub(crate) struct Scratch {
     pub(crate) candidates: Vec<Obj>,
-    /// The set, as far as reached; after `detect`, the garbage in it.
+    /// The set, as far as reached; after `detect` the garbage is what is VISITED in it.
     pub(crate) visited: Vec<Obj>,
+    /// How many others are there.
+    pub(crate) live: usize,
     stack: Vec<Obj>,
     /// Objects with more handles than `unexplained` can count.
     crowded: Vec<Obj>,
@@ -60,6 +62,7 @@ impl Scratch {
         Scratch {
             candidates: Vec::new(),
             visited: Vec::new(),
+            live: 0,
             stack: Vec::new(),
             crowded: Vec::new(),
             tracer: Tracer::new(),
@@ -77,6 +80,7 @@ impl Scratch {
         }
         self.tracer.clear();
         self.flags = 0;
+        self.live = 0;
     }
 }
 
@@ -163,19 +167,14 @@ impl Inner {
         run.candidates = s.candidates.len() as u64;
         if !s.candidates.is_empty() {
             // USER CODE: implementations of `Trace`.
-            let mut live = true;
-            guarded(&mut panic, || live = self.detect(&mut s, floor));
+            let verdict = self.verdict(generation);
+            guarded(&mut panic, || self.detect(&mut s, floor, verdict));
             run.visited = s.visited.len() as u64;
             if panic.is_some() {
                 self.undo(&mut s);
-            } else {
-                if live {
-                    self.settle(&mut s, generation);
-                }
-                if !s.visited.is_empty() {
-                    // USER CODE: finalizers, callbacks, drops.
-                    freed = self.dispose(&mut s, &mut run, &mut panic);
-                }
+            } else if s.live < s.visited.len() {
+                // USER CODE: finalizers, callbacks, drops.
+                freed = self.dispose(&mut s, &mut run, &mut panic);
             }
         }
 
@@ -232,17 +231,21 @@ impl Inner {
         self.large.age_candidates(middle, |obj| to.add_one(obj));
     }
 
-    /// Passes 1 and 2. Afterwards what is live in the set has LIVE. Whether that can be anything.
-    fn detect(&self, s: &mut Scratch, floor: u32) -> bool {
+    /// What becomes of objects that a collection of `generation` finds to be live.
+    fn verdict(&self, generation: Generation) -> Verdict {
+        let clear = if generation == Generation::Old { PURPLE } else { 0 };
+        Verdict { epoch: self.epoch() * STEP, clear }
+    }
+
+    /// Passes 1 and 2. What is live is not VISITED afterwards, and counted; the garbage is VISITED.
+    fn detect(&self, s: &mut Scratch, floor: u32, verdict: Verdict) {
         #[cfg(feature = "verify")]
         let _tracing = crate::verify::tracing::Guard::new();
         s.verify = Verify::new();
         let unexplained = self.visit_closure(s, floor, true);
-        let live = unexplained != 0 || !s.crowded.is_empty();
-        if live {
-            rescue(s);
+        if unexplained != 0 || !s.crowded.is_empty() {
+            s.live = rescue(s, verdict);
         }
-        live
     }
 
     /// Pass 1: visits the candidates and all they reach in the set; the handles left unexplained.
@@ -306,21 +309,6 @@ impl Inner {
         unexplained
     }
 
-    /// Pass 3: what is live leaves the set, as old as the present epoch.
-    fn settle(&self, s: &mut Scratch, generation: Generation) {
-        let epoch = self.epoch() * STEP;
-        let clear = if generation == Generation::Old { PURPLE } else { 0 };
-        s.visited.retain(|obj| {
-            let mark = obj.mark();
-            if mark & LIVE == 0 {
-                return true;
-            }
-            obj.set_mark(mark & (STEP - 1) & !(VISITED | LIVE) | epoch);
-            obj.set_word(obj.word() & !clear);
-            false
-        });
-    }
-
     /// After a panic in pass 1 or 2: nothing was judged, everything is a candidate again.
     fn undo(&self, s: &mut Scratch) {
         self.spare(&s.visited);
@@ -337,7 +325,7 @@ impl Inner {
         let birth = self.birth();
         for &obj in visited {
             let mark = obj.mark();
-            obj.set_mark(mark & (STEP - 1) & !(VISITED | LIVE) | birth & !(STEP - 1));
+            obj.set_mark(mark & (STEP - 1) & !VISITED | birth & !(STEP - 1));
             // SAFETY: of this heap, and alive.
             unsafe { self.set_candidate_anew(obj) };
         }
@@ -354,8 +342,8 @@ impl Inner {
             }
         });
         let marks: Vec<u32> = s.candidates.iter().map(|obj| obj.mark()).collect();
-        self.detect(&mut s, 0);
-        let garbage = s.visited.iter().filter(|obj| !obj.has(LIVE)).count();
+        self.detect(&mut s, 0, self.verdict(Generation::Young));
+        let garbage = s.visited.len() - s.live;
         s.candidates.iter().zip(marks).for_each(|(obj, mark)| obj.set_mark(mark));
         garbage
     }
@@ -382,13 +370,13 @@ impl Inner {
                 unsafe { visit(s, obj, obj.mark(), 0) };
             }
             self.visit_closure(s, 0, false);
-            rescue(s);
+            rescue(s, self.verdict(Generation::Young));
         });
         debug_assert!(s.visited.len() == garbage.len());
         let (live, dead): (Vec<Obj>, Vec<Obj>) =
-            garbage.iter().partition(|obj| first.is_some() || obj.has(LIVE));
+            garbage.iter().partition(|obj| first.is_some() || !obj.has(VISITED));
         self.spare(&live);
-        s.visited = dead;
+        (s.visited, s.live) = (dead, 0);
         match (panic.is_some(), first) {
             (true, Some(later)) => discard(later),
             (false, first) => *panic = first,
@@ -398,36 +386,56 @@ impl Inner {
     }
 }
 
-/// Pass 2: marks what is held from outside, and all it reaches, LIVE. In groups, as pass 1, but the last found first:
-/// what leads far waits on the stack, and the stack stays short.
-fn rescue(s: &mut Scratch) {
-    let mut at = 0;
+/// What becomes of an object that is found to be live: it is as old as the present epoch, and if the collection is a
+/// full one, no candidate.
+#[derive(Clone, Copy)]
+struct Verdict {
+    epoch: u32,
+    clear: u32,
+}
+
+impl Verdict {
+    #[inline(always)]
+    fn live(self, obj: Obj, mark: u32) {
+        obj.set_mark(mark & (STEP - 1) & !VISITED | self.epoch);
+        obj.set_word(obj.word() & !self.clear);
+    }
+}
+
+/// Pass 2: takes what is held from outside, and all it reaches, out of the set; how many. In groups, as pass 1, but the
+/// last found first: what leads far waits on the stack, and the stack stays short.
+fn rescue(s: &mut Scratch, verdict: Verdict) -> usize {
+    let (mut at, mut live) = (0, 0);
     loop {
         while s.stack.len() < GROUP && at < s.visited.len() {
+            if let Some(later) = s.visited.get(at + GROUP) {
+                later.prefetch();
+            }
             let root = s.visited[at];
             at += 1;
             let mark = root.mark();
-            if mark >= STEP && mark & LIVE == 0 {
-                root.set_mark(mark | LIVE);
+            if mark & VISITED != 0 && mark >= STEP {
+                verdict.live(root, mark);
                 s.stack.push(root);
             }
         }
         let from = s.stack.len().saturating_sub(GROUP);
         if from == s.stack.len() {
-            return;
+            return live;
         }
+        live += s.stack.len() - from;
         s.tracer.clear();
         let mut next = from;
         while next < s.stack.len() {
-            // SAFETY: in the set, so alive. USER CODE.
+            // SAFETY: was in the set, so alive. USER CODE.
             next += unsafe { trace_again(&s.stack[next..], &mut s.tracer, &s.verify) };
         }
         s.stack.truncate(from);
         s.stack.reserve(s.tracer.edges().len());
         for &target in s.tracer.edges() {
             let mark = target.mark();
-            if mark & (VISITED | LIVE) == VISITED {
-                target.set_mark(mark | LIVE);
+            if mark & VISITED != 0 {
+                verdict.live(target, mark);
                 // SAFETY: room for one for each edge.
                 unsafe { push_within(&mut s.stack, target) };
             }
@@ -548,4 +556,4 @@ impl Candidates for Unseen {
 
 /// Flags that ask for more than dropping.
 pub(crate) const ODD: u32 = FINALIZER | SIDE;
-const _: () = assert!(ISOLATED < STEP && LIVE < STEP);
+const _: () = assert!(VISITED < STEP);

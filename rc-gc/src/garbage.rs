@@ -26,7 +26,7 @@ use crate::release::{Panic, bury, finalize_value, guarded, run_callbacks};
 use crate::stats::GenerationStats;
 
 impl Inner {
-    /// Does away with the garbage in `s.visited`. How many objects were freed, those that only
+    /// Does away with the garbage in `s.visited`, what is VISITED; the rest leaves the list. How many objects were freed, those that only
     /// garbage held included.
     pub(crate) fn dispose(
         &self,
@@ -38,17 +38,12 @@ impl Inner {
         // neither; so both differences are too low at times, and never too high.
         let (freed_before, live_before) = (self.freed.get(), self.live());
         if s.flags & FINALIZER != 0 {
+            s.visited.retain(|obj| obj.has(VISITED));
             run.resurrected = self.finalize(s, panic) as u64;
         }
+        let flags = s.flags | declare_dead(&mut s.visited, s.live != 0);
         let garbage = &s.visited[..];
-        let mut flags = u64::from(s.flags);
-        each(garbage, |obj| {
-            let both = obj.both();
-            flags |= both;
-            // The pin; and PURPLE, so that decrements by its fellows have nothing to note.
-            obj.set_both((both + (1 << 32)) | u64::from(PURPLE) << 32 | u64::from(DEAD));
-        });
-        if flags & u64::from(ODD) != 0 {
+        if flags & ODD != 0 {
             garbage.iter().filter(|obj| obj.has(SIDE)).for_each(|&obj| run_callbacks(obj, panic));
         }
         drop_all(garbage, panic);
@@ -104,6 +99,37 @@ impl Inner {
             unsafe { bury(obj) };
         }
     }
+}
+
+/// Declares an object dead; its flags.
+#[inline(always)]
+fn declare(obj: Obj, both: u64) -> u32 {
+    // The pin; and PURPLE, so that decrements by its fellows have nothing to note.
+    obj.set_both((both + (1 << 32)) | u64::from(PURPLE) << 32 | u64::from(DEAD));
+    both as u32
+}
+
+/// Step 3; keeps in the list what is VISITED. The flags of all of that. `mixed` is whether there is anything else.
+fn declare_dead(list: &mut Vec<Obj>, mixed: bool) -> u32 {
+    let (mut flags, mut kept) = (0, 0);
+    if !mixed {
+        each(list, |obj| flags |= declare(obj, obj.both()));
+        return flags;
+    }
+    for at in 0..list.len() {
+        if let Some(later) = list.get(at + AHEAD) {
+            later.prefetch();
+        }
+        let obj = list[at];
+        let both = obj.both();
+        if both as u32 & VISITED != 0 {
+            flags |= declare(obj, both);
+            list[kept] = obj;
+            kept += 1;
+        }
+    }
+    list.truncate(kept);
+    flags
 }
 
 /// Calls `f` with each, and asks for those ahead.

@@ -9,7 +9,8 @@
 //! * **Generation 1** instead, every `middle` collections.
 //! * **Generation 2** instead, where the heap has grown by `growth` percent since the last full
 //!   collection (CPython's 25 % rule: the cost of full collections stays linear in what was
-//!   allocated), or four times as many objects as the heap holds were allocated since.
+//!   allocated), or four times as many objects as the heap holds were allocated since. Both twice and at last four
+//!   times as far apart where full collections look at much and find little; back where one finds much, or is cheap.
 //!
 //! A generation in which collections find next to nothing is *passed over*, up to 15 times in a row: its
 //! candidates just grow older, unseen, and a later collection looks at them once. Programs
@@ -102,12 +103,16 @@ pub(crate) struct Schedule {
     patience: [Cell<(u32, u32)>; 2],
     live_after_full: Cell<u64>,
     allocated_since_full: Cell<u64>,
+    /// By how much full collections are rarer than the thresholds say.
+    rarer: Cell<u64>,
 }
 
 /// How often in a row a generation is passed over, at most.
 const MOST_PASSED: u32 = 15;
 /// How far the young budget grows.
 const STRETCH: u32 = 16;
+/// How much rarer than set full collections become.
+const RAREST: u64 = 4;
 
 impl Schedule {
     /// The default thresholds, automatic, enabled.
@@ -122,6 +127,7 @@ impl Schedule {
             patience: [const { Cell::new((0, 0)) }; 2],
             live_after_full: Cell::new(0),
             allocated_since_full: Cell::new(0),
+            rarer: Cell::new(1),
         }
     }
 
@@ -145,8 +151,9 @@ impl Schedule {
     pub(crate) fn due(&self, live: u64) -> Generation {
         let Thresholds { young, middle, growth } = self.thresholds.get();
         let (base, slack) = (self.live_after_full.get(), u64::from(young) * 8);
-        let grown = live > base + base / 100 * u64::from(growth) + slack;
-        let aged = self.allocated_since_full.get() > 4 * base + 16 * slack;
+        let rarer = self.rarer.get();
+        let grown = live > base + base / 100 * u64::from(growth) * rarer + slack;
+        let aged = self.allocated_since_full.get() > (4 * base + 16 * slack) * rarer;
         if grown || aged {
             Generation::Old
         } else if self.since_middle.get() >= middle {
@@ -180,7 +187,15 @@ impl Schedule {
             Generation::Old => {
                 self.since_middle.set(0);
                 self.live_after_full.set(live);
-                self.allocated_since_full.set(0);
+                let allocated = self.allocated_since_full.replace(0);
+                let rarer = self.rarer.get();
+                if freed * 2 >= visited || visited * 2 < allocated {
+                    self.rarer.set(1);
+                } else if freed * 16 < visited {
+                    self.rarer.set((rarer * 2).min(RAREST));
+                } else if freed * 4 < visited {
+                    self.rarer.set(2);
+                }
             }
         }
         if let Some(patience) = self.patience.get(generation.index()) {
@@ -232,6 +247,23 @@ mod tests {
             schedule.done(generation, 1000, 0, live);
         }
         assert!(full_work > live && full_work < 6 * live, "{full_work} for {live}");
+    }
+
+    #[test]
+    fn full_collections_that_look_at_all_and_find_nothing_cost_twice_what_was_allocated() {
+        let schedule = Schedule::new();
+        let (mut live, mut full_work) = (0u64, 0u64);
+        while live < 10_000_000 {
+            live += u64::from(schedule.budget());
+            schedule.spent(u64::from(schedule.budget()));
+            let generation = schedule.due(live);
+            let visited = if generation == Generation::Old { live } else { 1000 };
+            full_work += if generation == Generation::Old { live } else { 0 };
+            schedule.done(generation, visited, 0, live);
+        }
+        assert!(full_work > live / 2 && full_work < 5 * live / 2, "{full_work} for {live}");
+        schedule.done(Generation::Old, live, live / 2, live);
+        assert_eq!(schedule.rarer.get(), 1);
     }
 
     #[test]

@@ -24,7 +24,7 @@
 //! 2. `DEAD` is set, or `count` is 0, exactly if the value must not be looked at any more.
 //! 3. `PURPLE` of an object that is neither LEAF nor DEAD says that its bit is set in one of the
 //!    purple bitmaps of its pool (or that it is in the list of large candidates).
-//! 4. `VISITED` and `LIVE` are set only during a collection.
+//! 4. `VISITED` is set only during a collection.
 //! 5. With `SIDE` the last word points to a [`Side`], else to a [`Vtable`].
 //!
 //! This module does not know where an object's memory comes from.
@@ -56,10 +56,8 @@ pub(crate) const FINALIZER: u32 = 1 << 3;
 pub(crate) const LEAF: u32 = 1 << 4;
 /// The object belongs to a heap other than its thread's first.
 pub(crate) const ISOLATED: u32 = 1 << 5;
-/// In the set a collection looks at.
+/// In the set a collection looks at, and not found to be reachable from outside.
 pub(crate) const VISITED: u32 = 1 << 6;
-/// In that set, and found to be reachable from outside.
-pub(crate) const LIVE: u32 = 1 << 7;
 
 /// One epoch, one unexplained handle.
 pub(crate) const STEP: u32 = 1 << 8;
