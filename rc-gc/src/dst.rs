@@ -20,6 +20,7 @@ use std::ptr::NonNull;
 use crate::gc::{Gc, first_word};
 use crate::header::{Obj, Vtable, run, run_off};
 use crate::pools::{Place, SHAPE_STEP};
+use crate::side::side_or_new;
 use crate::thread;
 use crate::trace::{Trace, Tracer};
 
@@ -121,7 +122,8 @@ pub(crate) unsafe fn become_slice<T: Trace>(value: NonNull<[T]>, flags: u32) {
         unsafe { slot.write(value.as_ptr()) };
         VtableOf::<[T]>::WIDE
     } else {
-        obj.side_or_new().len.set(value.len());
+        // SAFETY: a handle keeps the object.
+        unsafe { side_or_new(obj) }.len.set(value.len());
         VtableOf::<[T]>::COUNTED
     };
     // SAFETY: by contract; both vtables find the length where it was just put.

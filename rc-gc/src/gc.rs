@@ -16,6 +16,7 @@ use crate::header::{COUNT, DEAD, FINALIZER, IMMORTAL, LEAF, Obj, PURPLE, VtableO
 use crate::heap::{Inner, Room};
 use crate::pools::Place;
 use crate::release;
+use crate::side::side_or_new;
 use crate::thread;
 use crate::trace::{Trace, Tracer};
 use crate::weak::Weak;
@@ -306,7 +307,9 @@ impl<T: ?Sized> Gc<T> {
     /// ```
     pub fn on_dead(this: &Self, callback: impl FnOnce() + 'static) {
         if !this.obj().has(DEAD) {
-            this.obj().side_or_new().callbacks.borrow_mut().push(Box::new(callback));
+            // SAFETY: this handle keeps the object.
+            let side = unsafe { side_or_new(this.obj()) };
+            side.callbacks.borrow_mut().push(Box::new(callback));
         }
     }
 

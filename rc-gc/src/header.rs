@@ -107,6 +107,23 @@ pub(crate) struct Side {
     pub(crate) callbacks: RefCell<Vec<Box<dyn FnOnce()>>>,
 }
 
+impl Side {
+    /// For an object with this vtable: no `Weak`, no callback.
+    pub(crate) const fn new(vtable: &'static Vtable) -> Side {
+        Side {
+            vtable: Cell::new(vtable),
+            weak: Cell::new(1),
+            len: Cell::new(0),
+            callbacks: RefCell::new(Vec::new()),
+        }
+    }
+
+    /// Whether somebody asked to be called.
+    pub(crate) fn has_callbacks(&self) -> bool {
+        !self.callbacks.borrow().is_empty()
+    }
+}
+
 /// Whether a count word, after the subtraction, asks for nothing more.
 #[inline(always)]
 pub(crate) const fn is_quiet(count: u32) -> bool {
@@ -294,7 +311,7 @@ impl Obj {
         }
     }
 
-    /// The side box, if the object has one. It lives until [`free_side`](Self::free_side).
+    /// The side box, if the object has one. It lives until `side::free_side`.
     #[inline(always)]
     pub(crate) fn side(&self) -> Option<&Side> {
         if !self.has(SIDE) {
@@ -304,30 +321,23 @@ impl Obj {
         Some(unsafe { self.get().info.get().cast::<Side>().as_ref() })
     }
 
-    /// The side box, made if there is none.
-    pub(crate) fn side_or_new(&self) -> &Side {
-        if !self.has(SIDE) {
-            let side = Box::new(Side {
-                vtable: Cell::new(self.vtable()),
-                weak: Cell::new(1),
-                len: Cell::new(0),
-                callbacks: RefCell::new(Vec::new()),
-            });
-            self.get().info.set(NonNull::from(Box::leak(side)).cast());
-            self.set(SIDE);
-        }
-        // SAFETY: invariant 5, as in `side`; SIDE is set.
-        unsafe { self.get().info.get().cast::<Side>().as_ref() }
-    }
-
-    /// Gives the side box back.
+    /// Gives the object its side box.
     ///
     /// # Safety
-    /// SIDE is set; the object's memory is about to be given back, or its vtable never used again.
-    pub(crate) unsafe fn free_side(self) {
-        let side = self.get().info.get().cast::<Side>();
-        // SAFETY: invariant 5: leaked from a box in `side_or_new`, and not used from here on.
-        drop(unsafe { Box::from_raw(side.as_ptr()) });
+    /// It has none, and this one is for its vtable.
+    pub(crate) unsafe fn set_side(self, side: NonNull<Side>) {
+        self.get().info.set(side.cast());
+        self.set(SIDE);
+    }
+
+    /// Where the side box is.
+    ///
+    /// # Safety
+    /// SIDE is set.
+    #[inline(always)]
+    pub(crate) unsafe fn side_pointer(self) -> NonNull<Side> {
+        debug_assert!(self.has(SIDE));
+        self.get().info.get().cast()
     }
 
     /// The last word: two objects that have the same one are of one type and without a side box.

@@ -33,6 +33,7 @@ use crate::header::{Header, ISOLATED, LARGE, LEAF, Obj, PURPLE, STEP};
 use crate::large::{self, Large};
 use crate::pools::{Cache, IN_FRESH, IN_MID, LISTED, Place, PoolList, PoolRef, SHAPE_STEP, SHAPES};
 use crate::release::{Panic, guarded, resume};
+use crate::side::Sides;
 use crate::stats::Counters;
 
 /// Chunks are backed by huge pages from this size of the heap on.
@@ -88,6 +89,7 @@ pub(crate) struct Inner {
     pub(crate) fresh: RefCell<Vec<PoolRef>>,
     pub(crate) mid: RefCell<Vec<PoolRef>>,
     pub(crate) large: Large,
+    pub(crate) sides: Sides,
     /// The first epoch of generation 1.
     pub(crate) middle_from: Cell<u32>,
     pub(crate) schedule: Schedule,
@@ -124,6 +126,7 @@ impl Inner {
             fresh: RefCell::new(Vec::new()),
             mid: RefCell::new(Vec::new()),
             large: Large::new(),
+            sides: Sides::new(),
             middle_from: Cell::new(1),
             schedule: Schedule::new(),
             counters: Counters::new(),

@@ -20,10 +20,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::NonNull;
 
 use crate::header::{
-    COUNT, DEAD, FINALIZER, IMMORTAL, ISOLATED, LARGE, LEAF, Obj, PURPLE, SIDE, VISITED,
+    COUNT, DEAD, FINALIZER, IMMORTAL, ISOLATED, LARGE, LEAF, Obj, PURPLE, SIDE, Side, VISITED,
 };
 use crate::heap::{Inner, NEVER};
 use crate::pools::{Place, PoolRef};
+use crate::side::free_side;
 use crate::thread;
 
 /// Drops one inside the other before objects are put off.
@@ -155,8 +156,8 @@ impl Drop for Level<'_> {
 #[inline(never)]
 fn abandon(heap: &Inner, obj: Obj, outer: u32) {
     let later = Level { heap, obj, outer }.leave();
-    // SAFETY: the value is dropped, as far as it could be; nothing leads to it.
-    unsafe { Inner::free(NonNull::from(heap), obj) };
+    // SAFETY: the value is dropped, as far as it could be; no handle leads to it.
+    unsafe { bury(obj) };
     // A panic is under way already.
     if let Some(later) = later {
         discard(later);
@@ -169,7 +170,7 @@ fn abandon(heap: &Inner, obj: Obj, outer: u32) {
 /// Count 0; the value is whole unless DEAD.
 #[inline(never)]
 unsafe fn release_other(obj: Obj) {
-    if obj.has(DEAD | FINALIZER | LARGE | SIDE) {
+    if obj.has(DEAD | FINALIZER | LARGE) || obj.side().is_some_and(Side::has_callbacks) {
         // SAFETY: by contract.
         return unsafe { release_odd(obj) };
     }
@@ -255,7 +256,7 @@ fn drain(heap: &Inner) -> Option<Panic> {
     loop {
         let Some(obj) = heap.pending.borrow_mut().pop() else { break };
         guarded(&mut first, || {
-            if obj.has(FINALIZER | LARGE | SIDE) {
+            if obj.has(FINALIZER | LARGE) || obj.side().is_some_and(Side::has_callbacks) {
                 // SAFETY: `pending` holds objects with count 0 and whole values (heap invariant 2).
                 unsafe { release_odd(obj) };
             } else {
@@ -271,21 +272,25 @@ fn drain(heap: &Inner) -> Option<Panic> {
     first
 }
 
-/// `release_plain` where the type is known to the vtable only, for any heap; the first panic of what was
-/// put off.
+/// `release_plain` where the type is known to the vtable only, for any heap, and where there may be `Weak`s; the first
+/// panic of what was put off.
 ///
 /// # Safety
-/// Count 0, value whole; in a pool of `heap`; no candidate.
+/// Count 0, value whole; in a pool of `heap`; no candidate; without callbacks.
 unsafe fn release_untyped(heap: &Inner, obj: Obj) -> Option<Panic> {
     let Some(level) = Level::enter(heap, obj) else {
         defer(heap, obj);
         return None;
     };
+    if obj.has(SIDE) {
+        // `Weak`s may keep the memory: walks over the heap must know that there is no value.
+        obj.set(DEAD);
+    }
     // SAFETY: as in `release_plain`. USER CODE.
     unsafe { drop_value(obj) };
     let later = level.leave();
-    // SAFETY: dropped; nothing leads to it.
-    unsafe { Inner::free(NonNull::from(heap), obj) };
+    // SAFETY: dropped; no handle leads to it.
+    unsafe { bury(obj) };
     later
 }
 
@@ -395,7 +400,7 @@ pub(crate) unsafe fn bury(obj: Obj) {
             return;
         }
         // SAFETY: the vtable is not needed any more.
-        unsafe { obj.free_side() };
+        unsafe { free_side(obj) };
     }
     // SAFETY: allocated until the next line.
     let heap = NonNull::from(unsafe { Inner::of(obj) });
