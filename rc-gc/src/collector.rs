@@ -71,6 +71,11 @@ impl Scratch {
         }
     }
 
+    /// Whether a heap without objects may keep it.
+    pub(crate) fn is_small(&self) -> bool {
+        self.candidates.capacity().max(self.visited.capacity()) <= 1 << 12
+    }
+
     /// Empty, and not larger than a young collection needs.
     fn reset(&mut self) {
         const KEEP: usize = 1 << 16;

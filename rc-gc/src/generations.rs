@@ -131,6 +131,32 @@ impl Schedule {
         }
     }
 
+    /// As new.
+    pub(crate) fn reset(&self) {
+        let Schedule {
+            thresholds,
+            mode,
+            enabled,
+            waiting,
+            budget,
+            since_middle,
+            patience,
+            live_after_full,
+            allocated_since_full,
+            rarer,
+        } = self;
+        thresholds.set(Thresholds::DEFAULT);
+        mode.set(Mode::Automatic);
+        enabled.set(true);
+        waiting.set(false);
+        budget.set(Thresholds::DEFAULT.young);
+        since_middle.set(0);
+        patience.iter().for_each(|patience| patience.set((0, 0)));
+        live_after_full.set(0);
+        allocated_since_full.set(0);
+        rarer.set(1);
+    }
+
     /// Allocations until the next collection is due.
     pub(crate) fn budget(&self) -> u32 {
         self.budget.get()

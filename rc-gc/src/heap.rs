@@ -109,6 +109,10 @@ impl Drop for Inner {
 impl Inner {
     /// A new heap, to be freed by `retire` and the drop of its last object.
     pub(crate) fn create(isolated: bool) -> NonNull<Inner> {
+        if isolated && let Some(heap) = crate::thread::take_spare() {
+            crate::thread::enlist(heap);
+            return heap;
+        }
         let inner = Box::new(Inner {
             caches: [const { [const { Cache::new() }; CLASS_TABLE] }; SHAPES],
             birth: Cell::new(STEP | if isolated { ISOLATED } else { 0 }),
@@ -170,6 +174,30 @@ impl Inner {
     /// Puts new objects under ISOLATED, where the heap is not the only one its thread can reach.
     pub(crate) fn isolate(&self) {
         self.birth.set(self.birth.get() | ISOLATED);
+    }
+
+    /// Makes an isolated heap that has ended what `create` would make, but for memory at hand, if that is an arena at
+    /// most; else `false`. It holds no object.
+    pub(crate) fn renew(&self) -> bool {
+        if self.arenas.borrow().arenas() > 1 {
+            return false;
+        }
+        for pool in self.fresh.take().into_iter().chain(self.mid.take()) {
+            pool.set_state(0, IN_FRESH | IN_MID);
+        }
+        self.flush_caches();
+        self.release_listed();
+        if self.in_use() != 0 || self.arenas.borrow().pools_in_use() != 0 {
+            return false;
+        }
+        self.birth.set(STEP | ISOLATED);
+        self.middle_from.set(1);
+        self.retired.set(false);
+        self.schedule.reset();
+        self.counters.reset();
+        self.refill_budget();
+        self.scratch.set(self.scratch.take().filter(|scratch| scratch.is_small()));
+        true
     }
 
     /// Ends the heap: new objects are large ones from now on.

@@ -68,12 +68,21 @@ pub(crate) fn resume(first: Option<Panic>) {
 pub(crate) unsafe fn drop_last<T: ?Sized>(value: NonNull<T>, word: u32) {
     // SAFETY: the pointer of a handle that existed until now; the memory stays until released below.
     let obj = unsafe { Obj::of(value) };
-    if obj.has(DEAD | FINALIZER | LARGE | SIDE | ISOLATED) {
+    let mark = obj.mark();
+    if mark & (DEAD | FINALIZER | LARGE | SIDE) != 0 {
         // SAFETY: count 0.
         unsafe { release_other(obj) };
+    } else if mark & ISOLATED != 0 {
+        // SAFETY: in a pool.
+        let heap = unsafe { PoolRef::of(obj) }.heap();
+        // SAFETY: count 0, in that heap, and no flag that asks for more.
+        unsafe { release_plain(heap, obj, value, word) };
     } else {
-        // SAFETY: count 0, in the thread's heap, and no flag that asks for more.
-        unsafe { release_plain(obj, value, word) };
+        // Finding it through the pool takes six instructions more.
+        // SAFETY: the object is one of it.
+        let heap = unsafe { thread::existing().unwrap_unchecked() };
+        // SAFETY: as above, in the thread's heap.
+        unsafe { release_plain(heap, obj, value, word) };
     }
 }
 
@@ -185,9 +194,9 @@ unsafe fn release_other(obj: Obj) {
 /// Drops and frees an object without `Weak`s, finalizer or other peculiarity.
 ///
 /// # Safety
-/// Count 0, value whole; in a pool of the thread's heap; `value` is its value and `word` its count word: PURPLE or 0.
+/// Count 0, value whole; in a pool of `heap`; `value` is its value and `word` its count word: PURPLE or 0.
 #[inline(always)]
-unsafe fn release_plain<T: ?Sized>(obj: Obj, value: NonNull<T>, word: u32) {
+unsafe fn release_plain<T: ?Sized>(heap: NonNull<Inner>, obj: Obj, value: NonNull<T>, word: u32) {
     // From here on the value is coming apart: no collection may find the object.
     if word != 0 {
         // SAFETY: in a pool.
@@ -195,9 +204,6 @@ unsafe fn release_plain<T: ?Sized>(obj: Obj, value: NonNull<T>, word: u32) {
     }
     // SAFETY: whole until dropped below.
     let place = place_of(unsafe { value.as_ref() });
-    // Finding it through the pool takes six instructions more.
-    // SAFETY: the object is one of it.
-    let heap = unsafe { thread::existing().unwrap_unchecked() };
     // SAFETY: in a pool.
     debug_assert!(heap == unsafe { PoolRef::of(obj) }.heap());
     if needs_drop::<T>() {
