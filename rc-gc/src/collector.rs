@@ -35,7 +35,7 @@ use crate::header::{
     AHEAD, DEAD, FINALIZER, ISOLATED, LEAF, Obj, PURPLE, SIDE, STEP, STEPS, VISITED,
 };
 use crate::heap::Inner;
-use crate::pools::{IN_FRESH, IN_MID, PoolRef, WORDS};
+use crate::pools::{IN_FRESH, IN_MID, IN_OLD, PoolRef, WORDS};
 use crate::release::{Panic, discard, guarded, resume};
 use crate::stats::GenerationStats;
 use crate::trace::Tracer;
@@ -185,7 +185,7 @@ impl Inner {
 
         self.end_epoch(generation);
         if generation == Generation::Old {
-            self.trim_some();
+            self.trim_some(freed as u64);
         }
         self.schedule.done(generation, run.visited, run.collected, self.live());
         self.refill_budget();
@@ -199,14 +199,22 @@ impl Inner {
     /// bitmaps; the others are noted as one generation older.
     fn gather(&self, generation: Generation, to: &mut impl Candidates) {
         if generation == Generation::Old {
-            self.fresh.borrow_mut().clear();
-            self.mid.borrow_mut().clear();
-            self.for_each_pool(|pool| {
-                pool.set_state(0, IN_FRESH | IN_MID);
+            let mut take = |pool: PoolRef| {
                 for at in 0..WORDS {
                     to.add(pool, at, pool.take_candidates(at));
                 }
+            };
+            // A pool may be in several lists; it is without candidates the second time.
+            let mut young = self.fresh.take();
+            young.append(&mut self.mid.borrow_mut());
+            young.retain(|&pool| {
+                let first = pool.is(IN_FRESH | IN_MID);
+                pool.set_state(0, IN_FRESH | IN_MID);
+                take(pool);
+                first
             });
+            self.old.drain(take);
+            young.into_iter().for_each(|pool| self.release_if_empty(pool));
             self.large.take_candidates(|obj| to.add_one(obj));
             return;
         }
@@ -226,10 +234,16 @@ impl Inner {
         if middle {
             let pools = self.mid.take();
             for &pool in &pools {
+                let mut retired = 0;
                 for at in 0..WORDS {
-                    to.add(pool, at, pool.retire_candidates(at));
+                    let bits = pool.retire_candidates(at);
+                    retired |= bits;
+                    to.add(pool, at, bits);
                 }
                 pool.set_state(0, IN_MID);
+                if retired != 0 && !pool.is(IN_OLD) {
+                    self.old.push(pool);
+                }
             }
             pools.into_iter().for_each(|pool| self.release_if_empty(pool));
         }

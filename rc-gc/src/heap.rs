@@ -31,7 +31,9 @@ use crate::collector::Scratch;
 use crate::generations::Schedule;
 use crate::header::{Header, ISOLATED, LARGE, LEAF, Obj, PURPLE, STEP};
 use crate::large::{self, Large};
-use crate::pools::{Cache, IN_FRESH, IN_MID, LISTED, Place, PoolList, PoolRef, SHAPE_STEP, SHAPES};
+use crate::pools::{
+    Cache, IN_FRESH, IN_MID, IN_OLD, LISTED, OldList, Place, PoolList, PoolRef, SHAPE_STEP, SHAPES,
+};
 use crate::release::{Panic, guarded, resume};
 use crate::side::Sides;
 use crate::stats::Counters;
@@ -88,6 +90,10 @@ pub(crate) struct Inner {
     /// Pools with fresh candidates, and pools with candidates of generation 1.
     pub(crate) fresh: RefCell<Vec<PoolRef>>,
     pub(crate) mid: RefCell<Vec<PoolRef>>,
+    /// Objects freed by full collections since `trim_some` last looked for pools to give back.
+    untrimmed: Cell<u64>,
+    /// Pools with candidates of generation 2.
+    pub(crate) old: OldList,
     pub(crate) large: Large,
     pub(crate) sides: Sides,
     /// The first epoch of generation 1.
@@ -129,6 +135,8 @@ impl Inner {
             pending: RefCell::new(Vec::new()),
             fresh: RefCell::new(Vec::new()),
             mid: RefCell::new(Vec::new()),
+            untrimmed: Cell::new(0),
+            old: OldList::new(),
             large: Large::new(),
             sides: Sides::new(),
             middle_from: Cell::new(1),
@@ -369,6 +377,9 @@ impl Inner {
             pool.set_stale(index);
             if obj.epoch() < self.middle_from.get() {
                 pool.set_fresh(index);
+                if !pool.is(IN_OLD) {
+                    self.list_old(pool);
+                }
             } else if !pool.is(IN_MID) {
                 self.list_mid(pool);
             }
@@ -387,6 +398,12 @@ impl Inner {
     fn list_mid(&self, pool: PoolRef) {
         pool.set_state(IN_MID, 0);
         self.mid.borrow_mut().push(pool);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn list_old(&self, pool: PoolRef) {
+        self.old.push(pool);
     }
 
     /// `set_candidate` for an object that may be one already.
