@@ -121,7 +121,8 @@ impl Inner {
     /// A budget of allocations is spent: collects what is due, if this is the time.
     #[cold]
     pub(crate) fn budget_spent(&self) {
-        self.schedule.spent(u64::from(self.schedule.budget()));
+        let left = self.budget.get().min(0);
+        self.schedule.spent(u64::from(self.schedule.budget()) + left.unsigned_abs());
         self.refill_budget();
         if !self.schedule.enabled.get() {
             return;
@@ -137,7 +138,7 @@ impl Inner {
 
     /// The collection that is due, or the passing over of its generation.
     pub(crate) fn collect_due(&self) -> usize {
-        let generation = self.schedule.due(self.live());
+        let generation = self.schedule.due(self.live(), self.large.bytes());
         if self.collecting.get() || !self.schedule.pass_over(generation) {
             return self.collect(generation);
         }
@@ -187,7 +188,8 @@ impl Inner {
         if generation == Generation::Old {
             self.trim_some(freed as u64);
         }
-        self.schedule.done(generation, run.visited, run.collected, self.live());
+        let left = (self.live(), self.large.bytes());
+        self.schedule.done(generation, run.visited, run.collected, left);
         self.refill_budget();
         self.counters.add(generation, run, start.elapsed());
         s.reset();

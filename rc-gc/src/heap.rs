@@ -77,7 +77,7 @@ pub(crate) struct Inner {
     pub(crate) freed: Cell<u64>,
     born: Cell<u64>,
     /// Allocations until a collection is due; counted when a word is taken.
-    budget: Cell<i64>,
+    pub(crate) budget: Cell<i64>,
     caches: [[Cache; CLASS_TABLE]; SHAPES],
     pub(crate) collecting: Cell<bool>,
     retired: Cell<bool>,
@@ -103,6 +103,11 @@ pub(crate) struct Inner {
     pub(crate) scratch: Cell<Option<Box<Scratch>>>,
     /// The thread's heaps, in a list that `thread` keeps.
     pub(crate) next: Cell<*const Inner>,
+}
+
+/// What a large object takes from the budget, in allocations: much memory that is garbage is not to wait for many objects.
+fn weight(bytes: usize) -> i64 {
+    1 + (bytes / 4096) as i64
 }
 
 impl Drop for Inner {
@@ -281,7 +286,7 @@ impl Inner {
                 Some(Room { header: self.pop(place)?, mark: self.birth() })
             }
             _ => {
-                self.budget.set(self.budget.get() - 1);
+                self.budget.set(self.budget.get() - weight(value.size()));
                 let header = self.large.allocate(self, value)?;
                 self.born.set(self.born.get() + 1);
                 Some(Room { header, mark: self.birth() | LARGE })

@@ -13,6 +13,7 @@
 //! 1. `objects[prefix.index]` is the object itself, and every large object of the heap is there.
 //! 2. `candidates[g][i]` is the object itself if it is a candidate that is looked for in generation g and
 //!    `prefix.candidate` is 4 i + g; else `prefix.candidate` is [`NONE`].
+//! 3. `bytes` is the sum of their blocks.
 //!
 //! It does not run user code; it does not know when an object dies.
 
@@ -45,6 +46,8 @@ const _: () = assert!(TO_HEADER.is_multiple_of(8));
 pub(crate) struct Large {
     objects: RefCell<Vec<Obj>>,
     candidates: [RefCell<Vec<Obj>>; 3],
+    /// Bytes of all blocks.
+    bytes: Cell<u64>,
 }
 
 /// Bytes from the start of the block to the value, and the layout of the block.
@@ -79,6 +82,7 @@ impl Large {
         Large {
             objects: RefCell::new(Vec::new()),
             candidates: [const { RefCell::new(Vec::new()) }; 3],
+            bytes: Cell::new(0),
         }
     }
 
@@ -103,6 +107,7 @@ impl Large {
         // SAFETY: in bounds, aligned to 8, exclusive.
         unsafe { at.write(prefix) };
         objects.push(obj);
+        self.bytes.set(self.bytes.get() + layout.size() as u64);
         Some(header)
     }
 
@@ -122,6 +127,7 @@ impl Large {
             // SAFETY: in `objects`: LARGE (1).
             unsafe { prefix(moved) }.index.set(index);
         }
+        self.bytes.set(self.bytes.get() - layout.size() as u64);
         // SAFETY: from `allocate`, with this layout.
         unsafe { std::alloc::dealloc(base.as_ptr(), layout) };
     }
@@ -156,6 +162,11 @@ impl Large {
             // SAFETY: in `candidates`: LARGE (2).
             unsafe { prefix(moved) }.candidate.set(at);
         }
+    }
+
+    /// Bytes of all blocks.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.get()
     }
 
     /// Number of objects.
@@ -203,8 +214,9 @@ impl Large {
         }
     }
 
-    /// Verifies 1 and 2.
+    /// Verifies all of them.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
+        let mut bytes = 0;
         for (index, &obj) in self.objects.borrow().iter().enumerate() {
             // SAFETY: in `objects`.
             let prefix = unsafe { prefix(obj) };
@@ -216,6 +228,10 @@ impl Large {
             if candidate != NONE && !self.candidates.get(candidate % 4).is_some_and(known) {
                 return Err("large 2: a candidate does not know its place");
             }
+            bytes += prefix.layout.size() as u64;
+        }
+        if bytes != self.bytes.get() {
+            return Err("large 3: the sum of bytes is wrong");
         }
         Ok(())
     }

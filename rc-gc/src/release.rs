@@ -179,7 +179,7 @@ fn abandon(heap: &Inner, obj: Obj, outer: u32) {
 /// Count 0; the value is whole unless DEAD.
 #[inline(never)]
 unsafe fn release_other(obj: Obj) {
-    if obj.has(DEAD | FINALIZER | LARGE) || obj.side().is_some_and(Side::has_callbacks) {
+    if obj.has(DEAD | FINALIZER) || obj.side().is_some_and(Side::has_callbacks) {
         // SAFETY: by contract.
         return unsafe { release_odd(obj) };
     }
@@ -262,7 +262,7 @@ fn drain(heap: &Inner) -> Option<Panic> {
     loop {
         let Some(obj) = heap.pending.borrow_mut().pop() else { break };
         guarded(&mut first, || {
-            if obj.has(FINALIZER | LARGE) || obj.side().is_some_and(Side::has_callbacks) {
+            if obj.has(FINALIZER) || obj.side().is_some_and(Side::has_callbacks) {
                 // SAFETY: `pending` holds objects with count 0 and whole values (heap invariant 2).
                 unsafe { release_odd(obj) };
             } else {
@@ -278,11 +278,11 @@ fn drain(heap: &Inner) -> Option<Panic> {
     first
 }
 
-/// `release_plain` where the type is known to the vtable only, for any heap, and where there may be `Weak`s; the first
-/// panic of what was put off.
+/// `release_plain` where the type is known to the vtable only, for any heap, for large objects too, and where there may
+/// be `Weak`s; the first panic of what was put off.
 ///
 /// # Safety
-/// Count 0, value whole; in a pool of `heap`; no candidate; without callbacks.
+/// Count 0, value whole; of `heap`; no candidate; without finalizer and callbacks.
 unsafe fn release_untyped(heap: &Inner, obj: Obj) -> Option<Panic> {
     let Some(level) = Level::enter(heap, obj) else {
         defer(heap, obj);
@@ -311,7 +311,7 @@ pub(crate) unsafe fn drop_value(obj: Obj) {
     unsafe { drop(obj.value().as_ptr()) };
 }
 
-/// Releases an object with one of the flags DEAD, FINALIZER, LARGE, SIDE.
+/// Releases an object that is DEAD, or has a finalizer or callbacks.
 ///
 /// # Safety
 /// Count 0; the value is whole unless DEAD.
