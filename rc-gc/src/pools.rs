@@ -8,8 +8,8 @@
 //!             28 size (2) 30 capacity (2) 32 used (2) 34 class (1) 35 shape (1) 36 state (1)
 //!             40 next old  48 prev old
 //!             64 free [8]   bit set: the block is free, and in no cache
-//!            128 fresh [8]  two bits for each candidate, which say in which generation it is looked
-//!            192 stale [8]  for: `fresh` alone 0, `stale` alone 1, both 2
+//!            128 noted [8]  two words each, `fresh` and `stale`: two bits for each candidate, which say
+//!                           in which generation it is looked for: `fresh` alone 0, `stale` alone 1, both 2
 //!
 //! block, shape 0   | header 16 | value ...           sized, alignment up to 16
 //! block, shape 1   | metadata or gap 16 | header 16 | value ...     unsized, or alignment 32
@@ -119,8 +119,14 @@ pub(crate) struct PoolDesc {
     prev_old: Cell<Option<PoolRef>>,
     _gap: [u8; 8],
     free: [Cell<u64>; WORDS],
-    fresh: [Cell<u64>; WORDS],
-    stale: [Cell<u64>; WORDS],
+    noted: [Noted; WORDS],
+}
+
+/// Candidates among 64 blocks; side by side, because most uses are of both.
+#[repr(C)]
+struct Noted {
+    fresh: Cell<u64>,
+    stale: Cell<u64>,
 }
 
 const _: () = assert!(offset_of!(PoolDesc, reciprocal) == 24);
@@ -128,7 +134,7 @@ const _: () = assert!(offset_of!(PoolDesc, used) == 32);
 const _: () = assert!(offset_of!(PoolDesc, state) == 36);
 const _: () = assert!(offset_of!(PoolDesc, next_old) == 40);
 const _: () = assert!(offset_of!(PoolDesc, free) == 64);
-const _: () = assert!(offset_of!(PoolDesc, stale) == 192);
+const _: () = assert!(offset_of!(PoolDesc, noted) == 128);
 const _: () = assert!(size_of::<PoolDesc>() == SLOT_SIZE);
 const _: () = assert!(MIN_BLOCK == 32);
 
@@ -317,8 +323,8 @@ impl PoolRef {
     pub(crate) fn put_blocks(self, at: usize, bits: u64) -> u16 {
         debug_assert!(self.free[at].get() & bits == 0, "a block of word {at} is free already");
         self.free[at].set(self.free[at].get() | bits);
-        self.fresh[at].set(self.fresh[at].get() & !bits);
-        self.stale[at].set(self.stale[at].get() & !bits);
+        self.noted[at].fresh.set(self.noted[at].fresh.get() & !bits);
+        self.noted[at].stale.set(self.noted[at].stale.get() & !bits);
         let used = self.used.get() - bits.count_ones() as u16;
         self.used.set(used);
         used
@@ -327,14 +333,14 @@ impl PoolRef {
     /// Notes block `index`, which is no candidate, as one of generation 0.
     #[inline(always)]
     pub(crate) fn set_fresh(self, index: usize) {
-        let word = &self.fresh[index / 64 % WORDS];
+        let word = &self.noted[index / 64 % WORDS].fresh;
         word.set(word.get() | 1 << (index % 64));
     }
 
     /// Notes block `index`, which is no candidate, as one of generation 1.
     #[inline(always)]
     pub(crate) fn set_stale(self, index: usize) {
-        let word = &self.stale[index / 64 % WORDS];
+        let word = &self.noted[index / 64 % WORDS].stale;
         word.set(word.get() | 1 << (index % 64));
     }
 
@@ -342,36 +348,36 @@ impl PoolRef {
     #[inline(always)]
     pub(crate) fn clear_candidate(self, index: usize) {
         let (at, mask) = (index / 64 % WORDS, !(1 << (index % 64)));
-        self.fresh[at].set(self.fresh[at].get() & mask);
-        self.stale[at].set(self.stale[at].get() & mask);
+        self.noted[at].fresh.set(self.noted[at].fresh.get() & mask);
+        self.noted[at].stale.set(self.noted[at].stale.get() & mask);
     }
 
     /// Whether block `index` is noted as a candidate.
     pub(crate) fn is_candidate(self, index: usize) -> bool {
         let at = index / 64 % WORDS;
-        (self.fresh[at].get() | self.stale[at].get()) >> (index % 64) & 1 != 0
+        (self.noted[at].fresh.get() | self.noted[at].stale.get()) >> (index % 64) & 1 != 0
     }
 
     /// Makes word `at` of the candidates of generation 0 ones of generation 1; their bits.
     #[inline]
     pub(crate) fn age_candidates(self, at: usize) -> u64 {
-        let (fresh, stale) = (self.fresh[at].get(), self.stale[at].get());
-        self.fresh[at].set(fresh & stale);
-        self.stale[at].set(fresh | stale);
+        let (fresh, stale) = (self.noted[at].fresh.get(), self.noted[at].stale.get());
+        self.noted[at].fresh.set(fresh & stale);
+        self.noted[at].stale.set(fresh | stale);
         fresh & !stale
     }
 
     /// Makes word `at` of the candidates of generation 1 ones of generation 2; their bits.
     #[inline]
     pub(crate) fn retire_candidates(self, at: usize) -> u64 {
-        let (fresh, stale) = (self.fresh[at].get(), self.stale[at].get());
-        self.fresh[at].set(fresh | stale);
+        let (fresh, stale) = (self.noted[at].fresh.get(), self.noted[at].stale.get());
+        self.noted[at].fresh.set(fresh | stale);
         stale & !fresh
     }
 
     /// Takes all candidates of word `at`.
     pub(crate) fn take_candidates(self, at: usize) -> u64 {
-        self.fresh[at].replace(0) | self.stale[at].replace(0)
+        self.noted[at].fresh.replace(0) | self.noted[at].stale.replace(0)
     }
 
     /// Word `at` of the blocks that are in use: by objects, if no cache holds any.
@@ -396,8 +402,8 @@ impl PoolRef {
         if self.is(LISTED) != (self.used() < capacity) {
             return Err("pool 3: listed without a free block, or the reverse");
         }
-        for (fresh, stale) in self.fresh.iter().zip(&self.stale) {
-            let (fresh, stale) = (fresh.get(), stale.get());
+        for noted in &self.noted {
+            let (fresh, stale) = (noted.fresh.get(), noted.stale.get());
             if fresh & !stale != 0 && !self.is(IN_FRESH) || stale & !fresh != 0 && !self.is(IN_MID)
             {
                 return Err("pool 5: a candidate that no collection of its generation would find");
