@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 use std::time::Duration;
 
 use crate::generations::{Generation, Mode, Thresholds};
-use crate::header::{DEAD, LARGE, LEAF, LIVE, Obj, PURPLE, VISITED};
+use crate::header::{DEAD, LARGE, LEAF, Obj, PURPLE, VISITED};
 use crate::heap::Inner;
 use crate::pools::PoolRef;
 use crate::stats::Stats;
@@ -312,7 +312,7 @@ impl Inner {
     }
 
     fn check_object(&self, obj: Obj) -> Result<(), &'static str> {
-        if obj.has(VISITED | LIVE) {
+        if obj.has(VISITED) {
             return Err("header 4: marked as in a collection outside of one");
         }
         if obj.epoch() > self.epoch() {

@@ -12,10 +12,11 @@ use std::ops::Deref;
 use std::ptr::NonNull;
 
 use crate::Heap;
-use crate::header::{DEAD, FINALIZER, LEAF, Obj, PURPLE, VtableOf, is_quiet};
+use crate::header::{COUNT, DEAD, FINALIZER, IMMORTAL, LEAF, Obj, PURPLE, VtableOf, is_quiet};
 use crate::heap::{Inner, Room};
 use crate::pools::Place;
 use crate::release;
+use crate::side::side_or_new;
 use crate::thread;
 use crate::trace::{Trace, Tracer};
 use crate::weak::Weak;
@@ -308,7 +309,9 @@ impl<T: ?Sized> Gc<T> {
     /// ```
     pub fn on_dead(this: &Self, callback: impl FnOnce() + 'static) {
         if !this.obj().has(DEAD) {
-            this.obj().side_or_new().callbacks.borrow_mut().push(Box::new(callback));
+            // SAFETY: this handle keeps the object.
+            let side = unsafe { side_or_new(this.obj()) };
+            side.callbacks.borrow_mut().push(Box::new(callback));
         }
     }
 
@@ -345,8 +348,13 @@ impl<T: ?Sized> Drop for Gc<T> {
         self.touched();
         let word = self.obj().decrement();
         if !is_quiet(word) {
-            // SAFETY: this handle's count is given up; it is not used again.
-            unsafe { release::drop_slow(self.value, word) };
+            if word & (COUNT | IMMORTAL) == 0 {
+                // SAFETY: this was the last handle; it is not used again.
+                unsafe { release::drop_last(self.value, word) };
+            } else {
+                // SAFETY: others are left; a leaf is PURPLE from birth and here only if IMMORTAL.
+                unsafe { release::note(self.obj(), word) };
+            }
         }
     }
 }

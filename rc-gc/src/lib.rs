@@ -276,6 +276,7 @@ mod pools;
 mod release;
 #[cfg(feature = "report")]
 mod report;
+mod side;
 mod stats;
 mod thread;
 mod trace;

@@ -242,7 +242,8 @@ macro_rules! guarded {
 pub(super) use guarded;
 
 guarded! {
-    RefCell => |this| this.try_borrow().ok();
+    // SAFETY: the reference ends with the visit, and meanwhile no user code runs that could borrow the cell.
+    RefCell => |this| unsafe { this.try_borrow_unguarded() }.ok();
     // A poisoned lock counts as locked: its contents stay, until `clear_poison`.
     Mutex => |this| this.try_lock().ok();
     RwLock => |this| this.try_read().ok();
