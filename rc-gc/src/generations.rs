@@ -227,7 +227,8 @@ impl Schedule {
                 self.bytes_after_full.set(left.1);
                 let allocated = self.allocated_since_full.replace(0);
                 let rarer = self.rarer.get();
-                if freed * 2 >= visited || visited * 2 < allocated {
+                let cheap = visited * 2 < allocated || visited * 8 < left.0;
+                if freed * 2 >= visited || cheap {
                     self.rarer.set(1);
                 } else if freed * 16 < visited {
                     self.rarer.set((rarer * 2).min(RAREST));

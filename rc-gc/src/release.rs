@@ -68,22 +68,34 @@ pub(crate) fn resume(first: Option<Panic>) {
 pub(crate) unsafe fn drop_last<T: ?Sized>(value: NonNull<T>, word: u32) {
     // SAFETY: the pointer of a handle that existed until now; the memory stays until released below.
     let obj = unsafe { Obj::of(value) };
-    let mark = obj.mark();
-    if mark & (DEAD | FINALIZER | LARGE | SIDE) != 0 {
-        // SAFETY: count 0.
-        unsafe { release_other(obj) };
-    } else if mark & ISOLATED != 0 {
-        // SAFETY: in a pool.
-        let heap = unsafe { PoolRef::of(obj) }.heap();
-        // SAFETY: count 0, in that heap, and no flag that asks for more.
-        unsafe { release_plain(heap, obj, value, word) };
+    if obj.has(DEAD | FINALIZER | LARGE | SIDE | ISOLATED) {
+        // SAFETY: by contract.
+        unsafe { drop_last_elsewhere(value, word) };
     } else {
         // Finding it through the pool takes six instructions more.
         // SAFETY: the object is one of it.
         let heap = unsafe { thread::existing().unwrap_unchecked() };
-        // SAFETY: as above, in the thread's heap.
+        // SAFETY: count 0, in the thread's heap, and no flag that asks for more.
         unsafe { release_plain(heap, obj, value, word) };
     }
+}
+
+/// `drop_last` for objects of a `Heap`, and those with flags that ask for more.
+///
+/// # Safety
+/// As for `drop_last`.
+#[inline(never)]
+unsafe fn drop_last_elsewhere<T: ?Sized>(value: NonNull<T>, word: u32) {
+    // SAFETY: as in `drop_last`.
+    let obj = unsafe { Obj::of(value) };
+    if obj.has(DEAD | FINALIZER | LARGE | SIDE) {
+        // SAFETY: count 0.
+        return unsafe { release_other(obj) };
+    }
+    // SAFETY: in a pool.
+    let heap = unsafe { PoolRef::of(obj) }.heap();
+    // SAFETY: count 0, in that heap, and no flag that asks for more.
+    unsafe { release_plain(heap, obj, value, word) };
 }
 
 /// The part of `Gc::drop` after a decrement to non-zero that left a word which is not quiet: the object is a candidate

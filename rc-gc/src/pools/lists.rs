@@ -37,6 +37,19 @@ impl PoolList {
         self.tail.set(Some(pool));
     }
 
+    /// Adds a pool at the beginning.
+    pub(crate) fn push_front(&self, pool: PoolRef) {
+        debug_assert!(!pool.is(LISTED));
+        pool.set_state(LISTED, 0);
+        pool.prev.set(None);
+        pool.next.set(self.head.get());
+        match self.head.get() {
+            Some(head) => head.prev.set(Some(pool)),
+            None => self.tail.set(Some(pool)),
+        }
+        self.head.set(Some(pool));
+    }
+
     /// Whether `pool`, which is in the list, is alone there.
     pub(crate) fn is_only(&self, pool: PoolRef) -> bool {
         pool.next.get().is_none() && pool.prev.get().is_none()
