@@ -5,8 +5,8 @@
 //!                  │                   and one less for every edge from a visited object
 //!     ┌────────────┼──────────┐
 //!     ▼            ▼          ▼      2 rescue: unexplained > 0 ⇒ held from outside ⇒ live,
-//!    (a:0) ⇄ (b:0)      (c:1) → (d:0)   and with it all it reaches: c, d
-//!     garbage            live        3 the rest is garbage: a, b
+//!    (a:0) ⇄ (b:0)      (c:1) → (d:0)   and with it all it reaches
+//!     garbage            live          leaves the set: c, d. The rest is garbage: a, b
 //! ```
 //!
 //! A *candidate* is an object that saw a decrement to non-zero (PURPLE) since a full collection last
@@ -25,17 +25,19 @@
 //! 2. A survivor of a younger collection stays a candidate; one that a finalizer resurrected too.
 //! 3. After a panic while tracing, everything visited is a candidate again.
 //!
-//! Both passes trace the same objects with no user code between them that could change an edge.
+//! Both passes (`detect`) trace the same objects with no user code between them that could change an edge.
 //! Nothing here drops or frees: that is `garbage`.
+
+mod detect;
 
 use std::time::Instant;
 
+use detect::{push_within, rescue, visit};
+
 use crate::Generation;
-use crate::header::{
-    DEAD, FINALIZER, ISOLATED, LEAF, LIVE, Obj, PURPLE, SIDE, STEP, STEPS, VISITED,
-};
+use crate::header::{DEAD, FINALIZER, LEAF, Obj, SIDE, STEP, VISITED};
 use crate::heap::Inner;
-use crate::pools::{IN_FRESH, IN_MID, PoolRef, WORDS};
+use crate::pools::{IN_FRESH, IN_MID, IN_OLD, PoolRef, WORDS};
 use crate::release::{Panic, discard, guarded, resume};
 use crate::stats::GenerationStats;
 use crate::trace::Tracer;
@@ -44,8 +46,10 @@ use crate::verify::Verify;
 /// The collector's working memory, kept between collections.
 pub(crate) struct Scratch {
     pub(crate) candidates: Vec<Obj>,
-    /// The set, as far as reached; after `detect`, the garbage in it.
+    /// The set, as far as reached; after `detect` the garbage is what is VISITED in it.
     pub(crate) visited: Vec<Obj>,
+    /// How many others are there.
+    pub(crate) live: usize,
     stack: Vec<Obj>,
     /// Objects with more handles than `unexplained` can count.
     crowded: Vec<Obj>,
@@ -60,12 +64,18 @@ impl Scratch {
         Scratch {
             candidates: Vec::new(),
             visited: Vec::new(),
+            live: 0,
             stack: Vec::new(),
             crowded: Vec::new(),
             tracer: Tracer::new(),
             verify: Verify::new(),
             flags: 0,
         }
+    }
+
+    /// Whether a heap without objects may keep it.
+    pub(crate) fn is_small(&self) -> bool {
+        self.candidates.capacity().max(self.visited.capacity()) <= 1 << 12
     }
 
     /// Empty, and not larger than a young collection needs.
@@ -76,18 +86,9 @@ impl Scratch {
             list.shrink_to(KEEP);
         }
         self.tracer.clear();
+        self.tracer.shrink_to(KEEP);
         self.flags = 0;
-    }
-}
-
-/// Objects whose edges are gathered together, and how far ahead lists are prefetched.
-pub(crate) const GROUP: usize = 16;
-
-/// Asks for the header of the object at `at`, if there is one.
-#[inline(always)]
-pub(crate) fn prefetch_at(list: &[Obj], at: usize) {
-    if let Some(obj) = list.get(at) {
-        obj.prefetch();
+        self.live = 0;
     }
 }
 
@@ -120,7 +121,8 @@ impl Inner {
     /// A budget of allocations is spent: collects what is due, if this is the time.
     #[cold]
     pub(crate) fn budget_spent(&self) {
-        self.schedule.spent(u64::from(self.schedule.budget()));
+        let left = self.budget.get().min(0);
+        self.schedule.spent(u64::from(self.schedule.budget()) + left.unsigned_abs());
         self.refill_budget();
         if !self.schedule.enabled.get() {
             return;
@@ -136,12 +138,12 @@ impl Inner {
 
     /// The collection that is due, or the passing over of its generation.
     pub(crate) fn collect_due(&self) -> usize {
-        let generation = self.schedule.due(self.live());
+        let generation = self.schedule.due(self.live(), self.large.bytes());
         if self.collecting.get() || !self.schedule.pass_over(generation) {
             return self.collect(generation);
         }
         self.schedule.waiting.set(false);
-        self.gather(generation, &mut Vec::new());
+        self.gather(generation, &mut Unseen);
         self.schedule.passed(generation);
         self.end_epoch(generation);
         0
@@ -171,24 +173,23 @@ impl Inner {
         run.candidates = s.candidates.len() as u64;
         if !s.candidates.is_empty() {
             // USER CODE: implementations of `Trace`.
-            guarded(&mut panic, || self.detect(&mut s, floor));
+            let verdict = self.verdict(generation);
+            guarded(&mut panic, || self.detect(&mut s, floor, verdict));
             run.visited = s.visited.len() as u64;
             if panic.is_some() {
                 self.undo(&mut s);
-            } else {
-                self.settle(&mut s, generation);
-                if !s.visited.is_empty() {
-                    // USER CODE: finalizers, callbacks, drops.
-                    freed = self.dispose(&mut s, &mut run, &mut panic);
-                }
+            } else if s.live < s.visited.len() {
+                // USER CODE: finalizers, callbacks, drops.
+                freed = self.dispose(&mut s, &mut run, &mut panic);
             }
         }
 
         self.end_epoch(generation);
         if generation == Generation::Old {
-            self.trim_some();
+            self.trim_some(freed as u64);
         }
-        self.schedule.done(generation, run.visited, run.collected, self.live());
+        let left = (self.live(), self.large.bytes());
+        self.schedule.done(generation, run.visited, run.collected, left);
         self.refill_budget();
         self.counters.add(generation, run, start.elapsed());
         s.reset();
@@ -196,28 +197,35 @@ impl Inner {
         (freed, panic)
     }
 
-    /// Finds the candidates of age ≤ `generation`, and some others. Those of a full collection are taken out of the
-    /// bitmaps; others become, or stay, stale.
-    fn gather(&self, generation: Generation, to: &mut Vec<Obj>) {
+    /// Finds the candidates of age ≤ `generation`, and few others. Those of a full collection are taken out of the
+    /// bitmaps; the others are noted as one generation older.
+    fn gather(&self, generation: Generation, to: &mut impl Candidates) {
         if generation == Generation::Old {
-            self.fresh.borrow_mut().clear();
-            self.mid.borrow_mut().clear();
-            self.for_each_pool(|pool| {
-                pool.set_state(0, IN_FRESH | IN_MID);
+            let mut take = |pool: PoolRef| {
                 for at in 0..WORDS {
-                    objects(pool, at, pool.take_candidates(at), |obj| to.push(obj));
+                    to.add(pool, at, pool.take_candidates(at));
                 }
+            };
+            // A pool may be in several lists; it is without candidates the second time.
+            let mut young = self.fresh.take();
+            young.append(&mut self.mid.borrow_mut());
+            young.retain(|&pool| {
+                let first = pool.is(IN_FRESH | IN_MID);
+                pool.set_state(0, IN_FRESH | IN_MID);
+                take(pool);
+                first
             });
-            self.large.take_candidates(to);
+            self.old.drain(take);
+            young.into_iter().for_each(|pool| self.release_if_empty(pool));
+            self.large.take_candidates(|obj| to.add_one(obj));
             return;
         }
-        let mut push = |obj: Obj| to.push(obj);
         let middle = generation == Generation::Middle;
         for pool in self.fresh.borrow_mut().drain(..) {
             for at in 0..WORDS {
                 let bits = pool.age_candidates(at);
                 if !middle {
-                    objects(pool, at, bits, &mut push);
+                    to.add(pool, at, bits);
                 }
             }
             if !pool.is(IN_MID) {
@@ -228,100 +236,20 @@ impl Inner {
         if middle {
             let pools = self.mid.take();
             for &pool in &pools {
+                let mut retired = 0;
                 for at in 0..WORDS {
-                    objects(pool, at, pool.stale_candidates(at), &mut push);
+                    let bits = pool.retire_candidates(at);
+                    retired |= bits;
+                    to.add(pool, at, bits);
                 }
                 pool.set_state(0, IN_MID);
+                if retired != 0 && !pool.is(IN_OLD) {
+                    self.old.push(pool);
+                }
             }
             pools.into_iter().for_each(|pool| self.release_if_empty(pool));
         }
-        self.large.for_each_candidate(push);
-    }
-
-    /// Passes 1 and 2. Afterwards what is live in the set has LIVE.
-    fn detect(&self, s: &mut Scratch, floor: u32) {
-        #[cfg(feature = "verify")]
-        let _tracing = crate::verify::tracing::Guard::new();
-        s.verify = Verify::new();
-        let unexplained = self.visit_closure(s, floor, true);
-        if unexplained != 0 || !s.crowded.is_empty() {
-            rescue(s);
-        }
-    }
-
-    /// Pass 1: visits the candidates and all they reach in the set; the handles left unexplained.
-    ///
-    /// Works in groups: the edges of up to [`GROUP`] objects are gathered, and prefetched, before the
-    /// first is followed. A large heap's headers are in no cache; this waits for 16 at a time.
-    ///
-    /// `discover` is whether objects not visited yet join the set when reached.
-    fn visit_closure(&self, s: &mut Scratch, floor: u32, discover: bool) -> u64 {
-        let floor = floor * STEP;
-        let (mut unexplained, mut next, mut fed) = (0u64, 0, 0);
-        let mut tracer = std::mem::replace(&mut s.tracer, Tracer::new());
-        loop {
-            if next == s.visited.len() {
-                let end = (fed + GROUP).min(s.candidates.len());
-                if fed == end {
-                    break;
-                }
-                for at in fed..end {
-                    prefetch_at(&s.candidates, at + GROUP);
-                    let candidate = s.candidates[at];
-                    let mark = candidate.mark();
-                    if mark & (VISITED | DEAD) == 0 && mark >= floor {
-                        unexplained += visit(s, candidate, 0);
-                    }
-                }
-                fed = end;
-            }
-            let end = (next + GROUP).min(s.visited.len());
-            tracer.clear();
-            let mut seen = 0;
-            for at in next..end {
-                // SAFETY: alive: a candidate or reached from one, and not DEAD. USER CODE.
-                unsafe { s.visited[at].trace(&mut tracer) };
-                if cfg!(feature = "verify") {
-                    s.verify.first(s.visited[at], &tracer.handles()[seen..]);
-                    seen = tracer.handles().len();
-                }
-            }
-            next = end;
-            for &target in tracer.edges() {
-                let mark = target.mark();
-                if mark & VISITED != 0 {
-                    Verify::edge(target, mark / STEP);
-                    target.set_mark(mark.wrapping_sub(STEP));
-                    unexplained = unexplained.wrapping_sub(1);
-                } else if discover
-                    && mark & (LEAF | DEAD) == 0
-                    && mark >= floor
-                    && self.owns(target)
-                {
-                    unexplained += visit(s, target, 1);
-                }
-            }
-        }
-        s.tracer = tracer;
-        for obj in &s.crowded {
-            obj.set_mark(obj.mark() | (STEPS * STEP));
-        }
-        unexplained
-    }
-
-    /// Pass 3: what is live leaves the set, as old as the present epoch.
-    fn settle(&self, s: &mut Scratch, generation: Generation) {
-        let epoch = self.epoch() * STEP;
-        let clear = if generation == Generation::Old { PURPLE } else { 0 };
-        s.visited.retain(|obj| {
-            let mark = obj.mark();
-            if mark & LIVE == 0 {
-                return true;
-            }
-            obj.set_mark(mark & (STEP - 1) & !(VISITED | LIVE) | epoch);
-            obj.set_word(obj.word() & !clear);
-            false
-        });
+        self.large.age_candidates(middle, |obj| to.add_one(obj));
     }
 
     /// After a panic in pass 1 or 2: nothing was judged, everything is a candidate again.
@@ -330,7 +258,7 @@ impl Inner {
         s.visited.clear();
         for &obj in s.candidates.iter().filter(|obj| !obj.has(DEAD)) {
             // SAFETY: a candidate of this heap that nobody could drop meanwhile.
-            unsafe { self.set_candidate(obj) };
+            unsafe { self.set_candidate_anew(obj) };
         }
     }
 
@@ -340,9 +268,9 @@ impl Inner {
         let birth = self.birth();
         for &obj in visited {
             let mark = obj.mark();
-            obj.set_mark(mark & (STEP - 1) & !(VISITED | LIVE) | birth & !(STEP - 1));
+            obj.set_mark(mark & (STEP - 1) & !VISITED | birth & !(STEP - 1));
             // SAFETY: of this heap, and alive.
-            unsafe { self.set_candidate(obj) };
+            unsafe { self.set_candidate_anew(obj) };
         }
     }
 
@@ -357,8 +285,8 @@ impl Inner {
             }
         });
         let marks: Vec<u32> = s.candidates.iter().map(|obj| obj.mark()).collect();
-        self.detect(&mut s, 0);
-        let garbage = s.visited.iter().filter(|obj| !obj.has(LIVE)).count();
+        self.detect(&mut s, 0, self.verdict(Generation::Young));
+        let garbage = s.visited.len() - s.live;
         s.candidates.iter().zip(marks).for_each(|(obj, mark)| obj.set_mark(mark));
         garbage
     }
@@ -369,7 +297,6 @@ impl Inner {
         let garbage = std::mem::take(&mut s.visited);
         for &obj in &garbage {
             obj.decrement();
-            obj.clear(VISITED);
         }
         s.candidates.clone_from(&garbage);
         s.crowded.clear();
@@ -379,17 +306,19 @@ impl Inner {
             #[cfg(feature = "verify")]
             let _tracing = crate::verify::tracing::Guard::new();
             s.verify = Verify::new();
+            s.visited.reserve(garbage.len());
             for &obj in &garbage {
-                visit(s, obj, 0);
+                // SAFETY: room for all.
+                unsafe { visit(s, obj, obj.mark(), 0) };
             }
             self.visit_closure(s, 0, false);
-            rescue(s);
+            rescue(s, self.verdict(Generation::Young));
         });
         debug_assert!(s.visited.len() == garbage.len());
         let (live, dead): (Vec<Obj>, Vec<Obj>) =
-            garbage.iter().partition(|obj| first.is_some() || obj.has(LIVE));
+            garbage.iter().partition(|obj| first.is_some() || !obj.has(VISITED));
         self.spare(&live);
-        s.visited = dead;
+        (s.visited, s.live) = (dead, 0);
         match (panic.is_some(), first) {
             (true, Some(later)) => discard(later),
             (false, first) => *panic = first,
@@ -399,57 +328,45 @@ impl Inner {
     }
 }
 
-/// Pass 2: marks what is held from outside, and all it reaches, LIVE.
-fn rescue(s: &mut Scratch) {
-    for at in 0..s.visited.len() {
-        let root = s.visited[at];
-        if root.mark() < STEP || root.has(LIVE) {
-            continue;
+/// Where [`Inner::gather`] puts what it finds.
+trait Candidates {
+    /// The objects of the set bits of word `at` of a pool's candidates.
+    fn add(&mut self, pool: PoolRef, at: usize, bits: u64);
+    /// A large one.
+    fn add_one(&mut self, obj: Obj);
+}
+
+impl Candidates for Vec<Obj> {
+    #[inline]
+    fn add(&mut self, pool: PoolRef, at: usize, mut bits: u64) {
+        if bits == 0 {
+            return;
         }
-        root.set(LIVE);
-        s.stack.push(root);
-        while let Some(obj) = s.stack.pop() {
-            s.tracer.clear();
-            // SAFETY: in the set, so alive. USER CODE.
-            unsafe { obj.trace(&mut s.tracer) };
-            s.verify.second(obj, s.tracer.handles());
-            for &target in s.tracer.edges() {
-                let mark = target.mark();
-                if mark & (VISITED | LIVE) == VISITED {
-                    target.set_mark(mark | LIVE);
-                    s.stack.push(target);
-                }
-            }
+        self.reserve(64);
+        while bits != 0 {
+            let index = at * 64 + bits.trailing_zeros() as usize;
+            bits &= bits - 1;
+            // SAFETY: only objects have candidate bits (pool invariant 4).
+            let obj = unsafe { pool.object(index) };
+            // SAFETY: room for a word of them.
+            unsafe { push_within(self, obj) };
         }
+    }
+
+    fn add_one(&mut self, obj: Obj) {
+        self.push(obj);
     }
 }
 
-/// Adds an object to the set, with `explained` of its handles explained; how many are left.
-#[inline(always)]
-fn visit(s: &mut Scratch, obj: Obj, explained: u32) -> u64 {
-    let count = obj.count();
-    let mark = obj.mark();
-    s.flags |= mark;
-    s.visited.push(obj);
-    if count >= STEPS {
-        // More than can be counted down: taken as held from outside, see `visit_closure`.
-        s.crowded.push(obj);
-    }
-    let unexplained = count.min(STEPS).saturating_sub(explained);
-    obj.set_mark(mark & (STEP - 1) | VISITED | (unexplained * STEP));
-    u64::from(unexplained)
-}
+/// Nowhere: they only grow older.
+struct Unseen;
 
-/// Calls `f` with the objects of the set bits of a word.
-fn objects(pool: PoolRef, at: usize, mut bits: u64, mut f: impl FnMut(Obj)) {
-    while bits != 0 {
-        let index = at * 64 + bits.trailing_zeros() as usize;
-        bits &= bits - 1;
-        // SAFETY: only objects have candidate bits (pool invariant 4).
-        f(unsafe { pool.object(index) });
-    }
+impl Candidates for Unseen {
+    fn add(&mut self, _: PoolRef, _: usize, _: u64) {}
+
+    fn add_one(&mut self, _: Obj) {}
 }
 
 /// Flags that ask for more than dropping.
 pub(crate) const ODD: u32 = FINALIZER | SIDE;
-const _: () = assert!(ISOLATED < STEP && LIVE < STEP);
+const _: () = assert!(VISITED < STEP);

@@ -18,8 +18,9 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 use crate::gc::{Gc, first_word};
-use crate::header::{Obj, Vtable};
+use crate::header::{Obj, Vtable, run, run_off};
 use crate::pools::{Place, SHAPE_STEP};
+use crate::side::side_or_new;
 use crate::thread;
 use crate::trace::{Trace, Tracer};
 
@@ -33,6 +34,7 @@ impl<T: ?Sized + Trace> VtableOf<T> {
     pub(crate) const WIDE: &'static Vtable = &Vtable {
         trace: trace_wide::<T>,
         drop: drop_wide::<T>,
+        drop_run: drop_run_wide::<T>,
         finalize: finalize_wide::<T>,
         name: std::any::type_name::<T>,
         wide: true,
@@ -58,12 +60,21 @@ unsafe fn wide<T: ?Sized>(value: *const u8) -> *mut T {
 }
 
 /// # Safety
-/// As for `wide`.
-unsafe fn trace_wide<T: ?Sized + Trace>(value: *const u8, tracer: &mut Tracer) {
+/// As for `wide`, of the first of `objects` and all with its last word.
+unsafe fn trace_wide<T: ?Sized + Trace>(objects: &[Obj], tracer: &mut Tracer) -> usize {
+    run(objects, |value| {
+        // SAFETY: by contract.
+        let value = unsafe { wide::<T>(value) };
+        // SAFETY: the value is whole.
+        unsafe { &*value }.trace(tracer);
+    })
+}
+
+/// # Safety
+/// As for `trace_wide`; the values are not used afterwards.
+unsafe fn drop_run_wide<T: ?Sized>(objects: &mut &[Obj]) {
     // SAFETY: by contract.
-    let value = unsafe { wide::<T>(value) };
-    // SAFETY: the value is whole.
-    unsafe { &*value }.trace(tracer);
+    run_off(objects, |value| unsafe { drop_wide::<T>(value) });
 }
 
 /// # Safety
@@ -89,6 +100,7 @@ impl<T: Trace> VtableOf<[T]> {
     const COUNTED: &'static Vtable = &Vtable {
         trace: trace_counted::<T>,
         drop: drop_counted::<T>,
+        drop_run: drop_run_counted::<T>,
         finalize: finalize_counted::<T>,
         name: std::any::type_name::<[T]>,
         wide: false,
@@ -110,7 +122,8 @@ pub(crate) unsafe fn become_slice<T: Trace>(value: NonNull<[T]>, flags: u32) {
         unsafe { slot.write(value.as_ptr()) };
         VtableOf::<[T]>::WIDE
     } else {
-        obj.side_or_new().len.set(value.len());
+        // SAFETY: a handle keeps the object.
+        unsafe { side_or_new(obj) }.len.set(value.len());
         VtableOf::<[T]>::COUNTED
     };
     // SAFETY: by contract; both vtables find the length where it was just put.
@@ -129,12 +142,21 @@ unsafe fn counted<T>(value: *const u8) -> *mut [T] {
 }
 
 /// # Safety
-/// As for `counted`; the value is alive.
-unsafe fn trace_counted<T: Trace>(value: *const u8, tracer: &mut Tracer) {
+/// As for `counted`, of the first of `objects`; the value is alive. (No other is like it: each has a side box.)
+unsafe fn trace_counted<T: Trace>(objects: &[Obj], tracer: &mut Tracer) -> usize {
+    run(objects, |value| {
+        // SAFETY: by contract.
+        let value = unsafe { counted::<T>(value) };
+        // SAFETY: the value is whole.
+        unsafe { &*value }.trace(tracer);
+    })
+}
+
+/// # Safety
+/// As for `trace_counted`; the value is not used afterwards.
+unsafe fn drop_run_counted<T>(objects: &mut &[Obj]) {
     // SAFETY: by contract.
-    let value = unsafe { counted::<T>(value) };
-    // SAFETY: the value is whole.
-    unsafe { &*value }.trace(tracer);
+    run_off(objects, |value| unsafe { drop_counted::<T>(value) });
 }
 
 /// # Safety

@@ -12,10 +12,11 @@ use std::ops::Deref;
 use std::ptr::NonNull;
 
 use crate::Heap;
-use crate::header::{DEAD, FINALIZER, LEAF, Obj, PURPLE, VtableOf, is_quiet};
+use crate::header::{COUNT, DEAD, FINALIZER, IMMORTAL, LEAF, Obj, PURPLE, VtableOf, is_quiet};
 use crate::heap::{Inner, Room};
 use crate::pools::Place;
 use crate::release;
+use crate::side::side_or_new;
 use crate::thread;
 use crate::trace::{Trace, Tracer};
 use crate::weak::Weak;
@@ -46,6 +47,7 @@ pub(crate) const LEAF_DEPTH: u32 = 3;
 ///   Rust only the standard library's pointers do.
 /// * `==` looks at the values even if both handles lead to the same object, as `Rc` does for a `T`
 ///   that is not `Eq`.
+/// * [`get_mut`](Gc::get_mut) asks for `'static` too: a drop inside other drops may be put off.
 /// * `new_in` takes a [`Heap`]. What takes an `Allocator`, and what `Rc` has only on nightly, is missing.
 ///
 /// # Examples
@@ -115,6 +117,8 @@ impl<T: Trace + 'static> Gc<T> {
     fn new_inner(value: T, heap: &Inner) -> Gc<T> {
         // No call here unwinds while `value` is in its way to the object: so it needs no address,
         // and is built in registers or in place. A panic in a collection waits until it has arrived.
+        // `flags` come first: `holds_gc` may be somebody's own.
+        let flags = type_flags::<T>();
         let place = const { Place::of(size_of::<T>(), align_of::<T>(), false) };
         let (room, slow) = match heap.pop(place) {
             Some(header) => (Room { header, mark: heap.birth() }, false),
@@ -122,7 +126,6 @@ impl<T: Trace + 'static> Gc<T> {
         };
         // SAFETY: memory for an object, ours alone.
         let obj = unsafe { Obj::at(room.header) };
-        let flags = type_flags::<T>();
         let mark = room.mark | flags;
         // SAFETY: the header is ours to write.
         unsafe { obj.init(mark, first_word(flags), VtableOf::<T>::SIZED) };
@@ -306,7 +309,9 @@ impl<T: ?Sized> Gc<T> {
     /// ```
     pub fn on_dead(this: &Self, callback: impl FnOnce() + 'static) {
         if !this.obj().has(DEAD) {
-            this.obj().side_or_new().callbacks.borrow_mut().push(Box::new(callback));
+            // SAFETY: this handle keeps the object.
+            let side = unsafe { side_or_new(this.obj()) };
+            side.callbacks.borrow_mut().push(Box::new(callback));
         }
     }
 
@@ -343,8 +348,13 @@ impl<T: ?Sized> Drop for Gc<T> {
         self.touched();
         let word = self.obj().decrement();
         if !is_quiet(word) {
-            // SAFETY: this handle's count is given up; it is not used again.
-            unsafe { release::drop_slow(self.value, word) };
+            if word & (COUNT | IMMORTAL) == 0 {
+                // SAFETY: this was the last handle; it is not used again.
+                unsafe { release::drop_last(self.value, word) };
+            } else {
+                // SAFETY: others are left; a leaf is PURPLE from birth and here only if IMMORTAL.
+                unsafe { release::note(self.obj(), word) };
+            }
         }
     }
 }

@@ -9,7 +9,11 @@
 //! * **Generation 1** instead, every `middle` collections.
 //! * **Generation 2** instead, where the heap has grown by `growth` percent since the last full
 //!   collection (CPython's 25 % rule: the cost of full collections stays linear in what was
-//!   allocated), or four times as many objects as the heap holds were allocated since.
+//!   allocated), or four times as many objects as the heap holds were allocated since. Both twice and at last four
+//!   times as far apart where full collections look at much and find little; back where one finds much, or is cheap.
+//!
+//! * Large objects count by their bytes: one allocation for each 4 KiB, and what holds of the number of objects holds of
+//!   their bytes too.
 //!
 //! A generation in which collections find next to nothing is *passed over*, up to 15 times in a row: its
 //! candidates just grow older, unseen, and a later collection looks at them once. Programs
@@ -101,13 +105,20 @@ pub(crate) struct Schedule {
     /// For generations 0 and 1: how often to pass it over, and how often still.
     patience: [Cell<(u32, u32)>; 2],
     live_after_full: Cell<u64>,
+    bytes_after_full: Cell<u64>,
     allocated_since_full: Cell<u64>,
+    /// By how much full collections are rarer than the thresholds say.
+    rarer: Cell<u64>,
 }
 
 /// How often in a row a generation is passed over, at most.
 const MOST_PASSED: u32 = 15;
 /// How far the young budget grows.
 const STRETCH: u32 = 16;
+/// How much large objects may grow before that counts.
+const SLACK_BYTES: u64 = 32 << 20;
+/// How much rarer than set full collections become.
+const RAREST: u64 = 4;
 
 impl Schedule {
     /// The default thresholds, automatic, enabled.
@@ -121,8 +132,38 @@ impl Schedule {
             since_middle: Cell::new(0),
             patience: [const { Cell::new((0, 0)) }; 2],
             live_after_full: Cell::new(0),
+            bytes_after_full: Cell::new(0),
             allocated_since_full: Cell::new(0),
+            rarer: Cell::new(1),
         }
+    }
+
+    /// As new.
+    pub(crate) fn reset(&self) {
+        let Schedule {
+            thresholds,
+            mode,
+            enabled,
+            waiting,
+            budget,
+            since_middle,
+            patience,
+            live_after_full,
+            bytes_after_full,
+            allocated_since_full,
+            rarer,
+        } = self;
+        thresholds.set(Thresholds::DEFAULT);
+        mode.set(Mode::Automatic);
+        enabled.set(true);
+        waiting.set(false);
+        budget.set(Thresholds::DEFAULT.young);
+        since_middle.set(0);
+        patience.iter().for_each(|patience| patience.set((0, 0)));
+        live_after_full.set(0);
+        bytes_after_full.set(0);
+        allocated_since_full.set(0);
+        rarer.set(1);
     }
 
     /// Allocations until the next collection is due.
@@ -141,13 +182,16 @@ impl Schedule {
         self.allocated_since_full.set(self.allocated_since_full.get() + allocations);
     }
 
-    /// Which generation is to be collected now, with `live` objects in the heap.
-    pub(crate) fn due(&self, live: u64) -> Generation {
+    /// Which generation is to be collected now, with `live` objects in the heap, and `bytes` of large ones.
+    pub(crate) fn due(&self, live: u64, bytes: u64) -> Generation {
         let Thresholds { young, middle, growth } = self.thresholds.get();
         let (base, slack) = (self.live_after_full.get(), u64::from(young) * 8);
-        let grown = live > base + base / 100 * u64::from(growth) + slack;
-        let aged = self.allocated_since_full.get() > 4 * base + 16 * slack;
-        if grown || aged {
+        let rarer = self.rarer.get();
+        let grown = live > base + base / 100 * u64::from(growth) * rarer + slack;
+        let aged = self.allocated_since_full.get() > (4 * base + 16 * slack) * rarer;
+        let base = self.bytes_after_full.get();
+        let swollen = bytes > base + base / 100 * u64::from(growth) * rarer + SLACK_BYTES;
+        if grown || aged || swollen {
             Generation::Old
         } else if self.since_middle.get() >= middle {
             Generation::Middle
@@ -172,15 +216,25 @@ impl Schedule {
         }
     }
 
-    /// A collection of `generation` looked at `visited` objects and freed `freed`; `live` remain.
-    pub(crate) fn done(&self, generation: Generation, visited: u64, freed: u64, live: u64) {
+    /// A collection of `generation` looked at `visited` objects and freed `freed`; `left` remain, and bytes of large ones.
+    pub(crate) fn done(&self, generation: Generation, visited: u64, freed: u64, left: (u64, u64)) {
         match generation {
             Generation::Young => self.since_middle.set(self.since_middle.get() + 1),
             Generation::Middle => self.since_middle.set(0),
             Generation::Old => {
                 self.since_middle.set(0);
-                self.live_after_full.set(live);
-                self.allocated_since_full.set(0);
+                self.live_after_full.set(left.0);
+                self.bytes_after_full.set(left.1);
+                let allocated = self.allocated_since_full.replace(0);
+                let rarer = self.rarer.get();
+                let cheap = visited * 2 < allocated || visited * 8 < left.0;
+                if freed * 2 >= visited || cheap {
+                    self.rarer.set(1);
+                } else if freed * 16 < visited {
+                    self.rarer.set((rarer * 2).min(RAREST));
+                } else if freed * 4 < visited {
+                    self.rarer.set(2);
+                }
             }
         }
         if let Some(patience) = self.patience.get(generation.index()) {
@@ -197,7 +251,7 @@ impl Schedule {
             self.budget.set((budget / 3 * 2).max(least));
         } else if freed * 8 < visited {
             let most = least.saturating_mul(STRETCH);
-            self.budget.set((budget + budget / 2).clamp(least, most));
+            self.budget.set(budget.saturating_add(budget / 2).clamp(least, most));
         }
     }
 }
@@ -211,9 +265,9 @@ mod tests {
         let schedule = Schedule::new();
         let mut seen = Vec::new();
         for _ in 0..18 {
-            let generation = schedule.due(100);
+            let generation = schedule.due(100, 0);
             seen.push(generation.index());
-            schedule.done(generation, 10, 5, 100);
+            schedule.done(generation, 10, 5, (100, 0));
         }
         assert_eq!(seen, [0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
     }
@@ -225,37 +279,64 @@ mod tests {
         while live < 10_000_000 {
             live += u64::from(schedule.budget());
             schedule.spent(u64::from(schedule.budget()));
-            let generation = schedule.due(live);
+            let generation = schedule.due(live, 0);
             if generation == Generation::Old {
                 full_work += live;
             }
-            schedule.done(generation, 1000, 0, live);
+            schedule.done(generation, 1000, 0, (live, 0));
         }
         assert!(full_work > live && full_work < 6 * live, "{full_work} for {live}");
     }
 
     #[test]
+    fn full_collections_that_look_at_all_and_find_nothing_cost_twice_what_was_allocated() {
+        let schedule = Schedule::new();
+        let (mut live, mut full_work) = (0u64, 0u64);
+        while live < 10_000_000 {
+            live += u64::from(schedule.budget());
+            schedule.spent(u64::from(schedule.budget()));
+            let generation = schedule.due(live, 0);
+            let visited = if generation == Generation::Old { live } else { 1000 };
+            full_work += if generation == Generation::Old { live } else { 0 };
+            schedule.done(generation, visited, 0, (live, 0));
+        }
+        assert!(full_work > live / 2 && full_work < 5 * live / 2, "{full_work} for {live}");
+        schedule.done(Generation::Old, live, live / 2, (live, 0));
+        assert_eq!(schedule.rarer.get(), 1);
+    }
+
+    #[test]
     fn churn_of_old_garbage_brings_a_full_collection_without_growth() {
         let schedule = Schedule::new();
-        schedule.done(Generation::Old, 0, 0, 10_000);
+        schedule.done(Generation::Old, 0, 0, (10_000, 0));
         let rounds = (0..1000).position(|_| {
             schedule.spent(2048);
-            let generation = schedule.due(10_000);
-            schedule.done(generation, 100, 40, 10_000);
+            let generation = schedule.due(10_000, 0);
+            schedule.done(generation, 100, 40, (10_000, 0));
             generation == Generation::Old
         });
         assert!(rounds.is_some_and(|rounds| rounds < 200));
     }
 
     #[test]
+    fn few_large_objects_bring_a_full_collection_by_their_bytes() {
+        let schedule = Schedule::new();
+        assert_eq!(schedule.due(10, 30 << 20), Generation::Young);
+        assert_eq!(schedule.due(10, 40 << 20), Generation::Old);
+        schedule.done(Generation::Old, 10, 0, (10, 40 << 20));
+        assert_eq!(schedule.due(10, 70 << 20), Generation::Young);
+        assert_eq!(schedule.due(10, 120 << 20), Generation::Old);
+    }
+
+    #[test]
     fn the_budget_stretches_where_nothing_is_found_and_shrinks_back() {
         let schedule = Schedule::new();
         for _ in 0..20 {
-            schedule.done(Generation::Young, 1000, 0, 0);
+            schedule.done(Generation::Young, 1000, 0, (0, 0));
         }
         assert_eq!(schedule.budget(), 2048 * STRETCH);
         for _ in 0..20 {
-            schedule.done(Generation::Young, 1000, 900, 0);
+            schedule.done(Generation::Young, 1000, 900, (0, 0));
         }
         assert_eq!(schedule.budget(), 2048);
         schedule.set_thresholds(Thresholds { young: 0, middle: 1, growth: 1 });
@@ -268,11 +349,11 @@ mod tests {
         let passed = || (0..).take_while(|_| schedule.pass_over(Generation::Young)).count();
         let mut seen = Vec::new();
         for _ in 0..6 {
-            schedule.done(Generation::Young, 1000, 1, 0);
+            schedule.done(Generation::Young, 1000, 1, (0, 0));
             seen.push(passed());
         }
         assert_eq!(seen, [1, 3, 7, 15, 15, 15]);
-        schedule.done(Generation::Young, 1000, 200, 0);
+        schedule.done(Generation::Young, 1000, 200, (0, 0));
         assert_eq!(passed(), 0);
         assert!(!schedule.pass_over(Generation::Old));
     }

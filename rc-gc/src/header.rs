@@ -20,11 +20,12 @@
 //! Invariants of an object (checked by `Heap::check`):
 //!
 //! 1. An [`Obj`] points to a header whose memory is not given back: the object is allocated, and
-//!    stays so while it has handles, `Weak`s, or is in the collector's hands (VISITED).
+//!    stays so while it has handles, `Weak`s, or is in the collector's hands (which count as a handle).
 //! 2. `DEAD` is set, or `count` is 0, exactly if the value must not be looked at any more.
 //! 3. `PURPLE` of an object that is neither LEAF nor DEAD says that its bit is set in one of the
 //!    purple bitmaps of its pool (or that it is in the list of large candidates).
-//! 4. `VISITED` and `LIVE` are set only during a collection.
+//! 4. `VISITED` is set only while a collection follows edges, never while user code other than `Trace`
+//!    runs: collections of other heaps would mistake the object for one of their set.
 //! 5. With `SIDE` the last word points to a [`Side`], else to a [`Vtable`].
 //!
 //! This module does not know where an object's memory comes from.
@@ -56,10 +57,8 @@ pub(crate) const FINALIZER: u32 = 1 << 3;
 pub(crate) const LEAF: u32 = 1 << 4;
 /// The object belongs to a heap other than its thread's first.
 pub(crate) const ISOLATED: u32 = 1 << 5;
-/// In the set a collection looks at.
+/// In the set a collection looks at, and not found to be reachable from outside.
 pub(crate) const VISITED: u32 = 1 << 6;
-/// In that set, and found to be reachable from outside.
-pub(crate) const LIVE: u32 = 1 << 7;
 
 /// One epoch, one unexplained handle.
 pub(crate) const STEP: u32 = 1 << 8;
@@ -79,12 +78,16 @@ const _: () = assert!(offset_of!(Header, mark) == 0);
 const _: () = assert!(offset_of!(Header, count) == 4);
 const _: () = assert!(offset_of!(Header, info) == 8);
 
-/// What the collector must know of a type. All functions take the address of the value.
+/// What the collector must know of a type. Functions take the address of the value, or a list of objects of which the
+/// first has this vtable: those behind it that have it too are dealt with in the same call ([`run`], [`run_off`]).
 pub(crate) struct Vtable {
-    /// Reports the edges. USER CODE in principle.
-    pub(crate) trace: unsafe fn(*const u8, &mut Tracer),
+    /// Reports the edges of objects at the beginning of a list; of how many. USER CODE in principle.
+    pub(crate) trace: unsafe fn(&[Obj], &mut Tracer) -> usize,
     /// Drops the value in place. USER CODE.
     pub(crate) drop: unsafe fn(*mut u8),
+    /// Takes objects from the beginning of a list, and drops the value of each in place. One whose drop panics is
+    /// taken. USER CODE.
+    pub(crate) drop_run: unsafe fn(&mut &[Obj]),
     /// Runs the finalizer. USER CODE.
     pub(crate) finalize: unsafe fn(*const u8),
     /// The name of the type, for messages.
@@ -103,6 +106,23 @@ pub(crate) struct Side {
     pub(crate) len: Cell<usize>,
     /// To be called when the object is found dead.
     pub(crate) callbacks: RefCell<Vec<Box<dyn FnOnce()>>>,
+}
+
+impl Side {
+    /// For an object with this vtable: no `Weak`, no callback.
+    pub(crate) const fn new(vtable: &'static Vtable) -> Side {
+        Side {
+            vtable: Cell::new(vtable),
+            weak: Cell::new(1),
+            len: Cell::new(0),
+            callbacks: RefCell::new(Vec::new()),
+        }
+    }
+
+    /// Whether somebody asked to be called.
+    pub(crate) fn has_callbacks(&self) -> bool {
+        !self.callbacks.borrow().is_empty()
+    }
 }
 
 /// Whether a count word, after the subtraction, asks for nothing more.
@@ -292,7 +312,7 @@ impl Obj {
         }
     }
 
-    /// The side box, if the object has one. It lives until [`free_side`](Self::free_side).
+    /// The side box, if the object has one. It lives until `side::free_side`.
     #[inline(always)]
     pub(crate) fn side(&self) -> Option<&Side> {
         if !self.has(SIDE) {
@@ -302,41 +322,78 @@ impl Obj {
         Some(unsafe { self.get().info.get().cast::<Side>().as_ref() })
     }
 
-    /// The side box, made if there is none.
-    pub(crate) fn side_or_new(&self) -> &Side {
-        if !self.has(SIDE) {
-            let side = Box::new(Side {
-                vtable: Cell::new(self.vtable()),
-                weak: Cell::new(1),
-                len: Cell::new(0),
-                callbacks: RefCell::new(Vec::new()),
-            });
-            self.get().info.set(NonNull::from(Box::leak(side)).cast());
-            self.set(SIDE);
-        }
-        // SAFETY: invariant 5, as in `side`; SIDE is set.
-        unsafe { self.get().info.get().cast::<Side>().as_ref() }
-    }
-
-    /// Gives the side box back.
+    /// Gives the object its side box.
     ///
     /// # Safety
-    /// SIDE is set; the object's memory is about to be given back, or its vtable never used again.
-    pub(crate) unsafe fn free_side(self) {
-        let side = self.get().info.get().cast::<Side>();
-        // SAFETY: invariant 5: leaked from a box in `side_or_new`, and not used from here on.
-        drop(unsafe { Box::from_raw(side.as_ptr()) });
+    /// It has none, and this one is for its vtable.
+    pub(crate) unsafe fn set_side(self, side: NonNull<Side>) {
+        self.get().info.set(side.cast());
+        self.set(SIDE);
     }
 
-    /// Reports the edges of the value.
+    /// Where the side box is.
     ///
     /// # Safety
-    /// The value is alive, and whole.
+    /// SIDE is set.
     #[inline(always)]
-    pub(crate) unsafe fn trace(self, tracer: &mut Tracer) {
-        let trace = self.vtable().trace;
-        // SAFETY: the vtable is of the value's type; the value is alive by contract.
-        unsafe { trace(self.value().as_ptr(), tracer) };
+    pub(crate) unsafe fn side_pointer(self) -> NonNull<Side> {
+        debug_assert!(self.has(SIDE));
+        self.get().info.get().cast()
+    }
+
+    /// The last word: two objects that have the same one are of one type and without a side box.
+    #[inline(always)]
+    fn info(self) -> NonNull<()> {
+        self.get().info.get()
+    }
+
+    /// Count word and mark word as one: the count in the upper half.
+    #[inline(always)]
+    pub(crate) fn both(self) -> u64 {
+        u64::from(self.word()) << 32 | u64::from(self.mark())
+    }
+
+    /// Sets count word and mark word.
+    #[inline(always)]
+    pub(crate) fn set_both(self, both: u64) {
+        self.set_word((both >> 32) as u32);
+        self.set_mark(both as u32);
+    }
+}
+
+/// How far ahead lists of objects are prefetched.
+pub(crate) const AHEAD: usize = 16;
+
+/// Calls `f` with the value of the first object of a list, and of those behind it that are like it; how many.
+#[inline(always)]
+pub(crate) fn run(objects: &[Obj], mut f: impl FnMut(*mut u8)) -> usize {
+    let Some(first) = objects.first() else { return 0 };
+    let info = first.info();
+    let mut done = 0;
+    for obj in objects {
+        if obj.info() != info {
+            break;
+        }
+        f(obj.value().as_ptr());
+        done += 1;
+    }
+    done
+}
+
+/// Takes the first object from a list, and those behind it that are like it; calls `f` with the value of each. What `f`
+/// does to those behind is seen: one that gets a side box meanwhile is not like the first any more.
+#[inline(always)]
+pub(crate) fn run_off(objects: &mut &[Obj], mut f: impl FnMut(*mut u8)) {
+    let Some(first) = objects.first() else { return };
+    let info = first.info();
+    while let [obj, rest @ ..] = *objects
+        && obj.info() == info
+    {
+        *objects = rest;
+        if let Some(later) = rest.get(AHEAD) {
+            later.prefetch();
+        }
+        f(obj.value().as_ptr());
     }
 }
 
@@ -348,6 +405,7 @@ impl<T: Trace> VtableOf<T> {
     pub(crate) const SIZED: &'static Vtable = &Vtable {
         trace: trace_sized::<T>,
         drop: drop_sized::<T>,
+        drop_run: drop_run_sized::<T>,
         finalize: finalize_sized::<T>,
         name: std::any::type_name::<T>,
         wide: false,
@@ -355,11 +413,20 @@ impl<T: Trace> VtableOf<T> {
 }
 
 /// # Safety
-/// `value` points to a live `T`.
-unsafe fn trace_sized<T: Trace>(value: *const u8, tracer: &mut Tracer) {
+/// The first of `objects`, and all with its last word, have a live `T` as their value.
+unsafe fn trace_sized<T: Trace>(objects: &[Obj], tracer: &mut Tracer) -> usize {
+    run(objects, |value| {
+        // SAFETY: by contract.
+        let value = unsafe { &*value.cast::<T>() };
+        value.trace(tracer);
+    })
+}
+
+/// # Safety
+/// As for `trace_sized`; the values are not used afterwards.
+unsafe fn drop_run_sized<T>(objects: &mut &[Obj]) {
     // SAFETY: by contract.
-    let value = unsafe { &*value.cast::<T>() };
-    value.trace(tracer);
+    run_off(objects, |value| unsafe { value.cast::<T>().drop_in_place() });
 }
 
 /// # Safety

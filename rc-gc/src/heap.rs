@@ -31,12 +31,20 @@ use crate::collector::Scratch;
 use crate::generations::Schedule;
 use crate::header::{Header, ISOLATED, LARGE, LEAF, Obj, PURPLE, STEP};
 use crate::large::{self, Large};
-use crate::pools::{Cache, IN_FRESH, LISTED, Place, PoolList, PoolRef, SHAPE_STEP, SHAPES};
+use crate::pools::{
+    Cache, IN_FRESH, IN_MID, IN_OLD, LISTED, OldList, Place, PoolList, PoolRef, SHAPE_STEP, SHAPES,
+};
 use crate::release::{Panic, guarded, resume};
+use crate::side::Sides;
 use crate::stats::Counters;
 
 /// Chunks are backed by huge pages from this size of the heap on.
 const HUGE_FROM: usize = 8 << 20;
+
+/// A pool with less than this part of its blocks free is left to get more.
+const RESERVE: usize = 32;
+/// How many such pools are passed over before another is taken from the arenas.
+const MOST_POOR: usize = 8;
 
 /// A depth that no drop has.
 pub(crate) const NEVER: u32 = u32::MAX;
@@ -74,7 +82,7 @@ pub(crate) struct Inner {
     pub(crate) freed: Cell<u64>,
     born: Cell<u64>,
     /// Allocations until a collection is due; counted when a word is taken.
-    budget: Cell<i64>,
+    pub(crate) budget: Cell<i64>,
     caches: [[Cache; CLASS_TABLE]; SHAPES],
     pub(crate) collecting: Cell<bool>,
     retired: Cell<bool>,
@@ -87,7 +95,12 @@ pub(crate) struct Inner {
     /// Pools with fresh candidates, and pools with candidates of generation 1.
     pub(crate) fresh: RefCell<Vec<PoolRef>>,
     pub(crate) mid: RefCell<Vec<PoolRef>>,
+    /// Objects freed by full collections since `trim_some` last looked for pools to give back.
+    untrimmed: Cell<u64>,
+    /// Pools with candidates of generation 2.
+    pub(crate) old: OldList,
     pub(crate) large: Large,
+    pub(crate) sides: Sides,
     /// The first epoch of generation 1.
     pub(crate) middle_from: Cell<u32>,
     pub(crate) schedule: Schedule,
@@ -95,6 +108,11 @@ pub(crate) struct Inner {
     pub(crate) scratch: Cell<Option<Box<Scratch>>>,
     /// The thread's heaps, in a list that `thread` keeps.
     pub(crate) next: Cell<*const Inner>,
+}
+
+/// What a large object takes from the budget, in allocations: much memory that is garbage is not to wait for many objects.
+fn weight(bytes: usize) -> i64 {
+    1 + (bytes / 4096) as i64
 }
 
 impl Drop for Inner {
@@ -107,6 +125,10 @@ impl Drop for Inner {
 impl Inner {
     /// A new heap, to be freed by `retire` and the drop of its last object.
     pub(crate) fn create(isolated: bool) -> NonNull<Inner> {
+        if isolated && let Some(heap) = crate::thread::take_spare() {
+            crate::thread::enlist(heap);
+            return heap;
+        }
         let inner = Box::new(Inner {
             caches: [const { [const { Cache::new() }; CLASS_TABLE] }; SHAPES],
             birth: Cell::new(STEP | if isolated { ISOLATED } else { 0 }),
@@ -123,7 +145,10 @@ impl Inner {
             pending: RefCell::new(Vec::new()),
             fresh: RefCell::new(Vec::new()),
             mid: RefCell::new(Vec::new()),
+            untrimmed: Cell::new(0),
+            old: OldList::new(),
             large: Large::new(),
+            sides: Sides::new(),
             middle_from: Cell::new(1),
             schedule: Schedule::new(),
             counters: Counters::new(),
@@ -167,6 +192,30 @@ impl Inner {
     /// Puts new objects under ISOLATED, where the heap is not the only one its thread can reach.
     pub(crate) fn isolate(&self) {
         self.birth.set(self.birth.get() | ISOLATED);
+    }
+
+    /// Makes an isolated heap that has ended what `create` would make, but for memory at hand, if that is an arena at
+    /// most; else `false`. It holds no object.
+    pub(crate) fn renew(&self) -> bool {
+        if self.arenas.borrow().arenas() > 1 {
+            return false;
+        }
+        for pool in self.fresh.take().into_iter().chain(self.mid.take()) {
+            pool.set_state(0, IN_FRESH | IN_MID);
+        }
+        self.flush_caches();
+        self.release_listed();
+        if self.in_use() != 0 || self.arenas.borrow().pools_in_use() != 0 {
+            return false;
+        }
+        self.birth.set(STEP | ISOLATED);
+        self.middle_from.set(1);
+        self.retired.set(false);
+        self.schedule.reset();
+        self.counters.reset();
+        self.refill_budget();
+        self.scratch.set(self.scratch.take().filter(|scratch| scratch.is_small()));
+        true
     }
 
     /// Ends the heap: new objects are large ones from now on.
@@ -242,7 +291,7 @@ impl Inner {
                 Some(Room { header: self.pop(place)?, mark: self.birth() })
             }
             _ => {
-                self.budget.set(self.budget.get() - 1);
+                self.budget.set(self.budget.get() - weight(value.size()));
                 let header = self.large.allocate(self, value)?;
                 self.born.set(self.born.get() + 1);
                 Some(Room { header, mark: self.birth() | LARGE })
@@ -260,7 +309,7 @@ impl Inner {
     /// Takes a word of free blocks into an empty cache.
     fn refill(&self, class: usize, shape: usize) -> Option<()> {
         let list = &self.lists[shape][class];
-        let pool = list.front().or_else(|| self.new_pool(class, shape))?;
+        let pool = self.rich_pool(list).or_else(|| self.new_pool(class, shape)).or(list.front())?;
         let blocks = self.caches[shape][class].fill(pool)?;
         if pool.used() == pool.capacity() {
             list.remove(pool);
@@ -270,7 +319,24 @@ impl Inner {
         Some(())
     }
 
-    /// Takes a pool from the arenas.
+    /// The pool to allocate from, if one of the first has more than a few free blocks; those that have not go to the end.
+    ///
+    /// In a heap whose objects come and go at random, and that is as large as it needs to be, each pool has a free block
+    /// or two when its turn comes, and nearly each allocation would be a new word. A reserve of a thirty-second
+    /// lets words fill up, and objects that are made together lie together.
+    fn rich_pool(&self, list: &PoolList) -> Option<PoolRef> {
+        for _ in 0..MOST_POOR {
+            let pool = list.front()?;
+            if pool.capacity() - pool.used() >= pool.capacity() / RESERVE {
+                return Some(pool);
+            }
+            list.remove(pool);
+            list.push_back(pool);
+        }
+        None
+    }
+
+    /// Takes a pool from the arenas; it is the next to be allocated from.
     fn new_pool(&self, class: usize, shape: usize) -> Option<PoolRef> {
         let mut arenas = self.arenas.borrow_mut();
         let taken = match arenas.take_pool() {
@@ -287,7 +353,7 @@ impl Inner {
         let class_ = SizeClass::from_index(class)?;
         // SAFETY: just taken: ours alone, its slot zero.
         let pool = unsafe { PoolRef::init(taken.base, self, class_, shape) };
-        self.lists[shape][class].push_back(pool);
+        self.lists[shape][class].push_front(pool);
         Some(pool)
     }
 
@@ -312,21 +378,70 @@ impl Inner {
     /// Notes an object as a candidate: the first decrement to non-zero.
     ///
     /// # Safety
-    /// The object is of this heap, and neither LEAF nor DEAD.
+    /// The object is of this heap, and neither LEAF nor DEAD; it is no candidate.
     pub(crate) unsafe fn set_candidate(&self, obj: Obj) {
         obj.set_word(obj.word() | PURPLE);
         if obj.has(LARGE) {
             // SAFETY: just tested.
-            unsafe { self.large.set_candidate(obj) };
-            return;
+            unsafe { self.large.set_candidate(obj, self.generation_of(obj)) };
+        } else {
+            // SAFETY: just tested.
+            self.set_pool_candidate(unsafe { PoolRef::of(obj) }, obj);
         }
-        // SAFETY: just tested.
-        let pool = unsafe { PoolRef::of(obj) };
-        pool.set_fresh(pool.index_of(obj));
-        if !pool.is(IN_FRESH) {
-            pool.set_state(IN_FRESH, 0);
-            self.fresh.borrow_mut().push(pool);
+    }
+
+    /// The part of `set_candidate` that is the pool's: a bit, for the generation that the object is in, so that no
+    /// collection of a younger one looks at it.
+    #[inline(always)]
+    pub(crate) fn set_pool_candidate(&self, pool: PoolRef, obj: Obj) {
+        let index = pool.index_of(obj);
+        if obj.epoch() >= self.epoch() {
+            pool.set_fresh(index);
+            if !pool.is(IN_FRESH) {
+                self.list_fresh(pool);
+            }
+        } else {
+            pool.set_stale(index);
+            if obj.epoch() < self.middle_from.get() {
+                pool.set_fresh(index);
+                if !pool.is(IN_OLD) {
+                    self.list_old(pool);
+                }
+            } else if !pool.is(IN_MID) {
+                self.list_mid(pool);
+            }
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn list_fresh(&self, pool: PoolRef) {
+        pool.set_state(IN_FRESH, 0);
+        self.fresh.borrow_mut().push(pool);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn list_mid(&self, pool: PoolRef) {
+        pool.set_state(IN_MID, 0);
+        self.mid.borrow_mut().push(pool);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn list_old(&self, pool: PoolRef) {
+        self.old.push(pool);
+    }
+
+    /// `set_candidate` for an object that may be one already.
+    ///
+    /// # Safety
+    /// The object is of this heap, and neither LEAF nor DEAD.
+    pub(crate) unsafe fn set_candidate_anew(&self, obj: Obj) {
+        // SAFETY: by contract.
+        unsafe { self.clear_candidate(obj) };
+        // SAFETY: by contract, and no candidate any more.
+        unsafe { self.set_candidate(obj) };
     }
 
     /// Forgets an object as a candidate: it is known to be live, or about to be dropped.

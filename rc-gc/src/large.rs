@@ -3,16 +3,17 @@
 //! ```text
 //! global allocator's block
 //! +-----+-----------+-------------+-----------+--------
-//! | gap | prefix 40 | metadata 16 | header 16 | value ...
+//! | gap | prefix 48 | metadata 16 | header 16 | value ...
 //! +-----+-----------+-------------+-----------+--------
-//!       ^ header - 56             ^ header
+//!       ^ header - 64             ^ header
 //! ```
 //!
 //! Invariants (checked by `Heap::check`):
 //!
 //! 1. `objects[prefix.index]` is the object itself, and every large object of the heap is there.
-//! 2. `candidates[prefix.candidate]` is the object itself if it is a candidate, else
-//!    `prefix.candidate` is [`NONE`].
+//! 2. `candidates[g][i]` is the object itself if it is a candidate that is looked for in generation g and
+//!    `prefix.candidate` is 4 i + g; else `prefix.candidate` is [`NONE`].
+//! 3. `bytes` is the sum of their blocks.
 //!
 //! It does not run user code; it does not know when an object dies.
 
@@ -20,6 +21,7 @@ use std::alloc::Layout;
 use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;
 
+use crate::generations::Generation;
 use crate::header::{Header, Obj};
 use crate::heap::Inner;
 
@@ -43,7 +45,9 @@ const _: () = assert!(TO_HEADER.is_multiple_of(8));
 /// The large objects of a heap.
 pub(crate) struct Large {
     objects: RefCell<Vec<Obj>>,
-    candidates: RefCell<Vec<Obj>>,
+    candidates: [RefCell<Vec<Obj>>; 3],
+    /// Bytes of all blocks.
+    bytes: Cell<u64>,
 }
 
 /// Bytes from the start of the block to the value, and the layout of the block.
@@ -52,6 +56,11 @@ fn block_of(value: Layout) -> Option<(usize, Layout)> {
     let before = (TO_HEADER + size_of::<Header>()).next_multiple_of(align);
     let size = before.checked_add(value.size())?;
     Some((before, Layout::from_size_align(size, align).ok()?))
+}
+
+/// Whether a value of this layout is small enough for any object.
+pub(crate) fn fits(value: &Layout) -> bool {
+    block_of(*value).is_some()
 }
 
 /// # Safety
@@ -75,7 +84,11 @@ pub(crate) unsafe fn heap_of(obj: Obj) -> NonNull<Inner> {
 impl Large {
     /// No objects.
     pub(crate) const fn new() -> Self {
-        Large { objects: RefCell::new(Vec::new()), candidates: RefCell::new(Vec::new()) }
+        Large {
+            objects: RefCell::new(Vec::new()),
+            candidates: [const { RefCell::new(Vec::new()) }; 3],
+            bytes: Cell::new(0),
+        }
     }
 
     /// Memory for an object with a value of this layout, its header not yet written. `None`: the
@@ -99,6 +112,7 @@ impl Large {
         // SAFETY: in bounds, aligned to 8, exclusive.
         unsafe { at.write(prefix) };
         objects.push(obj);
+        self.bytes.set(self.bytes.get() + layout.size() as u64);
         Some(header)
     }
 
@@ -118,20 +132,21 @@ impl Large {
             // SAFETY: in `objects`: LARGE (1).
             unsafe { prefix(moved) }.index.set(index);
         }
+        self.bytes.set(self.bytes.get() - layout.size() as u64);
         // SAFETY: from `allocate`, with this layout.
         unsafe { std::alloc::dealloc(base.as_ptr(), layout) };
     }
 
-    /// Notes a candidate.
+    /// Notes a candidate of a generation.
     ///
     /// # Safety
     /// The object is LARGE and of this heap.
-    pub(crate) unsafe fn set_candidate(&self, obj: Obj) {
+    pub(crate) unsafe fn set_candidate(&self, obj: Obj, generation: Generation) {
         // SAFETY: by contract.
         let at = &unsafe { prefix(obj) }.candidate;
         if at.get() == NONE {
-            let mut candidates = self.candidates.borrow_mut();
-            at.set(candidates.len());
+            let mut candidates = self.candidates[generation.index()].borrow_mut();
+            at.set(candidates.len() * 4 + generation.index());
             candidates.push(obj);
         }
     }
@@ -146,12 +161,26 @@ impl Large {
         if at == NONE {
             return;
         }
-        let mut candidates = self.candidates.borrow_mut();
-        candidates.swap_remove(at);
-        if let Some(&moved) = candidates.get(at) {
+        let mut candidates = self.candidates[at % 4].borrow_mut();
+        candidates.swap_remove(at / 4);
+        if let Some(&moved) = candidates.get(at / 4) {
             // SAFETY: in `candidates`: LARGE (2).
             unsafe { prefix(moved) }.candidate.set(at);
         }
+    }
+
+    /// Whether an object is noted as a candidate.
+    ///
+    /// # Safety
+    /// The object is LARGE and of this heap.
+    pub(crate) unsafe fn is_candidate(&self, obj: Obj) -> bool {
+        // SAFETY: by contract.
+        unsafe { prefix(obj) }.candidate.get() != NONE
+    }
+
+    /// Bytes of all blocks.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.get()
     }
 
     /// Number of objects.
@@ -159,17 +188,28 @@ impl Large {
         self.objects.borrow().len()
     }
 
-    /// Calls `f` with every candidate.
-    pub(crate) fn for_each_candidate(&self, f: impl FnMut(Obj)) {
-        self.candidates.borrow().iter().copied().for_each(f);
+    /// Calls `f` with every candidate of generation 0, and with `middle` of 1; they are candidates of the next one then.
+    pub(crate) fn age_candidates(&self, middle: bool, mut f: impl FnMut(Obj)) {
+        let last = if middle { 1 } else { 0 };
+        for generation in 0..=last {
+            for obj in self.candidates[generation].borrow_mut().drain(..) {
+                let mut to = self.candidates[last + 1].borrow_mut();
+                // SAFETY: in `candidates`: LARGE (2).
+                unsafe { prefix(obj) }.candidate.set(to.len() * 4 + last + 1);
+                to.push(obj);
+                f(obj);
+            }
+        }
     }
 
-    /// Adds all candidates to `to`; afterwards there are none.
-    pub(crate) fn take_candidates(&self, to: &mut Vec<Obj>) {
-        for obj in self.candidates.borrow_mut().drain(..) {
-            // SAFETY: in `candidates`: LARGE (2).
-            unsafe { prefix(obj) }.candidate.set(NONE);
-            to.push(obj);
+    /// Calls `f` with every candidate; afterwards there are none.
+    pub(crate) fn take_candidates(&self, mut f: impl FnMut(Obj)) {
+        for candidates in &self.candidates {
+            for obj in candidates.borrow_mut().drain(..) {
+                // SAFETY: in `candidates`: LARGE (2).
+                unsafe { prefix(obj) }.candidate.set(NONE);
+                f(obj);
+            }
         }
     }
 
@@ -188,9 +228,9 @@ impl Large {
         }
     }
 
-    /// Verifies 1 and 2.
+    /// Verifies all of them.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
-        let candidates = self.candidates.borrow();
+        let mut bytes = 0;
         for (index, &obj) in self.objects.borrow().iter().enumerate() {
             // SAFETY: in `objects`.
             let prefix = unsafe { prefix(obj) };
@@ -198,9 +238,14 @@ impl Large {
                 return Err("large 1: an object does not know its place");
             }
             let candidate = prefix.candidate.get();
-            if candidate != NONE && candidates.get(candidate) != Some(&obj) {
+            let known = |list: &RefCell<Vec<Obj>>| list.borrow().get(candidate / 4) == Some(&obj);
+            if candidate != NONE && !self.candidates.get(candidate % 4).is_some_and(known) {
                 return Err("large 2: a candidate does not know its place");
             }
+            bytes += prefix.layout.size() as u64;
+        }
+        if bytes != self.bytes.get() {
+            return Err("large 3: the sum of bytes is wrong");
         }
         Ok(())
     }

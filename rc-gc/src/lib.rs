@@ -214,7 +214,7 @@
 //!   harmless. So a type with its own `Drop` must say `#[gc(drop)]`.
 //! * [`Gc::new`] may collect before it allocates; [`set_mode`] moves that to a [`safepoint`] of the
 //!   program's choice, or leaves it to [`collect`].
-//! * Inside a collection `collect` does nothing. Objects made in a `Drop` are ordinary objects; those
+//! * Inside a collection `collect` of the same heap does nothing. Objects made in a `Drop` are ordinary objects; those
 //!   that are garbage at once wait for the next collection.
 //! * A `RefCell` that is borrowed, or a `Mutex` that is locked, during a collection hides what it
 //!   holds, which so stays alive. One whose guard was leaked does so for ever.
@@ -222,7 +222,8 @@
 //! # Panics
 //!
 //! A panic in `Drop`, `Finalize`, a callback or `Trace` does not keep other garbage from its turn. The
-//! first one goes on when the work is done, out of `collect`, `Gc::new` or the `drop` that began it.
+//! first one goes on when the work is done, out of `collect`, `Gc::new` or the `drop` that began it; not into a
+//! panic that is under way already.
 //!
 //! # Threads and exit
 //!
@@ -239,11 +240,16 @@
 //!  +--------+-------+-----------+---------      "candidate"
 //! ```
 //!
-//! A decrement to non-zero makes an object a *candidate*, once: a flag in the word that the decrement writes,
-//! and a bit. A collection of generation *g* visits what candidates up to that age reach, subtracts the edges
-//! that it finds from copies of the counts, and what is left without a handle from outside is
-//! garbage. Handles from older objects are simply not subtracted, so there is no write barrier.
+//! A decrement to non-zero makes an object a *candidate*, once: a flag in the word that the decrement writes, and a
+//! bit, which says in which generation it is to be looked at. A collection of generation *g* visits what candidates up to that
+//! age reach, subtracts the edges that it finds from copies of the counts, and what is left without a handle from outside
+//! is garbage. Handles from older objects are simply not subtracted, so there is no write barrier.
 //! Age is the number of the collection after which an object was born; growing older costs nothing.
+//!
+//! What a collection costs depends on what candidates reach, not on the size of the heap: an object that a full
+//! collection found to be live is no candidate again before it loses a handle. Two habits make candidates that reach all of
+//! a large structure: pointers to parents, and handles that wander over it. Full collections of that kind which find next to
+//! nothing become four times as rare, at most; [`Thresholds`] and [`Mode`] are for what a program knows better.
 //!
 //! The ideas: trial deletion and generations from CPython's collector, candidates from Bacon and Rajan
 //! ("Concurrent Cycle Collection in Reference Counted Systems", 2001), finalizers from PEP 442.
@@ -275,6 +281,7 @@ mod pools;
 mod release;
 #[cfg(feature = "report")]
 mod report;
+mod side;
 mod stats;
 mod thread;
 mod trace;

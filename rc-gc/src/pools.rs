@@ -6,9 +6,10 @@
 //! ```text
 //! descriptor   0 next      8 prev      16 heap     24 reciprocal (4)
 //!             28 size (2) 30 capacity (2) 32 used (2) 34 class (1) 35 shape (1) 36 state (1)
+//!             40 next old  48 prev old
 //!             64 free [8]   bit set: the block is free, and in no cache
-//!            128 fresh [8]  bit set: became a candidate since the last collection
-//!            192 stale [8]  bit set: candidate that survived a young collection
+//!            128 noted [8]  two words each, `fresh` and `stale`: two bits for each candidate, which say
+//!                           in which generation it is looked for: `fresh` alone 0, `stale` alone 1, both 2
 //!
 //! block, shape 0   | header 16 | value ...           sized, alignment up to 16
 //! block, shape 1   | metadata or gap 16 | header 16 | value ...     unsized, or alignment 32
@@ -25,11 +26,15 @@
 //! 2. `used` = `capacity` - bits set in `free`: blocks that hold an object or are in a cache.
 //! 3. The pool is in its class's list exactly if `state` has LISTED, and then `used < capacity`.
 //! 4. A bit in `fresh` or `stale` belongs to an object with PURPLE that is neither LEAF nor DEAD.
-//! 5. `state` has IN_FRESH (IN_MID) exactly if the pool is in the heap's list of that name.
+//! 5. `state` has IN_FRESH (IN_MID, IN_OLD) exactly if the pool is in the heap's list of that name; it is, if it has a
+//!    candidate of generation 0 (1, 2).
 //! 6. `near` of a cache is NOWHERE or the first of 64 blocks of a pool of the cache's class and shape;
 //!    none of them that is in the cache is free in the pool.
 //!
 //! It does not know when to collect, or what an object is worth.
+
+mod cache;
+mod lists;
 
 use std::cell::Cell;
 use std::mem::offset_of;
@@ -44,6 +49,9 @@ use alloc_core::{
 
 use crate::header::{Header, Obj};
 use crate::heap::Inner;
+
+pub(crate) use cache::Cache;
+pub(crate) use lists::{OldList, PoolList};
 
 /// Words in each bitmap: 512 blocks.
 pub(crate) const WORDS: usize = 8;
@@ -60,6 +68,9 @@ pub(crate) const LISTED: u8 = 1;
 pub(crate) const IN_FRESH: u8 = 2;
 /// In the heap's list of pools with candidates that survived a collection of generation 0.
 pub(crate) const IN_MID: u8 = 4;
+
+/// In the heap's list of pools with candidates that survived a collection of generation 1.
+pub(crate) const IN_OLD: u8 = 8;
 
 /// Where objects of one layout go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,17 +115,26 @@ pub(crate) struct PoolDesc {
     class: Cell<u8>,
     shape: Cell<u8>,
     state: Cell<u8>,
-    _gap: [u8; 27],
+    next_old: Cell<Option<PoolRef>>,
+    prev_old: Cell<Option<PoolRef>>,
+    _gap: [u8; 8],
     free: [Cell<u64>; WORDS],
-    fresh: [Cell<u64>; WORDS],
-    stale: [Cell<u64>; WORDS],
+    noted: [Noted; WORDS],
+}
+
+/// Candidates among 64 blocks; side by side, because most uses are of both.
+#[repr(C)]
+struct Noted {
+    fresh: Cell<u64>,
+    stale: Cell<u64>,
 }
 
 const _: () = assert!(offset_of!(PoolDesc, reciprocal) == 24);
 const _: () = assert!(offset_of!(PoolDesc, used) == 32);
 const _: () = assert!(offset_of!(PoolDesc, state) == 36);
+const _: () = assert!(offset_of!(PoolDesc, next_old) == 40);
 const _: () = assert!(offset_of!(PoolDesc, free) == 64);
-const _: () = assert!(offset_of!(PoolDesc, stale) == 192);
+const _: () = assert!(offset_of!(PoolDesc, noted) == 128);
 const _: () = assert!(size_of::<PoolDesc>() == SLOT_SIZE);
 const _: () = assert!(MIN_BLOCK == 32);
 
@@ -211,6 +231,11 @@ impl PoolRef {
         usize::from(self.size.get())
     }
 
+    /// For `block_index`.
+    pub(crate) fn reciprocal(self) -> u32 {
+        self.reciprocal.get()
+    }
+
     /// Index of the pool's class.
     pub(crate) fn class(self) -> usize {
         usize::from(self.class.get())
@@ -298,17 +323,24 @@ impl PoolRef {
     pub(crate) fn put_blocks(self, at: usize, bits: u64) -> u16 {
         debug_assert!(self.free[at].get() & bits == 0, "a block of word {at} is free already");
         self.free[at].set(self.free[at].get() | bits);
-        self.fresh[at].set(self.fresh[at].get() & !bits);
-        self.stale[at].set(self.stale[at].get() & !bits);
+        self.noted[at].fresh.set(self.noted[at].fresh.get() & !bits);
+        self.noted[at].stale.set(self.noted[at].stale.get() & !bits);
         let used = self.used.get() - bits.count_ones() as u16;
         self.used.set(used);
         used
     }
 
-    /// Notes block `index` as a fresh candidate.
+    /// Notes block `index`, which is no candidate, as one of generation 0.
     #[inline(always)]
     pub(crate) fn set_fresh(self, index: usize) {
-        let word = &self.fresh[index / 64 % WORDS];
+        let word = &self.noted[index / 64 % WORDS].fresh;
+        word.set(word.get() | 1 << (index % 64));
+    }
+
+    /// Notes block `index`, which is no candidate, as one of generation 1.
+    #[inline(always)]
+    pub(crate) fn set_stale(self, index: usize) {
+        let word = &self.noted[index / 64 % WORDS].stale;
         word.set(word.get() | 1 << (index % 64));
     }
 
@@ -316,31 +348,36 @@ impl PoolRef {
     #[inline(always)]
     pub(crate) fn clear_candidate(self, index: usize) {
         let (at, mask) = (index / 64 % WORDS, !(1 << (index % 64)));
-        self.fresh[at].set(self.fresh[at].get() & mask);
-        self.stale[at].set(self.stale[at].get() & mask);
+        self.noted[at].fresh.set(self.noted[at].fresh.get() & mask);
+        self.noted[at].stale.set(self.noted[at].stale.get() & mask);
     }
 
     /// Whether block `index` is noted as a candidate.
     pub(crate) fn is_candidate(self, index: usize) -> bool {
         let at = index / 64 % WORDS;
-        (self.fresh[at].get() | self.stale[at].get()) >> (index % 64) & 1 != 0
+        (self.noted[at].fresh.get() | self.noted[at].stale.get()) >> (index % 64) & 1 != 0
     }
 
-    /// Moves word `at` of the fresh candidates to the stale ones; the bits moved.
+    /// Makes word `at` of the candidates of generation 0 ones of generation 1; their bits.
+    #[inline]
     pub(crate) fn age_candidates(self, at: usize) -> u64 {
-        let bits = self.fresh[at].replace(0);
-        self.stale[at].set(self.stale[at].get() | bits);
-        bits
+        let (fresh, stale) = (self.noted[at].fresh.get(), self.noted[at].stale.get());
+        self.noted[at].fresh.set(fresh & stale);
+        self.noted[at].stale.set(fresh | stale);
+        fresh & !stale
     }
 
-    /// Word `at` of the stale candidates.
-    pub(crate) fn stale_candidates(self, at: usize) -> u64 {
-        self.stale[at].get()
+    /// Makes word `at` of the candidates of generation 1 ones of generation 2; their bits.
+    #[inline]
+    pub(crate) fn retire_candidates(self, at: usize) -> u64 {
+        let (fresh, stale) = (self.noted[at].fresh.get(), self.noted[at].stale.get());
+        self.noted[at].fresh.set(fresh | stale);
+        stale & !fresh
     }
 
     /// Takes all candidates of word `at`.
     pub(crate) fn take_candidates(self, at: usize) -> u64 {
-        self.fresh[at].replace(0) | self.stale[at].replace(0)
+        self.noted[at].fresh.replace(0) | self.noted[at].stale.replace(0)
     }
 
     /// Word `at` of the blocks that are in use: by objects, if no cache holds any.
@@ -351,7 +388,7 @@ impl PoolRef {
         all & !self.free[at].get()
     }
 
-    /// Verifies invariants 1, 2 and the part of 3 that can be seen here.
+    /// Verifies invariants 1, 2 and the parts of 3, 4 and 5 that can be seen here.
     pub(crate) fn check(self) -> Result<(), &'static str> {
         let class = SizeClass::from_index(self.class()).ok_or("pool 1: no such class")?;
         let capacity = blocks_per_pool(class);
@@ -362,173 +399,20 @@ impl PoolRef {
         if used as usize != self.used() {
             return Err("pool 2: used blocks and free bits do not add up");
         }
+        let noted = |at: usize| self.noted[at].fresh.get() | self.noted[at].stale.get();
+        if (0..WORDS).any(|at| noted(at) & !self.used_word(at) != 0) {
+            return Err("pool 4: a free block is a candidate");
+        }
         if self.is(LISTED) != (self.used() < capacity) {
             return Err("pool 3: listed without a free block, or the reverse");
         }
+        for noted in &self.noted {
+            let (fresh, stale) = (noted.fresh.get(), noted.stale.get());
+            if fresh & !stale != 0 && !self.is(IN_FRESH) || stale & !fresh != 0 && !self.is(IN_MID)
+            {
+                return Err("pool 5: a candidate that no collection of its generation would find");
+            }
+        }
         Ok(())
-    }
-}
-
-/// Pools of one class and shape that have free blocks. First in, first out: a pool that stops being
-/// full goes to the end, and has time to collect more free blocks.
-pub(crate) struct PoolList {
-    head: Cell<Option<PoolRef>>,
-    tail: Cell<Option<PoolRef>>,
-}
-
-impl PoolList {
-    /// No pools.
-    pub(crate) const fn new() -> Self {
-        PoolList { head: Cell::new(None), tail: Cell::new(None) }
-    }
-
-    /// The pool to allocate from.
-    pub(crate) fn front(&self) -> Option<PoolRef> {
-        self.head.get()
-    }
-
-    /// Adds a pool at the end.
-    pub(crate) fn push_back(&self, pool: PoolRef) {
-        debug_assert!(!pool.is(LISTED));
-        pool.set_state(LISTED, 0);
-        pool.next.set(None);
-        pool.prev.set(self.tail.get());
-        match self.tail.get() {
-            Some(tail) => tail.next.set(Some(pool)),
-            None => self.head.set(Some(pool)),
-        }
-        self.tail.set(Some(pool));
-    }
-
-    /// Whether `pool`, which is in the list, is alone there.
-    pub(crate) fn is_only(&self, pool: PoolRef) -> bool {
-        pool.next.get().is_none() && pool.prev.get().is_none()
-    }
-
-    /// Calls `f` with each pool; `f` must leave the list alone.
-    pub(crate) fn for_each(&self, mut f: impl FnMut(PoolRef)) {
-        let mut at = self.head.get();
-        while let Some(pool) = at {
-            at = pool.next.get();
-            f(pool);
-        }
-    }
-
-    /// Takes a pool out.
-    pub(crate) fn remove(&self, pool: PoolRef) {
-        debug_assert!(pool.is(LISTED));
-        pool.set_state(0, LISTED);
-        match pool.prev.get() {
-            Some(prev) => prev.next.set(pool.next.get()),
-            None => self.head.set(pool.next.get()),
-        }
-        match pool.next.get() {
-            Some(next) => next.prev.set(pool.prev.get()),
-            None => self.tail.set(pool.prev.get()),
-        }
-    }
-}
-
-/// A word of free blocks, ready to be handed out. What is freed of the same word comes back here, so
-/// that an object that is made and dropped costs the pool nothing.
-pub(crate) struct Cache {
-    /// Blocks that are free, the lowest first.
-    bits: Cell<u64>,
-    /// The block of bit 0.
-    first: Cell<NonNull<u8>>,
-    /// Address of `first` if all 64 blocks behind it are of its pool, else NOWHERE.
-    near: Cell<usize>,
-}
-
-/// An address that no block is near to.
-const NOWHERE: usize = 0;
-
-impl Cache {
-    /// No blocks.
-    pub(crate) const fn new() -> Self {
-        Cache {
-            bits: Cell::new(0),
-            first: Cell::new(NonNull::dangling()),
-            near: Cell::new(NOWHERE),
-        }
-    }
-
-    /// Whether there is no block.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.bits.get() == 0
-    }
-
-    /// The number of blocks.
-    pub(crate) fn len(&self) -> u32 {
-        self.bits.get().count_ones()
-    }
-
-    /// Takes the lowest free block. `size` is that of the class.
-    #[inline(always)]
-    pub(crate) fn pop(&self, size: usize) -> Option<NonNull<u8>> {
-        let bits = self.bits.get();
-        if bits == 0 {
-            return None;
-        }
-        self.bits.set(bits & (bits - 1));
-        let offset = bits.trailing_zeros() as usize * size;
-        // SAFETY: a set bit is a block of the word that begins at `first` (`fill`).
-        Some(unsafe { self.first.get().add(offset) })
-    }
-
-    /// Takes the block at address `block` back, if it is of the word that was here last. `size` is that of
-    /// the class. The block may belong to any pool.
-    #[inline(always)]
-    pub(crate) fn push(&self, block: usize, size: usize) -> bool {
-        let offset = block.wrapping_sub(self.near.get());
-        if offset >= 64 * size {
-            return false;
-        }
-        let bit = 1 << (offset / size);
-        debug_assert!(self.bits.get() & bit == 0, "a block is free already");
-        self.bits.set(self.bits.get() | bit);
-        true
-    }
-
-    /// Takes a word from a pool that has one; how many blocks it has.
-    #[inline]
-    pub(crate) fn fill(&self, pool: PoolRef) -> Option<u32> {
-        debug_assert!(self.is_empty());
-        let (bits, first) = pool.take_word()?;
-        self.first.set(first);
-        self.bits.set(bits);
-        let offset = first.addr().get() & (POOL_SIZE - 1);
-        let whole = offset + 64 * pool.block_size() <= pool.capacity() * pool.block_size();
-        self.near.set(if whole { first.addr().get() } else { NOWHERE });
-        Some(bits.count_ones())
-    }
-
-    /// Puts all blocks back into their pool, if there are any: the pool, and how many.
-    pub(crate) fn flush(&self) -> Option<(PoolRef, u32)> {
-        self.near.set(NOWHERE);
-        let bits = self.bits.replace(0);
-        if bits == 0 {
-            return None;
-        }
-        let first = self.first.get();
-        // SAFETY: a block of a pool that stays taken: the word's blocks were counted as used.
-        let pool = unsafe { PoolRef::containing(first) };
-        pool.put_word(bits, first);
-        Some((pool, bits.count_ones()))
-    }
-
-    /// Which blocks of word `at` of a pool are here.
-    #[cfg(feature = "report")]
-    pub(crate) fn bits_of(&self, pool: PoolRef, at: usize) -> u64 {
-        let first = pool.base().addr().get() + at * 64 * pool.block_size();
-        if self.first.get().addr().get() == first { self.bits.get() } else { 0 }
-    }
-
-    /// Forgets the word that was here last, if it was one of `pool`, which is given back.
-    pub(crate) fn forget(&self, pool: PoolRef) {
-        if self.near.get() & !(POOL_SIZE - 1) == pool.base().addr().get() {
-            debug_assert!(self.is_empty());
-            self.near.set(NOWHERE);
-        }
     }
 }

@@ -19,9 +19,12 @@ use std::mem::needs_drop;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::NonNull;
 
-use crate::header::{COUNT, DEAD, FINALIZER, IMMORTAL, ISOLATED, LARGE, LEAF, Obj, SIDE, VISITED};
+use crate::header::{
+    COUNT, DEAD, FINALIZER, IMMORTAL, ISOLATED, LARGE, LEAF, Obj, PURPLE, SIDE, Side,
+};
 use crate::heap::{Inner, NEVER};
 use crate::pools::{Place, PoolRef};
+use crate::side::free_side;
 use crate::thread;
 
 /// Drops one inside the other before objects are put off.
@@ -57,28 +60,74 @@ pub(crate) fn resume(first: Option<Panic>) {
     }
 }
 
-/// The part of `Gc::drop` after a decrement that left a word which is not quiet.
+/// The part of `Gc::drop` after a decrement to zero.
 ///
 /// # Safety
-/// The handle to `value` is gone, and counted as gone: `word` is the object's count word.
+/// The handle to `value` was the last, and is counted as gone: `word` is the object's count word.
 #[inline(never)]
-pub(crate) unsafe fn drop_slow<T: ?Sized>(value: NonNull<T>, word: u32) {
+pub(crate) unsafe fn drop_last<T: ?Sized>(value: NonNull<T>, word: u32) {
     // SAFETY: the pointer of a handle that existed until now; the memory stays until released below.
     let obj = unsafe { Obj::of(value) };
-    if word & (COUNT | IMMORTAL) == 0 {
-        if obj.has(DEAD | FINALIZER | LARGE | SIDE | ISOLATED) {
-            // SAFETY: count 0.
-            unsafe { release_other(obj) };
-        } else {
-            // SAFETY: count 0, in the thread's heap, and no flag that asks for more.
-            unsafe { release_plain(obj, value, word) };
-        }
-    } else if word & IMMORTAL != 0 {
+    if obj.has(DEAD | FINALIZER | LARGE | SIDE | ISOLATED) {
+        // SAFETY: by contract.
+        unsafe { drop_last_elsewhere(value, word) };
+    } else {
+        // Finding it through the pool takes six instructions more.
+        // SAFETY: the object is one of it.
+        let heap = unsafe { thread::existing().unwrap_unchecked() };
+        // SAFETY: count 0, in the thread's heap, and no flag that asks for more.
+        unsafe { release_plain(heap, obj, value, word) };
+    }
+}
+
+/// `drop_last` for objects of a `Heap`, and those with flags that ask for more.
+///
+/// # Safety
+/// As for `drop_last`.
+#[inline(never)]
+unsafe fn drop_last_elsewhere<T: ?Sized>(value: NonNull<T>, word: u32) {
+    // SAFETY: as in `drop_last`.
+    let obj = unsafe { Obj::of(value) };
+    if obj.has(DEAD | FINALIZER | LARGE | SIDE) {
+        // SAFETY: count 0.
+        return unsafe { release_other(obj) };
+    }
+    // SAFETY: in a pool.
+    let heap = unsafe { PoolRef::of(obj) }.heap();
+    // SAFETY: count 0, in that heap, and no flag that asks for more.
+    unsafe { release_plain(heap, obj, value, word) };
+}
+
+/// The part of `Gc::drop` after a decrement to non-zero that left a word which is not quiet: the object is a candidate
+/// from now on.
+///
+/// # Safety
+/// The object has handles, and `word` is its count word; if it is not IMMORTAL, it is neither PURPLE nor LEAF.
+#[inline(never)]
+pub(crate) unsafe fn note(obj: Obj, word: u32) {
+    if word & IMMORTAL != 0 || obj.has(DEAD | LARGE) {
+        // SAFETY: by contract.
+        return unsafe { note_odd(obj, word) };
+    }
+    // SAFETY: just tested, and allocated: it has handles.
+    let pool = unsafe { PoolRef::of(obj) };
+    // SAFETY: a heap lives as long as its objects.
+    let heap = unsafe { pool.heap().as_ref() };
+    obj.set_word(word | PURPLE);
+    heap.set_pool_candidate(pool, obj);
+}
+
+/// # Safety
+/// As for `note`.
+#[cold]
+#[inline(never)]
+unsafe fn note_odd(obj: Obj, word: u32) {
+    if word & IMMORTAL != 0 {
         obj.pin();
     } else if !obj.has(DEAD) {
         // SAFETY: it has handles, so it is allocated.
         let heap = unsafe { Inner::of(obj) };
-        // SAFETY: of that heap; a leaf is PURPLE from birth and never here.
+        // SAFETY: of that heap; by contract no leaf, and no candidate yet.
         unsafe { heap.set_candidate(obj) };
     }
 }
@@ -128,21 +177,21 @@ impl Drop for Level<'_> {
 #[inline(never)]
 fn abandon(heap: &Inner, obj: Obj, outer: u32) {
     let later = Level { heap, obj, outer }.leave();
-    // SAFETY: the value is dropped, as far as it could be; nothing leads to it.
-    unsafe { Inner::free(NonNull::from(heap), obj) };
+    // SAFETY: the value is dropped, as far as it could be; no handle leads to it.
+    unsafe { bury(obj) };
     // A panic is under way already.
     if let Some(later) = later {
         discard(later);
     }
 }
 
-/// What `drop_slow` does not do in line.
+/// What `drop_last` does not do in line.
 ///
 /// # Safety
 /// Count 0; the value is whole unless DEAD.
 #[inline(never)]
 unsafe fn release_other(obj: Obj) {
-    if obj.has(DEAD | FINALIZER | LARGE | SIDE) {
+    if obj.has(DEAD | FINALIZER) || obj.side().is_some_and(Side::has_callbacks) {
         // SAFETY: by contract.
         return unsafe { release_odd(obj) };
     }
@@ -157,9 +206,9 @@ unsafe fn release_other(obj: Obj) {
 /// Drops and frees an object without `Weak`s, finalizer or other peculiarity.
 ///
 /// # Safety
-/// Count 0, value whole; in a pool of the thread's heap; `value` is its value and `word` its count word: PURPLE or 0.
+/// Count 0, value whole; in a pool of `heap`; `value` is its value and `word` its count word: PURPLE or 0.
 #[inline(always)]
-unsafe fn release_plain<T: ?Sized>(obj: Obj, value: NonNull<T>, word: u32) {
+unsafe fn release_plain<T: ?Sized>(heap: NonNull<Inner>, obj: Obj, value: NonNull<T>, word: u32) {
     // From here on the value is coming apart: no collection may find the object.
     if word != 0 {
         // SAFETY: in a pool.
@@ -167,9 +216,6 @@ unsafe fn release_plain<T: ?Sized>(obj: Obj, value: NonNull<T>, word: u32) {
     }
     // SAFETY: whole until dropped below.
     let place = place_of(unsafe { value.as_ref() });
-    // Finding it through the pool takes six instructions more.
-    // SAFETY: the object is one of it.
-    let heap = unsafe { thread::existing().unwrap_unchecked() };
     // SAFETY: in a pool.
     debug_assert!(heap == unsafe { PoolRef::of(obj) }.heap());
     if needs_drop::<T>() {
@@ -228,7 +274,7 @@ fn drain(heap: &Inner) -> Option<Panic> {
     loop {
         let Some(obj) = heap.pending.borrow_mut().pop() else { break };
         guarded(&mut first, || {
-            if obj.has(FINALIZER | LARGE | SIDE) {
+            if obj.has(FINALIZER) || obj.side().is_some_and(Side::has_callbacks) {
                 // SAFETY: `pending` holds objects with count 0 and whole values (heap invariant 2).
                 unsafe { release_odd(obj) };
             } else {
@@ -244,21 +290,25 @@ fn drain(heap: &Inner) -> Option<Panic> {
     first
 }
 
-/// `release_plain` where the type is known to the vtable only, for any heap; the first panic of what was
-/// put off.
+/// `release_plain` where the type is known to the vtable only, for any heap, for large objects too, and where there may
+/// be `Weak`s; the first panic of what was put off.
 ///
 /// # Safety
-/// Count 0, value whole; in a pool of `heap`; no candidate.
+/// Count 0, value whole; of `heap`; no candidate; without finalizer and callbacks.
 unsafe fn release_untyped(heap: &Inner, obj: Obj) -> Option<Panic> {
     let Some(level) = Level::enter(heap, obj) else {
         defer(heap, obj);
         return None;
     };
+    if obj.has(SIDE) {
+        // `Weak`s may keep the memory: walks over the heap must know that there is no value.
+        obj.set(DEAD);
+    }
     // SAFETY: as in `release_plain`. USER CODE.
     unsafe { drop_value(obj) };
     let later = level.leave();
-    // SAFETY: dropped; nothing leads to it.
-    unsafe { Inner::free(NonNull::from(heap), obj) };
+    // SAFETY: dropped; no handle leads to it.
+    unsafe { bury(obj) };
     later
 }
 
@@ -273,19 +323,15 @@ pub(crate) unsafe fn drop_value(obj: Obj) {
     unsafe { drop(obj.value().as_ptr()) };
 }
 
-/// Releases an object with one of the flags DEAD, FINALIZER, LARGE, SIDE.
+/// Releases an object that is DEAD, or has a finalizer or callbacks.
 ///
 /// # Safety
 /// Count 0; the value is whole unless DEAD.
 #[cold]
 pub(crate) unsafe fn release_odd(obj: Obj) {
     if obj.has(DEAD) {
-        // In the collector's hands it is the collector that frees it.
-        if !obj.has(VISITED) {
-            // SAFETY: dropped by the collector, and this was the last dead handle.
-            unsafe { bury(obj) };
-        }
-        return;
+        // SAFETY: dropped by the collector, whose pin is gone, and this was the last dead handle.
+        return unsafe { bury(obj) };
     }
     // SAFETY: allocated until buried below.
     let heap = unsafe { Inner::of(obj) };
@@ -327,7 +373,7 @@ unsafe fn finalize_alone(heap: &Inner, obj: Obj, panic: &mut Option<Panic>) -> b
     let held = word & (COUNT | IMMORTAL) != 0;
     if held && !obj.has(LEAF) {
         // SAFETY: of this heap, alive. It may be held by a cycle only, so it is a candidate.
-        unsafe { heap.set_candidate(obj) };
+        unsafe { heap.set_candidate_anew(obj) };
     } else if !held {
         // SAFETY: of this heap.
         unsafe { heap.clear_candidate(obj) };
@@ -368,7 +414,7 @@ pub(crate) unsafe fn bury(obj: Obj) {
             return;
         }
         // SAFETY: the vtable is not needed any more.
-        unsafe { obj.free_side() };
+        unsafe { free_side(obj) };
     }
     // SAFETY: allocated until the next line.
     let heap = NonNull::from(unsafe { Inner::of(obj) });

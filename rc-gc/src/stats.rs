@@ -170,6 +170,15 @@ impl Counters {
         }
     }
 
+    /// No collections.
+    pub(crate) fn reset(&self) {
+        for (generation, pauses) in self.generations.iter().zip(&self.pauses) {
+            if generation.take().collections != 0 {
+                pauses.iter().for_each(|pauses| pauses.set(0));
+            }
+        }
+    }
+
     /// Adds one collection. `run` has the fields of a single one, without time.
     pub(crate) fn add(&self, generation: Generation, run: GenerationStats, time: Duration) {
         let cell = &self.generations[generation.index()];

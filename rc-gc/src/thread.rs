@@ -25,6 +25,8 @@ thread_local! {
     static CURRENT: Cell<*const Inner> = const { Cell::new(std::ptr::null()) };
     /// The latest of the thread's heaps, [`Heap`](crate::Heap)s and retired ones among them; the others by `next`.
     static ALL: Cell<*const Inner> = const { Cell::new(std::ptr::null()) };
+    /// A heap that ended and was renewed, for the next [`Heap`](crate::Heap); or null.
+    static SPARE: Cell<*const Inner> = const { Cell::new(std::ptr::null()) };
     /// Retires the thread's heap.
     static EXIT: Exit = const { Exit };
 }
@@ -37,6 +39,10 @@ impl Drop for Exit {
         if let Some(heap) = existing() {
             // SAFETY: the thread's heap, which nothing but its last object frees.
             unsafe { retire(heap) };
+        }
+        if let Some(spare) = take_spare() {
+            // SAFETY: made by `Box::leak` in `create`, and nothing leads to it any more.
+            drop(unsafe { Box::from_raw(spare.as_ptr()) });
         }
     }
 }
@@ -54,6 +60,28 @@ pub(crate) fn current() -> NonNull<Inner> {
 #[inline(always)]
 pub(crate) fn existing() -> Option<NonNull<Inner>> {
     NonNull::new(CURRENT.get().cast_mut())
+}
+
+/// The heap at hand, which is as good as new.
+pub(crate) fn take_spare() -> Option<NonNull<Inner>> {
+    NonNull::new(SPARE.replace(std::ptr::null()).cast_mut())
+}
+
+/// Keeps a heap for the next [`Heap`](crate::Heap), if it is small, none is kept, and the thread goes on; else `false`. A
+/// program with many small heaps would otherwise map and unmap memory for each.
+///
+/// # Safety
+/// The heap has ended, and nothing leads to it.
+unsafe fn keep(heap: NonNull<Inner>) -> bool {
+    if !SPARE.get().is_null() || EXIT.try_with(|_| ()).is_err() {
+        return false;
+    }
+    // SAFETY: by contract it exists.
+    let renewed = unsafe { heap.as_ref() }.renew();
+    if renewed {
+        SPARE.set(heap.as_ptr());
+    }
+    renewed
 }
 
 /// Adds a heap just made to those of its thread.
@@ -118,6 +146,9 @@ pub(crate) unsafe fn retire(heap: NonNull<Inner>) {
     // SAFETY: by contract.
     let inner = unsafe { heap.as_ref() };
     for _ in 0..3 {
+        if inner.live() == 0 {
+            break;
+        }
         let (mut freed, mut panic) = (0, None);
         // USER CODE. Drops may leave new garbage, finalizers may resurrect: a few rounds only.
         guarded(&mut panic, || freed = inner.collect(Generation::Old));
@@ -150,6 +181,10 @@ pub(crate) unsafe fn free_if_done(heap: NonNull<Inner>) {
         CURRENT.set(std::ptr::null());
     }
     delist(inner);
+    // SAFETY: ended, empty, and in no list any more.
+    if unsafe { keep(heap) } {
+        return;
+    }
     // SAFETY: made by `Box::leak` in `create`; no object leads to it any more (1).
     drop(unsafe { Box::from_raw(heap.as_ptr()) });
 }

@@ -89,7 +89,7 @@ use crate::header::Obj;
 ///    a reference or a `Weak`.)
 /// 2. **Each at most once** per call.
 /// 3. **The same each time**, as long as nobody changed the value in between.
-/// 4. **No user code**: no handle is cloned, dropped or dereferenced, nothing is collected.
+/// 4. **No user code**: no handle is cloned, dropped or dereferenced, nothing in a cell is changed, nothing is collected.
 /// 5. [`holds_gc`](Trace::holds_gc) answers `true` if `trace` could ever report an edge.
 ///
 /// Reporting *less* than is owned is always sound: what is not reported counts as held from
@@ -219,6 +219,11 @@ impl Tracer {
         return &self.handles;
         #[cfg(not(feature = "verify"))]
         &[]
+    }
+
+    /// Gives memory back, but for `keep` edges.
+    pub(crate) fn shrink_to(&mut self, keep: usize) {
+        self.edges.shrink_to(keep);
     }
 
     /// Forgets the edges, keeps the memory.

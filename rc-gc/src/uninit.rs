@@ -14,6 +14,7 @@ use crate::convert::slice_flags;
 use crate::dst;
 use crate::gc::{Gc, type_flags};
 use crate::header::{LEAF, VtableOf};
+use crate::large;
 use crate::trace::Trace;
 
 impl<T: Trace + 'static> Gc<T> {
@@ -77,7 +78,7 @@ impl<T: Trace + 'static> Gc<[T]> {
     }
 
     fn slice_with(len: usize, prepare: impl FnOnce(*mut u8, usize)) -> Gc<[MaybeUninit<T>]> {
-        let layout = Layout::array::<T>(len).expect("capacity overflow");
+        let layout = Layout::array::<T>(len).ok().filter(large::fits).expect("capacity overflow");
         let place = |at: *mut u8| {
             prepare(at, layout.size());
             std::ptr::slice_from_raw_parts_mut(at.cast::<MaybeUninit<T>>(), len)

@@ -26,11 +26,13 @@ struct Unborn(Obj);
 
 impl Unborn {
     fn new<T: Trace + 'static>(heap: &Inner) -> Unborn {
+        // Before there is a block to lose: `holds_gc` may be somebody's own, and panic.
+        let flags = type_flags::<T>();
         let place = const { Place::of(size_of::<T>(), align_of::<T>(), false) };
         let room = heap.allocate(place, Layout::new::<T>());
         // SAFETY: memory for an object, ours alone.
         let obj = unsafe { Obj::at(room.header) };
-        let mark = room.mark | type_flags::<T>() | DEAD;
+        let mark = room.mark | flags | DEAD;
         // SAFETY: the header is ours to write.
         unsafe { obj.init(mark, 0, VtableOf::<T>::SIZED) };
         let unborn = Unborn(obj);
@@ -90,8 +92,14 @@ impl<T: ?Sized> Gc<T> {
     }
 
     /// The value, if this is the only handle and there are no `Weak`s.
+    ///
+    /// (`Rc::get_mut` does not ask for `'static`. Here a handle whose type was shortened, as from `Gc<&'static str>`
+    /// to `Gc<&'a str>`, must not bring in what ends sooner: a drop inside other drops may be put off.)
     #[inline]
-    pub fn get_mut(this: &mut Self) -> Option<&mut T> {
+    pub fn get_mut(this: &mut Self) -> Option<&mut T>
+    where
+        T: 'static,
+    {
         if !Gc::is_unique(this) {
             return None;
         }
@@ -170,7 +178,7 @@ impl<T: ?Sized + CloneToGc> Gc<T> {
 
 /// What [`Gc::make_mut`] can clone into a new object: `T: Clone`, slices of it, and text. Cannot be
 /// implemented elsewhere. (The standard library's `CloneToUninit` is not stable.)
-pub trait CloneToGc: Trace + sealed::Sealed {
+pub trait CloneToGc: Trace + sealed::Sealed + 'static {
     /// Makes `this` the only handle of an object with an equal value, without `Weak`s.
     #[doc(hidden)]
     fn unshare(this: &mut Gc<Self>);

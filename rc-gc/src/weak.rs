@@ -10,6 +10,7 @@ use std::ptr::NonNull;
 use crate::gc::Gc;
 use crate::header::Obj;
 use crate::heap::Inner;
+use crate::side::{free_side, side_or_new};
 use crate::trace::{Trace, Tracer};
 
 /// A pointer to the value of a [`Gc`] that does not keep it alive.
@@ -53,8 +54,10 @@ impl<T> Weak<T> {
 
 impl<T: ?Sized> Weak<T> {
     /// A `Weak` to `obj`, whose value is at `value`.
+    #[inline]
     pub(crate) fn of(obj: Obj, value: NonNull<T>) -> Weak<T> {
-        let weak = &obj.side_or_new().weak;
+        // SAFETY: a handle, or its maker, keeps the object. The box is not used after this.
+        let weak = &unsafe { side_or_new(obj) }.weak;
         weak.set(weak.get() + 1);
         Weak { value }
     }
@@ -139,7 +142,10 @@ impl<T: ?Sized> Clone for Weak<T> {
     #[inline]
     fn clone(&self) -> Self {
         if let Some(obj) = self.obj() {
-            let weak = &obj.side_or_new().weak;
+            // SAFETY: SIDE is set as long as there is a `Weak`.
+            let side = unsafe { obj.side_pointer() };
+            // SAFETY: the object's, so whole.
+            let weak = &unsafe { side.as_ref() }.weak;
             // At most one per word of memory, and `forget` in a loop takes centuries to wrap it.
             weak.set(weak.get() + 1);
         }
@@ -151,7 +157,10 @@ impl<T: ?Sized> Drop for Weak<T> {
     #[inline]
     fn drop(&mut self) {
         let Some(obj) = self.obj() else { return };
-        let weak = &obj.side_or_new().weak;
+        // SAFETY: SIDE is set as long as there is a `Weak`.
+        let side = unsafe { obj.side_pointer() };
+        // SAFETY: the object's, so whole.
+        let weak = &unsafe { side.as_ref() }.weak;
         weak.set(weak.get() - 1);
         if weak.get() == 0 {
             // SAFETY: the last, and the one that stands for all handles went before it (`bury`).
@@ -167,7 +176,7 @@ impl<T: ?Sized> Drop for Weak<T> {
 #[cold]
 unsafe fn free_buried(obj: Obj) {
     // SAFETY: the vtable is not needed any more.
-    unsafe { obj.free_side() };
+    unsafe { free_side(obj) };
     // SAFETY: allocated until the next line.
     let heap = NonNull::from(unsafe { Inner::of(obj) });
     // SAFETY: value gone, no handle, no `Weak`.

@@ -111,3 +111,26 @@ fn a_pool_that_was_given_back_takes_its_last_word_with_it() {
     rc_gc::check().unwrap();
     assert_eq!(rc_gc::stats().live, 0);
 }
+
+#[test]
+fn pools_of_objects_that_come_and_go_at_random_stay_full() {
+    std::thread::spawn(|| {
+        let mut seed = 5u64;
+        let mut next = |below: usize| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) as usize % below
+        };
+        let mut kept: Vec<Gc<[u64; 2]>> = (0..50_000u64).map(|n| Gc::new([n; 2])).collect();
+        for step in 0..400_000u64 {
+            let at = next(kept.len());
+            kept[at] = Gc::new([step; 2]);
+        }
+        // Blocks of 32 bytes, 512 in a pool; a thirty-second in reserve, and a pool or two.
+        let bytes = rc_gc::stats().pool_bytes;
+        assert!(bytes < 50_000 * 32 * 106 / 100, "{bytes}");
+        assert!(kept.iter().all(|pair| pair[0] == pair[1]));
+        rc_gc::check().unwrap();
+    })
+    .join()
+    .unwrap();
+}

@@ -217,3 +217,34 @@ fn garbage_kept_is_bounded_whatever_generation_it_dies_in() {
     .join()
     .unwrap();
 }
+
+#[test]
+fn large_garbage_is_collected_for_its_bytes_though_objects_are_few() {
+    #[derive(Trace)]
+    struct Page {
+        bytes: [u8; 1 << 16],
+        itself: RefCell<Option<Gc<Page>>>,
+    }
+    std::thread::spawn(|| {
+        // Each dies after a while: young ones at once, others when they are old.
+        let mut kept: Vec<Option<Gc<Page>>> = (0..16).map(|_| None).collect();
+        let mut most = 0;
+        for step in 0..3_000usize {
+            let page = Gc::new(Page { bytes: [0; 1 << 16], itself: RefCell::new(None) });
+            *page.itself.borrow_mut() = Some(page.clone());
+            assert_eq!(page.bytes[step % 1000], 0);
+            if step % 10 == 0 {
+                kept[step / 10 % 16] = Some(page);
+            }
+            most = most.max(rc_gc::stats().large);
+        }
+        // 1,000 of them are 64 MiB; in number they are half of what starts a collection of small objects.
+        assert!(most < 1_000, "{most}");
+        kept.clear();
+        rc_gc::collect();
+        assert_eq!(rc_gc::stats().live, 0);
+        rc_gc::check().unwrap();
+    })
+    .join()
+    .unwrap();
+}

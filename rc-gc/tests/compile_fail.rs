@@ -74,6 +74,18 @@ const PROGRAMS: &[(&str, &str, &[&str])] = &[
         &["`text` does not live long enough"],
     ),
     (
+        "shortened_and_filled",
+        "fn fill<'a>(gc: &mut Gc<&'a str>, text: &'a str) { *Gc::get_mut(gc).unwrap() = text; }
+         fn main() {}",
+        &["requires that `'a` must outlive `'static`"],
+    ),
+    (
+        "shortened_and_unshared",
+        "fn fill<'a>(gc: &mut Gc<&'a str>, text: &'a str) { *Gc::make_mut(gc) = text; }
+         fn main() {}",
+        &["requires that `'a` must outlive `'static`"],
+    ),
+    (
         "union_type",
         "#[derive(Trace)] union U { a: u8 }
          fn main() {}",

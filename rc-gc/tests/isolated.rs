@@ -84,3 +84,40 @@ fn candidates_of_a_heap_are_forgotten_when_they_drop() {
     heap.check().unwrap();
     assert_eq!((heap.collect(), dropped.get()), (0, 4_000));
 }
+
+#[test]
+fn each_heap_of_many_starts_as_a_new_one() {
+    use rc_gc::{Generation, Mode, Stats, Thresholds};
+    let dropped = Rc::default();
+    let mut outliving = None;
+    for round in 0..50 {
+        let heap = Heap::new();
+        let stats = heap.stats();
+        assert_eq!((stats.live, stats.generations), (0, Stats::default().generations), "{round}");
+        assert_eq!((heap.thresholds(), heap.mode()), (Thresholds::DEFAULT, Mode::Automatic));
+        assert!(heap.is_enabled());
+        assert_eq!(heap.pause_percentile(Generation::Old, 1.0), std::time::Duration::ZERO);
+        // Candidates, garbage, and at times an object that outlives the heap.
+        let links = chain(&heap, 3, &dropped);
+        let ring = chain(&heap, 3, &dropped);
+        let mut last = ring.clone();
+        loop {
+            let next = last.next.borrow().clone();
+            let Some(next) = next else { break };
+            last = next;
+        }
+        *last.next.borrow_mut() = Some(ring.clone());
+        drop((ring, last));
+        assert_eq!(Gc::generation(&links), Generation::Young);
+        heap.set_thresholds(Thresholds { young: 1, middle: 1, growth: 1 });
+        heap.set_mode(Mode::Manual);
+        heap.disable();
+        assert_eq!(heap.collect_generation(Generation::Young), 4);
+        heap.check().unwrap();
+        outliving = (round % 3 == 0).then_some(links);
+        drop(heap);
+        assert_eq!(outliving.as_ref().map_or(0, |links| links.number), 0);
+    }
+    drop(outliving);
+    assert_eq!(dropped.get(), 50 * 8);
+}

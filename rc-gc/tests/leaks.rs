@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::mpsc::{Sender, TryRecvError, channel};
 
-use rc_gc::{Gc, Trace};
+use rc_gc::{Finalize, Gc, Heap, Trace, Weak};
 
 #[derive(Trace)]
 struct Link {
@@ -101,4 +101,75 @@ fn a_thread_that_ends_with_leaked_handles_drops_the_rest_and_frees_nothing_that_
     assert_eq!((receiver.recv(), receiver.try_recv()), (Ok(1), Err(TryRecvError::Empty)));
     // SAFETY: leaked with its object, which nobody else looks at any more.
     assert_eq!(unsafe { number.read() }, 2);
+}
+
+#[test]
+fn heaps_and_finalizers_in_thread_locals_end_in_any_order() {
+    /// Says its number when it is dropped.
+    struct Tell(u32, Sender<u32>);
+    impl Drop for Tell {
+        fn drop(&mut self) {
+            self.1.send(self.0).unwrap();
+        }
+    }
+    #[derive(Trace)]
+    #[gc(finalize)]
+    struct Saved(
+        RefCell<Option<Gc<Saved>>>,
+        Weak<Saved>,
+        #[gc(skip)]
+        #[expect(dead_code, reason = "dropped")]
+        Tell,
+    );
+    impl Finalize for Saved {
+        fn finalize(&self) {
+            // The thread's heap ends: what is saved now goes with the thread-local, or at once.
+            if let Some(me) = self.1.upgrade() {
+                SAVED.try_with(|saved| saved.borrow_mut().push(me)).ok();
+            }
+            drop(Gc::new([1u8; 100]));
+        }
+    }
+    thread_local! {
+        static HEAP: RefCell<Option<Heap>> = const { RefCell::new(None) };
+        static SAVED: RefCell<Vec<Gc<Saved>>> = const { RefCell::new(Vec::new()) };
+    }
+    let saved = |number, sender: &Sender<u32>, heap: Option<&Heap>| {
+        let value =
+            |me: &Weak<Saved>| Saved(RefCell::default(), me.clone(), Tell(number, sender.clone()));
+        let saved = match heap {
+            None => Gc::new_cyclic(value),
+            Some(heap) => Gc::new_in(value(&Weak::new()), heap),
+        };
+        *saved.0.borrow_mut() = Some(saved.clone());
+        saved
+    };
+    for order in 0..6u32 {
+        let (sender, receiver) = channel();
+        std::thread::spawn(move || {
+            // Destructors run in the order of first use.
+            for step in
+                [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]][order as usize]
+            {
+                match step {
+                    0 => HEAP.with_borrow_mut(|heap| *heap = Some(Heap::new())),
+                    1 => SAVED.with_borrow_mut(|saved| saved.clear()),
+                    _ => drop(Gc::new(1)),
+                }
+            }
+            HEAP.with_borrow(|heap| drop(saved(1, &sender, heap.as_ref())));
+            drop(saved(2, &sender, None));
+            // Holds itself no more: goes when the thread-local does.
+            let kept = saved(3, &sender, None);
+            kept.0.take();
+            SAVED.with_borrow_mut(|saved| saved.push(kept));
+        })
+        .join()
+        .unwrap();
+        let mut told: Vec<u32> = receiver.try_iter().collect();
+        told.sort_unstable();
+        // What the finalizer saved into a thread-local that was gone, or that goes by handles in a ring, may leak: 2.
+        told.retain(|number| *number != 2);
+        assert_eq!(told, [1, 3], "{order}");
+    }
 }

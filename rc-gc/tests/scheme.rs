@@ -76,3 +76,17 @@ fn errors_say_what_is_wrong() {
         "(1 2 c d 1.5)"
     );
 }
+
+#[test]
+fn a_machine_goes_on_after_errors_in_calls() {
+    let thread = std::thread::Builder::new().stack_size(run::STACK).spawn(|| {
+        let mut machine = run::Machine::new();
+        machine.run("(define (f) (+ 1 (car 5)))").unwrap();
+        for _ in 0..60_000 {
+            assert_eq!(machine.run("(f)").map(drop), Err("not a pair: 5".into()));
+        }
+        let sum = machine.run("(define (g n) (if (= n 0) 0 (+ 1 (g (- n 1))))) (g 40000)");
+        assert_eq!(sum.unwrap().to_string(), "40000");
+    });
+    thread.unwrap().join().unwrap();
+}

@@ -45,7 +45,7 @@ impl<'a> Mentions<'a> {
 impl<'ast> Visit<'ast> for Mentions<'_> {
     fn visit_type_path(&mut self, path: &'ast TypePath) {
         if let Some(base) = &path.qself {
-            if matches!(&*base.ty, Type::Path(base) if self.param(&base.path).is_some()) {
+            if matches!(plain(&base.ty), Type::Path(base) if self.param(&base.path).is_some()) {
                 return self.note_projection(path);
             }
         } else if path.path.segments.last().is_some_and(|last| last.ident == "PhantomData") {
@@ -105,12 +105,23 @@ pub(crate) enum Size {
 
 /// Reads the size of a field off its type. An alias of a type without a size goes unnoticed.
 pub(crate) fn size_of(of: &Type, generics: &Generics) -> Size {
-    match of {
+    match plain(of) {
         Type::Slice(_) | Type::TraitObject(_) => Size::None,
         Type::Path(path) if path.path.is_ident("str") => Size::None,
         // Behind a pointer the parameter's size does not matter, but neither does the answer much.
         _ if maybe_unsized(generics).iter().any(|param| mentions(of, param)) => Size::Depends,
         _ => Size::Known,
+    }
+}
+
+/// A type without what macros and parentheses put around it.
+fn plain(mut of: &Type) -> &Type {
+    loop {
+        match of {
+            Type::Group(group) => of = &group.elem,
+            Type::Paren(paren) => of = &paren.elem,
+            _ => return of,
+        }
     }
 }
 

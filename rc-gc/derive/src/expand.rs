@@ -5,7 +5,8 @@
 //! holds_gc   <A as Trace>::holds_gc(depth) || <B as Trace>::holds_gc(depth) ..
 //! ```
 //!
-//! Skipped fields appear in neither. This file runs nothing unsafe; what it writes does, in the user's crate.
+//! Skipped fields appear in neither. (The names written begin with `__`: a constant of the user's would be taken for
+//! a pattern.) This file runs nothing unsafe; what it writes does, in the user's crate.
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
@@ -45,7 +46,7 @@ pub(crate) fn trace(input: &DeriveInput) -> syn::Result<TokenStream> {
             unsafe impl #impl_generics #krate::Trace for #name #type_generics #where_clause {
                 #[inline]
                 #[allow(unused_variables, deprecated, clippy::all, reason = "generated code")]
-                fn trace(&self, tracer: &mut #krate::Tracer) { #body }
+                fn trace(&self, __tracer: &mut #krate::Tracer) { #body }
                 #holds_gc
                 #finalize
             }
@@ -93,11 +94,11 @@ fn arm(
             continue;
         }
         let member = member(index, field);
-        let binding = format_ident!("field_{index}");
+        let binding = format_ident!("__field_{index}");
         patterns.push(quote!(#member: #binding));
         // An error about the field's type is shown at the field.
         let trace = quote_spanned!(field.ty.span()=> #krate::Trace::trace);
-        calls.push(quote!(#trace(#binding, tracer);));
+        calls.push(quote!(#trace(#binding, __tracer);));
         traced.push(field.ty.clone());
     }
     Ok(quote!(#path { #(#patterns,)* .. } => { #(#calls)* }))
@@ -116,12 +117,12 @@ fn holds_gc(krate: &Path, traced: &[Type], size: Size) -> Option<TokenStream> {
     // A parameter that may have no size cannot be asked.
     let answer = match size {
         Size::None | Size::Depends => return None,
-        Size::Known => quote!(false #(|| <#traced as #krate::Trace>::holds_gc(depth))*),
+        Size::Known => quote!(false #(|| <#traced as #krate::Trace>::holds_gc(__depth))*),
     };
     Some(quote! {
         #[inline]
         #[allow(unused_variables, deprecated, clippy::all, reason = "generated code")]
-        fn holds_gc(depth: u32) -> bool where Self: Sized { #answer }
+        fn holds_gc(__depth: u32) -> bool where Self: ::core::marker::Sized { #answer }
     })
 }
 
@@ -130,7 +131,7 @@ fn finalize(krate: &Path, size: Size) -> TokenStream {
     let has_finalizer = (size != Size::None).then(|| {
         quote! {
             #[inline]
-            fn has_finalizer() -> bool where Self: Sized { true }
+            fn has_finalizer() -> bool where Self: ::core::marker::Sized { true }
         }
     });
     quote! {
@@ -147,7 +148,7 @@ fn no_drop(input: &DeriveInput) -> TokenStream {
     quote! {
         trait HasDropSoNeedsTheAttributeGcDrop {}
         #[allow(drop_bounds, reason = "asks whether there is a `Drop`")]
-        impl<T: ?Sized + ::core::ops::Drop> HasDropSoNeedsTheAttributeGcDrop for T {}
+        impl<T: ?::core::marker::Sized + ::core::ops::Drop> HasDropSoNeedsTheAttributeGcDrop for T {}
         impl #impl_generics HasDropSoNeedsTheAttributeGcDrop for #name #type_generics #where_clause {}
     }
 }

@@ -75,12 +75,17 @@ impl Machine {
     }
 
     /// Calls a procedure, and those that it calls last.
-    fn apply(&mut self, mut closure: Gc<Closure>, mut arguments: Vec<Value>) -> Result<Value> {
-        self.calls += 1;
-        if self.calls > MOST_CALLS {
-            self.calls = 0;
+    fn apply(&mut self, closure: Gc<Closure>, arguments: Vec<Value>) -> Result<Value> {
+        if self.calls == MOST_CALLS {
             return Err("calls are nested too deeply".into());
         }
+        self.calls += 1;
+        let value = self.apply_all(closure, arguments);
+        self.calls -= 1;
+        value
+    }
+
+    fn apply_all(&mut self, mut closure: Gc<Closure>, mut arguments: Vec<Value>) -> Result<Value> {
         loop {
             let lambda = closure.lambda.clone();
             bind(&lambda, &mut arguments)?;
@@ -88,10 +93,7 @@ impl Machine {
             drop(closure);
             match self.step(&lambda.body, Some(&env))? {
                 Step::Call(next, with) => (closure, arguments) = (next, with),
-                Step::Done(value) => {
-                    self.calls -= 1;
-                    return Ok(value);
-                }
+                Step::Done(value) => return Ok(value),
             }
         }
     }

@@ -15,7 +15,7 @@ use alloc_core::CLASS_STEP;
 
 use super::Inner;
 use crate::header::{LARGE, LEAF, Obj, PURPLE};
-use crate::pools::{IN_FRESH, IN_MID, LISTED, Place, PoolRef, SHAPE_STEP};
+use crate::pools::{IN_FRESH, IN_MID, IN_OLD, LISTED, Place, PoolRef, SHAPE_STEP};
 use crate::thread::free_if_done;
 
 impl Inner {
@@ -138,6 +138,9 @@ impl Inner {
     /// Gives a pool that holds nothing back to the arenas.
     pub(super) fn release(&self, pool: PoolRef) {
         debug_assert!(pool.used() == 0 && !pool.is(IN_FRESH | IN_MID));
+        if pool.is(IN_OLD) {
+            self.old.remove(pool);
+        }
         self.lists[pool.shape()][pool.class()].remove(pool);
         self.caches[pool.shape()][pool.class()].forget(pool);
         // SAFETY: taken in `new_pool`; no block is used, no list has it (pool invariants 3 and 5).

@@ -6,7 +6,7 @@ use alloc_core::OsPages;
 
 use super::Inner;
 use crate::header::Obj;
-use crate::pools::{IN_FRESH, IN_MID, PoolRef, WORDS};
+use crate::pools::{IN_FRESH, IN_MID, IN_OLD, PoolRef, WORDS};
 
 impl Inner {
     /// Gives empty pools of all lists back.
@@ -45,10 +45,17 @@ impl Inner {
         bytes
     }
 
-    /// After a full collection: keeps a quarter of the arenas in use for growth, at least two.
-    pub(crate) fn trim_some(&self) {
-        self.flush_caches();
-        self.release_listed();
+    /// After a full collection that freed `freed` objects: keeps a quarter of the arenas in use for growth, at least two.
+    ///
+    /// Going over all pools with free blocks waits until a sixteenth of the heap was freed: a program may collect often.
+    pub(crate) fn trim_some(&self, freed: u64) {
+        let freed = self.untrimmed.get() + freed;
+        self.untrimmed.set(freed);
+        if freed * 16 >= self.in_use() {
+            self.untrimmed.set(0);
+            self.flush_caches();
+            self.release_listed();
+        }
         let (arenas, empty) = {
             let arenas = self.arenas.borrow();
             (arenas.arenas(), arenas.empty_arenas())
@@ -133,6 +140,11 @@ impl Inner {
             if flagged != list.len() || list.iter().any(|pool| !pool.is(flag)) {
                 return Err("pool 5: a list of candidates and the state of pools differ");
             }
+        }
+        let mut old = 0;
+        self.for_each_pool(|pool| old += usize::from(pool.is(IN_OLD)));
+        if self.old.len() != Some(old) {
+            return Err("pool 5: the list of old candidates and the state of pools differ");
         }
         fault.map_or(Ok(()), Err)
     }

@@ -8,7 +8,7 @@
 //! | `hashbrown` | `HashMap`, `HashSet`, `HashTable` | |
 //! | `indexmap` | `IndexMap`, `IndexSet` | |
 //! | `once_cell` | `OnceCell`, `Lazy`, each of both kinds; `OnceBox` is left out | |
-//! | `parking_lot` | `Mutex`, `FairMutex`, `RwLock`, `ReentrantMutex` (all of `lock_api`) | |
+//! | `parking_lot` | `Mutex`, `FairMutex`, `RwLock`, `ReentrantMutex` (with its own raw locks: a foreign one is user code) | |
 //! | `serde_json` | | `Value`, `Map`, `Number` |
 //! | `slotmap` | `SlotMap`, `DenseSlotMap`, `SecondaryMap`, `SparseSecondaryMap` | keys |
 //! | `smallvec` | `SmallVec` | |
@@ -115,15 +115,16 @@ mod once_cell {
 mod parking_lot {
     use super::super::owners::{LOOK, guarded};
     use super::{Trace, Tracer};
-    use lock_api::{GetThreadId, Mutex, RawMutex, RawRwLock, ReentrantMutex, RwLock};
+    use parking_lot::{FairMutex, Mutex, ReentrantMutex, RwLock};
 
     guarded! {
-        Mutex[R: RawMutex] => |this| this.try_lock();
-        RwLock[R: RawRwLock] => |this| this.try_read();
+        Mutex => |this| this.try_lock();
+        FairMutex => |this| this.try_lock();
+        RwLock => |this| this.try_read();
     }
 
     // SAFETY: passes on to the contents, once; where another thread has the lock, reports nothing.
-    unsafe impl<R: RawMutex, G: GetThreadId, T: Trace> Trace for ReentrantMutex<R, G, T> {
+    unsafe impl<T: Trace> Trace for ReentrantMutex<T> {
         #[inline]
         fn trace(&self, tracer: &mut Tracer) {
             if let Some(guard) = self.try_lock() {
@@ -152,7 +153,7 @@ mod serde_json {
 #[cfg(feature = "slotmap")]
 mod slotmap {
     use super::super::leaves::leaves;
-    use super::super::owners::{LOOK, on_the_heap};
+    use super::super::owners::LOOK;
     use super::{Trace, Tracer};
     use slotmap::{
         DefaultKey, DenseSlotMap, Key, KeyData, SecondaryMap, SlotMap, SparseSecondaryMap,
@@ -160,12 +161,29 @@ mod slotmap {
 
     leaves!([] DefaultKey, [] KeyData);
 
-    on_the_heap! {
-        [V] [K: Key] SlotMap<K, V> => |(_, value), tracer| value.trace(tracer);
-        [V] [K: Key] DenseSlotMap<K, V> => |(_, value), tracer| value.trace(tracer);
-        [V] [K: Key] SecondaryMap<K, V> => |(_, value), tracer| value.trace(tracer);
-        [V] [K: Key, S: std::hash::BuildHasher] SparseSecondaryMap<K, V, S>
-            => |(_, value), tracer| value.trace(tracer);
+    macro_rules! values {
+        ($([$($other:ident: $bound:path),*] $type:ty;)*) => {$(
+            // SAFETY: passes on to each value, once. Keys are not made, which would be user code.
+            unsafe impl<V: Trace, $($other: $bound),*> Trace for $type {
+                #[inline]
+                fn trace(&self, tracer: &mut Tracer) {
+                    if V::holds_gc(LOOK) {
+                        self.values().for_each(|value| value.trace(tracer));
+                    }
+                }
+                #[inline]
+                fn holds_gc(depth: u32) -> bool {
+                    depth == 0 || V::holds_gc(depth - 1)
+                }
+            }
+        )*};
+    }
+
+    values! {
+        [K: Key] SlotMap<K, V>;
+        [K: Key] DenseSlotMap<K, V>;
+        [K: Key] SecondaryMap<K, V>;
+        [K: Key, S: std::hash::BuildHasher] SparseSecondaryMap<K, V, S>;
     }
 }
 

@@ -210,9 +210,9 @@ unsafe impl<T: Trace> Trace for Cell<T> {
 /// Cells and locks: `|cell|` gives a guard, or nothing where that cannot be had at once. Also for slices
 /// in them, of which nothing is known but by looking.
 macro_rules! guarded {
-    ($($cell:ident[$($raw:ident: $bound:path)?] => |$this:ident| $guard:expr;)*) => {$(
+    ($($cell:ident => |$this:ident| $guard:expr;)*) => {$(
         // SAFETY: passes on to the contents, once; where they are in use, reports nothing.
-        unsafe impl<$($raw: $bound,)? T: Trace> Trace for $cell<$($raw,)? T> {
+        unsafe impl<T: Trace> Trace for $cell<T> {
             #[inline]
             fn trace(&self, tracer: &mut Tracer) {
                 let $this = self;
@@ -227,7 +227,7 @@ macro_rules! guarded {
         }
 
         // SAFETY: as above.
-        unsafe impl<$($raw: $bound,)? T: Trace> Trace for $cell<$($raw,)? [T]> {
+        unsafe impl<T: Trace> Trace for $cell<[T]> {
             #[inline]
             fn trace(&self, tracer: &mut Tracer) {
                 let $this = self;
@@ -242,10 +242,11 @@ macro_rules! guarded {
 pub(super) use guarded;
 
 guarded! {
-    RefCell[] => |this| this.try_borrow().ok();
+    // SAFETY: the reference ends with the visit, and meanwhile no user code runs that could borrow the cell.
+    RefCell => |this| unsafe { this.try_borrow_unguarded() }.ok();
     // A poisoned lock counts as locked: its contents stay, until `clear_poison`.
-    Mutex[] => |this| this.try_lock().ok();
-    RwLock[] => |this| this.try_read().ok();
+    Mutex => |this| this.try_lock().ok();
+    RwLock => |this| this.try_read().ok();
 }
 
 /// Tuples of these, and of those that remain when the first is left out.

@@ -38,8 +38,13 @@ fn many_edges() {
     struct Hub(RefCell<Vec<Gc<Hub>>>);
     let hub = Gc::new(Hub(RefCell::default()));
     let weak = Gc::downgrade(&hub);
-    let edges: Vec<_> = (0..(1 << 24) + 10).map(|_| hub.clone()).collect();
+    // As many edges as can be counted, and one handle more.
+    let mut edges = Vec::with_capacity((1 << 24) + 10);
+    edges.extend((0..(1 << 24) - 1).map(|_| hub.clone()));
     *hub.0.borrow_mut() = edges;
+    drop(hub.clone());
+    assert_eq!((rc_gc::collect(), hub.0.borrow().len()), (0, (1 << 24) - 1));
+    hub.0.borrow_mut().extend((0..11).map(|_| hub.clone()));
     drop(hub);
     assert_eq!(rc_gc::collect(), 0);
     let again = weak.upgrade().expect("counted as held from outside");

@@ -5,7 +5,7 @@
 //! `do_not_cleanup_type_subclasses`, `ast_fini`, `warnings_fini`): types are no objects in Rust. Uncollectable
 //! garbage (`legacy_finalizer`, `saveall`, `collect_garbage`): there is none, so there is no list of it.
 //! Freezing, lists of objects, referrers and referents (`freeze`, `traverse_frozen`, `deferred_refcount_frozen`,
-//! `get_objects*`, `get_referents*`), callbacks around collections (`GCCallbackTests`), counts since the last
+//! `get_objects*`, `get_referents*`, `is_finalized`: that a finalizer runs once is asked for itself), callbacks around collections (`GCCallbackTests`), counts since the last
 //! collection (`get_count`) and debug output (`gc_debug_stats`): tested by those who add them. `tuple_untrack`:
 //! what is tracked follows from the type and never changes. Unsafe code only for one `Trace` that leaves out an edge.
 

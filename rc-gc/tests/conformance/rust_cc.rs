@@ -124,6 +124,7 @@ fn try_unwrap() {
     let node = Node::make(1, &log);
     drop(node.clone());
     let value = Gc::try_unwrap(node).ok().unwrap();
+    rc_gc::check().unwrap();
     assert_eq!((rc_gc::collect(), log.len(), live()), (0, 0, 0));
     drop(value);
     assert_eq!(log.take(), [1]);

@@ -14,7 +14,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use rc_gc::{Finalize, Gc, Trace, Tracer, Weak};
+use rc_gc::{Finalize, Gc, Heap, Trace, Tracer, Weak};
 
 /// xorshift, so that a seed is all there is to a failure.
 pub(crate) struct Random(u64);
@@ -63,11 +63,14 @@ pub(crate) struct World {
     /// Objects with a callback, and those whose callback ran.
     pub(crate) watched: RefCell<HashSet<usize>>,
     pub(crate) called: RefCell<HashSet<usize>>,
-    /// Handles that user code saved: roots.
-    pub(crate) saved: RefCell<Vec<Gc<dyn Object>>>,
+    /// Handles that user code saved, in an object of another heap: roots for this one.
+    pub(crate) saved: Gc<RefCell<Vec<Gc<dyn Object>>>>,
+    other: Heap,
     /// Dead handles that drops moved out.
     pub(crate) graves: RefCell<Vec<Gc<dyn Object>>>,
     pub(crate) weaks: RefCell<Vec<(usize, Weak<dyn Object>)>>,
+    /// The object that `get_mut` gave out.
+    pub(crate) borrowed: Cell<Option<usize>>,
     /// User calls (drops, finalizers, callbacks) so far, and the one that is to panic; the same for traces.
     pub(crate) calls: Cell<usize>,
     pub(crate) panic_at: Cell<usize>,
@@ -77,7 +80,9 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(seed: u64, plan: Plan) -> Rc<World> {
-        Rc::new(World { seed, plan, ..World::default() })
+        let other = Heap::new();
+        let saved = Gc::new_in(RefCell::default(), &other);
+        Rc::new(World { seed, plan, saved, other, ..World::default() })
     }
 
     /// A number below `n` that depends on the object and the purpose alone.
@@ -87,6 +92,16 @@ impl World {
 
     fn call(&self) {
         count(&self.calls, &self.panic_at);
+    }
+
+    /// Inside user code: this heap's collection does nothing if one is under way, the other heap's finds nothing, and takes
+    /// no object of this heap for its own.
+    fn collect(&self) {
+        assert!(rc_gc::collect() < 1_000_000);
+        drop(self.saved.clone());
+        assert_eq!(self.other.collect(), 0);
+        self.other.check().unwrap();
+        rc_gc::check().unwrap();
     }
 
     /// A `Weak` leads to an object that is whole, or nowhere.
@@ -109,6 +124,7 @@ fn count(calls: &Cell<usize>, panic_at: &Cell<usize>) {
 /// An object of the graph.
 pub(crate) trait Object: Trace {
     fn body(&self) -> &Body;
+    fn body_mut(&mut self) -> &mut Body;
 }
 
 /// What all kinds of objects have.
@@ -123,12 +139,13 @@ pub(crate) struct Body {
     fuse: Fuse,
 }
 
-/// A part whose `Trace` may panic.
-struct Fuse(Rc<World>);
+/// A part whose `Trace` may panic, and must when its object, of this number, is in somebody's `get_mut`.
+struct Fuse(Rc<World>, usize);
 
 // SAFETY: owns no handle.
 unsafe impl Trace for Fuse {
     fn trace(&self, _: &mut Tracer) {
+        assert_ne!(self.0.borrowed.get(), Some(self.1), "looked into while it is changed");
         count(&self.0.traces, &self.0.trace_panic_at);
     }
 }
@@ -150,6 +167,10 @@ macro_rules! objects {
         impl Object for $name {
             fn body(&self) -> &Body {
                 &self.0
+            }
+
+            fn body_mut(&mut self) -> &mut Body {
+                &mut self.0
             }
         }
 
@@ -191,7 +212,7 @@ pub(crate) fn make(world: &Rc<World>) -> Gc<dyn Object> {
         me: RefCell::default(),
         text,
         world: world.clone(),
-        fuse: Fuse(world.clone()),
+        fuse: Fuse(world.clone(), id),
     };
     let object: Gc<dyn Object> = match world.decide(id, 2, 8) {
         0..=3 => rc_gc::coerce!(Gc::new(Plain(body))),
@@ -263,7 +284,7 @@ impl Body {
                     link(world, keeper.body(), &me);
                 }
             }
-            7 => assert!(rc_gc::collect() < 1_000_000),
+            7 => world.collect(),
             _ => {}
         }
     }
@@ -290,7 +311,7 @@ impl Body {
             world.saved.borrow_mut().extend(found);
         }
         if world.plan.collect_in_drop {
-            rc_gc::collect();
+            world.collect();
         }
         if world.plan.allocate_in_drop {
             let ring = Gc::new(Ring(RefCell::new(None)));
