@@ -323,6 +323,15 @@ impl Cache {
         cap
     }
 
+    /// Sees to it that the next blocks of a class come from the heap by dozens: for a thread that hands them on in turns
+    /// (`watch`), whose turns are as long as there are blocks.
+    pub(crate) fn widen(&self, class: SizeClass) {
+        const WIDE: u32 = 64;
+        let cap = &self.bin(class).cap;
+        cap.set(cap.get().max(WIDE.min(max_cap(class.size())) / 2));
+        self.used.set(self.used.get() | 1 << (class.index() - 1));
+    }
+
     /// Takes blocks from the heap and hands one out; null where there are none.
     ///
     /// # Safety
@@ -404,7 +413,7 @@ impl Cache {
         // SAFETY: slots below `len` are initialised (2), and both types have one layout.
         let oldest = unsafe { &mut *(core::ptr::from_mut(oldest) as *mut [Block]) };
         if watch::is_watched() {
-            oldest.iter().copied().for_each(watch::forget);
+            watch::forget_all(oldest);
         }
         // SAFETY: blocks of this class (2), which this thread owns and forgets below.
         unsafe { shared::give(class, oldest) };
@@ -413,18 +422,18 @@ impl Cache {
         bin.len.store(len - count, Relaxed);
     }
 
-    /// Moves up to `most` of the newest blocks of a class into another cache, in their order, and calls `each` with
+    /// Moves up to `most` of the newest blocks of a class into another cache, in their order, and calls `look` with
     /// them. Returns how many.
     ///
     /// # Safety
     ///
-    /// Both caches are that of the calling thread, and `other` has no block of this class. `each` does not touch them.
+    /// Both caches are that of the calling thread, and `other` has no block of this class. `look` does not touch them.
     pub(crate) unsafe fn move_newest(
         &self,
         class: SizeClass,
         other: &Cache,
         most: u32,
-        each: impl Fn(Block),
+        look: impl FnOnce(&[Block]),
     ) -> u32 {
         let bin = self.bin(class);
         let len = bin.len.load(Relaxed);
@@ -433,11 +442,11 @@ impl Cache {
         let from = unsafe { self.slots(class, len) };
         // SAFETY: the caller's promise; another cache's.
         let to = unsafe { other.slots(class, moved) };
-        for (to, from) in to.iter_mut().zip(from.iter().skip((len - moved) as usize)) {
-            *to = *from;
-            // SAFETY: slots below `len` are initialised (2).
-            each(unsafe { from.assume_init() });
-        }
+        let Some((_, from)) = from.split_at_checked((len - moved) as usize) else { return 0 };
+        let Some(to) = to.get_mut(..from.len()) else { return 0 };
+        to.copy_from_slice(from);
+        // SAFETY: slots below `len` are initialised (2), and both types have one layout.
+        look(unsafe { &*(core::ptr::from_ref(from) as *const [Block]) });
         bin.len.store(len - moved, Relaxed);
         other.used.set(other.used.get() | 1 << (class.index() - 1));
         other.bin(class).len.store(moved, Relaxed);

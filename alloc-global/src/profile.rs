@@ -57,5 +57,5 @@ pub(crate) use pages::make_room_for_all;
 #[cfg(feature = "report")]
 pub(crate) use query::requested;
 pub(crate) use record::tool_bytes;
-pub(crate) use record::{check, is_recorded, lock_for_fork, on_alloc, on_free, unlock_after_fork};
+pub(crate) use record::{are_recorded, check, is_recorded, lock_for_fork, on_alloc, on_free, unlock_after_fork};
 pub(crate) use stack::set_depth;

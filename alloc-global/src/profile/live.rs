@@ -171,6 +171,18 @@ impl Live {
         self.filter.get(index).is_some_and(|count| count.load(Ordering::Relaxed) != 0)
     }
 
+    /// Whether any of these blocks may be in the table.
+    #[inline]
+    pub(crate) fn may_hold_any(&self, blocks: &[Block]) -> bool {
+        // No branch for each.
+        let seen = |any: u8, block: &Block| {
+            let count = self.filter.get(filter_index(hash(block.addr().get())));
+            // Relaxed: see "Order" in the head of this file.
+            any | count.map_or(0, |count| count.load(Ordering::Relaxed))
+        };
+        blocks.iter().fold(0, seen) != 0
+    }
+
     #[inline]
     fn stripe(&self, hash: u64) -> &Lock<Stripe> {
         // The top bits of a hash are below the length; the first stripe stands for what cannot be.

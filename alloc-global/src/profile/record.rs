@@ -48,6 +48,12 @@ pub(crate) fn is_recorded(block: Block) -> bool {
     TABLES.may_hold(block)
 }
 
+/// Whether any of these blocks may be: four instructions for each, where almost always none is.
+#[inline]
+pub(crate) fn are_recorded(blocks: &[Block]) -> bool {
+    TABLES.may_hold_any(blocks)
+}
+
 /// A block for which [`is_recorded`] held is free.
 #[inline(never)]
 pub(crate) fn on_free(block: Block) {

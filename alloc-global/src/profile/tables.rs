@@ -11,7 +11,7 @@
 use super::live::{Added, Entry, Live};
 use super::sites::{Freed, FreedCounts, Place, Sites, WEIGHT_ONE};
 use super::stack::{End, Stack, mix};
-use alloc_core::Block;
+use alloc_core::{Block, MAX_SMALL};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::collections::{HashMap, HashSet};
 
@@ -88,6 +88,12 @@ fn weight(size: usize, rate: u64, dice: u64) -> u64 {
     (exact + chance).floor() as u64
 }
 
+/// The bytes of a block that its chance to be a sample grew with (`watch`): its class's, or above 512 bytes the layout's.
+#[inline]
+fn chosen_by(requested: usize, size: usize) -> usize {
+    if size > MAX_SMALL { requested } else { size }
+}
+
 /// The bytes that blocks of a weight have.
 #[inline]
 fn bytes(weight: u64, size: u64) -> u64 {
@@ -125,7 +131,7 @@ impl Tables {
             size: event.size as u64,
             requested: event.requested as u64,
             birth: event.now,
-            weight: weight(event.size, event.rate, dice),
+            weight: weight(chosen_by(event.requested, event.size), event.rate, dice),
             stamp: event.stamp,
             site,
         };
@@ -163,6 +169,12 @@ impl Tables {
     #[inline(always)]
     pub(crate) fn may_hold(&self, block: Block) -> bool {
         self.live.may_hold(block)
+    }
+
+    /// Whether any of these blocks may be recorded.
+    #[inline]
+    pub(crate) fn may_hold_any(&self, blocks: &[Block]) -> bool {
+        self.live.may_hold_any(blocks)
     }
 
     /// Records that a block is free. `now` tells the time for a block that was one of all, or of some; `stamp`
