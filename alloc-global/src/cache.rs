@@ -40,6 +40,9 @@ use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 mod mid;
+mod totals;
+
+pub(crate) use totals::CacheTotals;
 
 /// Slots per class.
 const SLOTS: usize = 128;
@@ -100,6 +103,10 @@ pub(crate) struct Cache {
     swept_at: AtomicU64,
     /// Bytes of blocks taken from the heaps less bytes given back, not yet published.
     unpublished: Cell<isize>,
+    /// Blocks taken from the heaps less those given back, wrapping, and their bytes.
+    taken: Cell<(u64, u64)>,
+    /// What went through this cache before its thread had it, less what went through drains that the thread had for a time.
+    pub(crate) before: Cell<CacheTotals>,
     /// The thread and the process that the cache is attached to; see `thread`.
     pub(crate) owner: AtomicU64,
     /// Whether it is the drain of a thread that has a cache beside it (`watch`).
@@ -188,6 +195,8 @@ impl Cache {
             gated_at: Cell::new(0),
             swept_at: AtomicU64::new(0),
             unpublished: Cell::new(0),
+            taken: Cell::new((0, 0)),
+            before: Cell::new(CacheTotals::NONE),
             owner: AtomicU64::new(0),
             is_drain: AtomicBool::new(false),
             large: LargeCache::new(),
@@ -374,7 +383,7 @@ impl Cache {
         if got < want as usize {
             slots.copy_within(want as usize - got.., 0);
         }
-        self.note_bytes((got * class.size()).cast_signed());
+        self.note_exchange(got.cast_signed(), class);
         // Relaxed: one writer (3).
         self.bin(class).len.store(got as u32, Relaxed);
         got
@@ -417,7 +426,7 @@ impl Cache {
         }
         // SAFETY: blocks of this class (2), which this thread owns and forgets below.
         unsafe { shared::give(class, oldest) };
-        self.note_bytes(-(count as usize * class.size()).cast_signed());
+        self.note_exchange(-(count as usize).cast_signed(), class);
         slots.copy_within(count as usize.., 0);
         bin.len.store(len - count, Relaxed);
     }

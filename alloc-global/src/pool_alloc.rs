@@ -179,6 +179,8 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
                 false => watch::large_alloc(moved, new),
             }
             watch::note_large_realloc(moves);
+        } else if !moved.is_null() {
+            watch::large_resize(moved, new);
         }
         moved
     }

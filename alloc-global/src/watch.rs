@@ -240,8 +240,10 @@ fn take_drain(cache: &'static Cache) -> bool {
     drain.is_drain.store(true, Ordering::Relaxed);
     // Taking one may have run a fallback's code, which came here first.
     if let Some(former) = cache.watch.drain.replace(Some(drain)) {
+        cache.before.set(cache.before.get().less(former.totals()));
         leave_drain(former);
     }
+    cache.before.set(cache.before.get().plus(drain.totals()));
     true
 }
 
@@ -262,6 +264,7 @@ fn drop_drain(cache: &'static Cache) {
     if let Some(drain) = cache.watch.drain.take() {
         // Nothing may take from it while it is emptied.
         thread::aim(cache);
+        cache.before.set(cache.before.get().less(drain.totals()));
         leave_drain(drain);
     }
 }
@@ -449,6 +452,15 @@ pub(crate) fn large_free(block: *mut u8, layout: Layout) {
     // SAFETY: open scopes of this thread, by their owner.
     let note = |scope| unsafe { Scope::note_free(scope, block, fallback_layout(layout).size()) };
     thread::attached().and_then(|cache| cache.watch.scope.get()).map(note);
+}
+
+/// A block above 512 bytes stays where it is, with another layout.
+pub(crate) fn large_resize(block: *mut u8, new: Layout) {
+    if let Some(block) = NonNull::new(block)
+        && profile::is_recorded(block)
+    {
+        profile::on_resize(block, new.size());
+    }
 }
 
 /// A free and an allocation above 512 bytes were one `realloc`; `moves` is what the thread's count of such stood at before.
