@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use alloc_global::PoolAlloc;
+use alloc_global::report::Symbols;
+use alloc_global::{DebugInfo, PoolAlloc};
 use tests::block::Block;
 use tests::cases::{self, Case};
 use tests::invariants;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         Case::new("a_child_works_on_its_copy_of_the_heap", copy),
         Case::new("a_thousand_forks_under_load_never_hang", storm).within(240),
         Case::new("children_fork_and_start_threads_themselves", generations),
+        Case::new("a_child_finds_symbols_while_a_thread_of_its_parent_does", symbols).within(240),
     ])
 }
 
@@ -131,4 +133,26 @@ fn generations() {
         i32::from(!well || grandchild.wait(LIMIT) != Ended::Code(0))
     });
     assert_eq!(parent.wait(LIMIT), Ended::Code(0));
+}
+
+/// Who reads debug information holds locks that are not the allocator's. A child in which one stayed held would wait for good.
+fn symbols() {
+    let here = [symbols as fn() as usize as u64 + 4];
+    let found = move || DebugInfo.resolve(&here).iter().all(|frames| !frames.is_empty());
+    assert!(found());
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                assert!(found());
+            }
+        });
+        for _ in 0..50 {
+            let child = fork(|| i32::from(!found()));
+            let ended = child.wait(LIMIT);
+            stop.store(!matches!(ended, Ended::Code(0)), Ordering::Relaxed);
+            assert!(matches!(ended, Ended::Code(0)), "{ended:?}");
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
 }
