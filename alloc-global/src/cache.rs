@@ -337,8 +337,10 @@ impl Cache {
     pub(crate) fn widen(&self, class: SizeClass) {
         const WIDE: u32 = 64;
         let cap = &self.bin(class).cap;
-        cap.set(cap.get().max(WIDE.min(max_cap(class.size())) / 2));
-        self.used.set(self.used.get() | 1 << (class.index() - 1));
+        // Not at the first time: many threads use a class once.
+        if cap.get() > 0 {
+            cap.set(cap.get().max(WIDE.min(max_cap(class.size())) / 2));
+        }
     }
 
     /// Takes blocks from the heap and hands one out; null where there are none.
