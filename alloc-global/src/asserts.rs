@@ -15,7 +15,7 @@
 
 mod baseline;
 
-use crate::measure::{Measure, MeasureError, ThreadStats, thread_stats};
+use crate::measure::{Measure, MeasureError, Measured, measured_so_far};
 use crate::profile::{Group, Grouping, Snapshot, Totals};
 use crate::watch;
 use baseline::{UPDATE, baseline_file, judge_baseline};
@@ -43,7 +43,7 @@ pub enum Limit {
 
 impl Limit {
     /// Whether the counts keep to it. Allocates nothing: an outer scope may be counting.
-    fn holds(self, stats: &ThreadStats) -> bool {
+    fn holds(self, stats: &Measured) -> bool {
         match self {
             Limit::AllocsBelow(most) => allocations(stats) < most,
             Limit::AllocsAtMost(most) => allocations(stats) <= most,
@@ -71,7 +71,7 @@ impl Limit {
 }
 
 /// Calls that may have taken memory: each may be an allocation.
-fn allocations(stats: &ThreadStats) -> u64 {
+fn allocations(stats: &Measured) -> u64 {
     stats.allocs + stats.reallocs
 }
 
@@ -152,7 +152,7 @@ impl Scope {
     #[track_caller]
     pub fn begin(name: &'static str) -> Scope {
         // An outer measurement would count what a snapshot takes.
-        let is_seen = watch::rate() == 1 && thread_stats().is_err();
+        let is_seen = watch::rate() == 1 && measured_so_far().is_err();
         let before = is_seen.then(|| Box::new(Snapshot::take()));
         match Measure::begin() {
             Ok(measure) => Scope { measure, name, before },
@@ -222,7 +222,7 @@ impl Scope {
 /// A measurement that ended and may fail.
 struct Ended {
     name: &'static str,
-    stats: ThreadStats,
+    stats: Measured,
     before: Option<Box<Snapshot>>,
 }
 
@@ -298,7 +298,7 @@ fn profile(_now: Snapshot) -> Option<PathBuf> {
 }
 
 /// What a failed assertion says.
-fn failure(name: &str, breach: &str, stats: &ThreadStats, evidence: &Evidence) -> String {
+fn failure(name: &str, breach: &str, stats: &Measured, evidence: &Evidence) -> String {
     let mut text = format!("{name}: {breach}\n");
     for (count, value) in rows(stats) {
         // Writing to a string does not fail.
@@ -316,7 +316,7 @@ fn failure(name: &str, breach: &str, stats: &ThreadStats, evidence: &Evidence) -
     text
 }
 
-fn rows(stats: &ThreadStats) -> [(&'static str, u64); 9] {
+fn rows(stats: &Measured) -> [(&'static str, u64); 9] {
     [
         ("allocs", stats.allocs),
         ("deallocs", stats.deallocs),

@@ -47,6 +47,9 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::Relaxed};
 
 mod array;
 mod mid;
+mod totals;
+
+pub(crate) use totals::CacheTotals;
 
 /// Bytes freed to the fallback between two looks at the clock.
 const FREED_PORTION: usize = 256 << 10;
@@ -77,6 +80,10 @@ pub(crate) struct Cache {
     unpublished: Cell<isize>,
     /// Bytes freed to the fallback, not yet told to `purge`.
     freed: Cell<usize>,
+    /// Blocks taken from the heaps less those given back, wrapping, and their bytes.
+    taken: Cell<(u64, u64)>,
+    /// What went through this cache before its thread had it, less what went through drains that the thread had for a time.
+    pub(crate) before: Cell<CacheTotals>,
     /// The thread and the process that the cache is attached to; see `thread`.
     pub(crate) owner: Owner,
     /// Whether it is the drain of a thread that has a cache beside it (`watch`).
@@ -167,6 +174,8 @@ impl Cache {
             swept_at: AtomicU64::new(0),
             unpublished: Cell::new(0),
             freed: Cell::new(0),
+            taken: Cell::new((0, 0)),
+            before: Cell::new(CacheTotals::NONE),
             owner: Owner::new(),
             is_drain: AtomicBool::new(false),
             counters: Counters::new(),
@@ -320,6 +329,23 @@ impl Cache {
         cap
     }
 
+    /// Sees to it that the next blocks of a class come from the heap by dozens: for a thread that hands them on in turns
+    /// (`watch`), whose turns are as long as there are blocks.
+    ///
+    /// # Safety
+    ///
+    /// The cache is that of the calling thread.
+    pub(crate) unsafe fn widen(&self, class: SizeClass) {
+        const WIDE: u32 = 64;
+        let (bin, index) = (self.bin(class), class.index());
+        let (cap, wide) = (bin.cap(), WIDE.min(max_cap(index)) / 2);
+        // Not at the first time: many threads use a class once.
+        if cap > 0 && cap < wide {
+            // SAFETY: the caller's promise; more than before.
+            unsafe { bin.set_cap(index, wide, &self.short, &self.long) };
+        }
+    }
+
     /// Takes blocks from the heap and hands one out; null where there are none.
     ///
     /// # Safety
@@ -363,7 +389,7 @@ impl Cache {
         if got < want as usize {
             slots.copy_within(want as usize - got.., 0);
         }
-        self.note_bytes((got * class.size()).cast_signed());
+        self.note_exchange(got.cast_signed(), class);
         self.bin(class).set_len(got as u32);
         got
     }
@@ -402,27 +428,27 @@ impl Cache {
         // SAFETY: slots below `len` are initialised (2), and both types have one layout.
         let oldest = unsafe { &mut *(core::ptr::from_mut(oldest) as *mut [Block]) };
         if watch::is_watched() {
-            oldest.iter().copied().for_each(watch::forget);
+            watch::forget_all(oldest);
         }
         // SAFETY: blocks of this class (2), which this thread owns and forgets below.
         unsafe { shared::give(class, oldest) };
-        self.note_bytes(-(count as usize * class.size()).cast_signed());
+        self.note_exchange(-(count as usize).cast_signed(), class);
         slots.copy_within(count as usize.., 0);
         bin.set_len(len - count);
     }
 
-    /// Moves up to `most` of the newest blocks of a class into another cache, in their order, and calls `each` with
+    /// Moves up to `most` of the newest blocks of a class into another cache, in their order, and calls `look` with
     /// them. Returns how many.
     ///
     /// # Safety
     ///
-    /// Both caches are that of the calling thread, and `other` has no block of this class. `each` does not touch them.
+    /// Both caches are that of the calling thread, and `other` has no block of this class. `look` does not touch them.
     pub(crate) unsafe fn move_newest(
         &self,
         class: SizeClass,
         other: &Cache,
         most: u32,
-        each: impl Fn(Block),
+        look: impl FnOnce(&[Block]),
     ) -> u32 {
         let (bin, other_bin) = (self.bin(class), other.bin(class));
         let len = bin.len();
@@ -433,11 +459,11 @@ impl Cache {
         let from = unsafe { self.slots(class, len) };
         // SAFETY: the caller's promise; another cache's.
         let to = unsafe { other.slots(class, moved) };
-        for (to, from) in to.iter_mut().zip(from.iter().skip((len - moved) as usize)) {
-            *to = *from;
-            // SAFETY: slots below `len` are initialised (2).
-            each(unsafe { from.assume_init() });
-        }
+        let Some((_, from)) = from.split_at_checked((len - moved) as usize) else { return 0 };
+        let Some(to) = to.get_mut(..from.len()) else { return 0 };
+        to.copy_from_slice(from);
+        // SAFETY: slots below `len` are initialised (2), and both types have one layout.
+        look(unsafe { &*(core::ptr::from_ref(from) as *const [Block]) });
         bin.set_len(len - moved);
         other.used.set(other.used.get() | 1 << (class.index() - 1));
         other_bin.set_len(moved);

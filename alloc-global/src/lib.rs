@@ -59,15 +59,15 @@ pub use latency::{start_latency, stop_latency};
 pub use live_file::publish_stats;
 pub use live_layout::{LiveArena, LiveFrame};
 pub use live_reader::LiveReader;
-pub use measure::{MeasureError, ThreadStats, measure, thread_stats};
+pub use measure::{MeasureError, Measured, ThreadStats, measure, measured_so_far, thread_stats};
 pub use memory::{Memory, memory};
 pub use pins::{Pin, pins};
 pub use pool_alloc::PoolAlloc;
 #[cfg(feature = "report")]
 pub use profile::DebugInfo;
 pub use profile::{
-    Diff, Dropped, Filter, Group, Grouping, Growth, Lifetimes, Module, Region, Site, Snapshot,
-    Totals, limit_profile, untracked,
+    BetterClass, Diff, Dropped, Filter, Group, Grouping, Growth, Lifetimes, Module, Peak, Region,
+    Rounding, RoundingSite, Site, Snapshot, Totals, limit_profile, rounding, untracked,
 };
 pub use rss::{Rss, RssPart, explain_rss};
 pub use stats::{Stats, stats};

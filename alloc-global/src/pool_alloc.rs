@@ -152,8 +152,12 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
     #[cold]
     #[inline(never)]
     unsafe fn alloc_watched(&self, layout: Layout, zeroed: bool) -> *mut u8 {
-        // SAFETY: the caller's contract.
-        let block = unsafe { self.fallback.alloc_otherwise(layout, zeroed) };
+        let block = match zeroed {
+            // SAFETY: the caller's contract.
+            true => unsafe { self.fallback.alloc_otherwise(layout, true) },
+            // SAFETY: the caller's contract.
+            false => unsafe { self.fallback.alloc(layout) },
+        };
         watch::large_alloc(block, layout);
         block
     }
@@ -201,6 +205,8 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
                 false => watch::large_alloc(moved, new),
             }
             watch::note_large_realloc(moves);
+        } else if !moved.is_null() {
+            watch::large_resize(moved, new);
         }
         moved
     }

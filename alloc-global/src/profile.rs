@@ -15,7 +15,7 @@
 //! | record | the events, from the allocator |
 //! | snapshot, take, modules | what was known at one moment, as plain data |
 //! | group, diff, symbols | questions to snapshots |
-//! | owners, query | who allocated a live block; which sizes were asked for |
+//! | owners, query, rounding | who allocated a live block; which sizes were asked for; what rounding costs |
 //!
 //! Nothing here is reached while nothing is watched. No unsafe here; the modules say what they use it for.
 
@@ -30,6 +30,7 @@ mod pages;
 #[cfg(feature = "report")]
 mod query;
 mod record;
+mod rounding;
 mod sites;
 mod snapshot;
 mod stack;
@@ -42,11 +43,12 @@ mod take;
 pub use diff::{Diff, Growth};
 pub use group::{Filter, Group, Grouping, Totals};
 pub use local::{Region, untracked};
-pub use snapshot::{Dropped, Lifetimes, Module, Site, Snapshot};
+pub use rounding::{BetterClass, Rounding, RoundingSite, rounding};
+pub use snapshot::{Dropped, Lifetimes, Module, Peak, Site, Snapshot};
 #[cfg(feature = "report")]
 pub use symbols::DebugInfo;
 #[cfg(feature = "report")]
-pub(crate) use symbols::{MACHINERY, STANDARD};
+pub(crate) use symbols::{MACHINERY, STANDARD, is_machinery_by_file, is_standard_by_file};
 
 pub(crate) use modules::{
     lock_for_fork as lock_loader_for_fork, unlock_after_fork as unlock_loader_after_fork,
@@ -57,5 +59,8 @@ pub(crate) use pages::make_room_for_all;
 #[cfg(feature = "report")]
 pub(crate) use query::requested;
 pub(crate) use record::tool_bytes;
-pub(crate) use record::{check, is_recorded, lock_for_fork, on_alloc, on_free, unlock_after_fork};
+pub(crate) use record::{
+    are_recorded, check, is_recorded, lock_for_fork, on_alloc, on_free, on_resize,
+    unlock_after_fork,
+};
 pub(crate) use stack::set_depth;

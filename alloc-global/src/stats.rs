@@ -10,7 +10,7 @@ use crate::{owner, shared, thread};
 use alloc_core::{ARENA_SIZE, CLASSES, SizeClass};
 use core::fmt;
 use core::ops::Sub;
-use core::sync::atomic::{AtomicIsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicIsize, AtomicU64, Ordering::Relaxed};
 
 /// Counters of the whole process.
 ///
@@ -161,13 +161,26 @@ static PUBLISHED: AtomicIsize = AtomicIsize::new(0);
 /// The most that `PUBLISHED`, or a reading of `stats`, ever was.
 static PEAK: AtomicIsize = AtomicIsize::new(0);
 
+/// How often [`PEAK`] rose.
+static PEAKS: AtomicU64 = AtomicU64::new(0);
+
 /// Adds what a thread gathered.
 #[cold]
 pub(crate) fn publish(bytes: isize) {
     // Relaxed, here and below: a sum and its maximum; nobody infers anything else from them.
     let now = PUBLISHED.fetch_add(bytes, Relaxed).wrapping_add(bytes);
-    if now > PEAK.load(Relaxed) {
-        PEAK.fetch_max(now, Relaxed);
+    raise(now);
+}
+
+/// The number of the last peak: changes whenever the process has more bytes live than ever before, as far as published.
+#[inline]
+pub(crate) fn peaks() -> u64 {
+    PEAKS.load(Relaxed)
+}
+
+fn raise(now: isize) {
+    if now > PEAK.load(Relaxed) && PEAK.fetch_max(now, Relaxed) < now {
+        PEAKS.fetch_add(1, Relaxed);
     }
 }
 
@@ -180,7 +193,8 @@ pub(crate) fn published_bytes() -> u64 {
 
 fn peak(live: u64) -> u64 {
     let live = isize::try_from(live).unwrap_or(isize::MAX);
-    PEAK.fetch_max(live, Relaxed).max(live).unsigned_abs() as u64
+    raise(live);
+    PEAK.load(Relaxed).max(live).unsigned_abs() as u64
 }
 
 /// A wrapped difference that a thread at work made negative for a moment reads as 0.

@@ -20,7 +20,7 @@
 //!
 //! Works before `main` and after it: everything here is in constant-initialised statics.
 
-use crate::cache::{Cache, bump};
+use crate::cache::{Cache, CacheTotals, bump};
 pub(crate) use crate::caches::{for_each_cache, lock_idle, unlock_idle};
 use crate::{
     caches, config, fork, latency, live_file, membarrier, owner, profile, purge, purger, shared,
@@ -286,6 +286,7 @@ fn attach() -> Option<&'static Cache> {
     }
     cache.owner.set(owner::current());
     cache.large.set_limit(config::fallback_cache());
+    cache.before.set(cache.totals());
     HOME.set(cache);
     aim(cache);
     if let Some(key) = key {
@@ -476,6 +477,13 @@ pub(crate) fn adopt_after_fork() {
         cache.large.turn.unclaim();
         watch::adopt_after_fork(cache);
     }
+}
+
+/// What this thread did since it has its cache; nothing where it has none.
+pub(crate) fn own_totals() -> CacheTotals {
+    let Some(cache) = attached() else { return CacheTotals::NONE };
+    let drain = cache.watch.drain().map_or(CacheTotals::NONE, Cache::totals);
+    cache.totals().plus(drain).less(cache.before.get())
 }
 
 /// Calls of `realloc` in this thread, and how many of them moved a small block or one into or out of the pools.

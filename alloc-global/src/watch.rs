@@ -83,7 +83,7 @@ pub(crate) struct Watch {
     /// State of the random numbers; 0 = not begun.
     random: Cell<u64>,
     /// Bytes above 512 bytes a block until the next sample.
-    left_bytes: Cell<f64>,
+    left_bytes: Cell<u64>,
     /// Allocations of a class that are none, before the next sample.
     left: [Cell<u32>; CLASS_TABLE],
 }
@@ -97,7 +97,7 @@ impl Watch {
             drain: Cell::new(None),
             scope: Cell::new(None),
             random: Cell::new(0),
-            left_bytes: Cell::new(0.0),
+            left_bytes: Cell::new(0),
             left: [const { Cell::new(0) }; CLASS_TABLE],
         }
     }
@@ -157,6 +157,22 @@ impl Watch {
         // Saturates.
         (self.draw_bytes() / size as f64) as u32
     }
+
+    /// Whether an allocation of `size` bytes above 512 is a sample.
+    #[inline]
+    fn is_large_due(&self, size: usize) -> bool {
+        match self.left_bytes.get().checked_sub(size as u64) {
+            Some(left) => {
+                self.left_bytes.set(left);
+                false
+            }
+            None => {
+                // Saturates.
+                self.left_bytes.set(self.draw_bytes() as u64);
+                true
+            }
+        }
+    }
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea, Flood, 2014): neighbours become strangers.
@@ -171,6 +187,14 @@ fn mix(x: u64) -> u64 {
 pub(crate) fn forget(block: Block) {
     if profile::is_recorded(block) {
         profile::on_free(block);
+    }
+}
+
+/// The same for many blocks: one test for all of them, since hardly any has a record.
+#[inline]
+pub(crate) fn forget_all(blocks: &[Block]) {
+    if profile::are_recorded(blocks) {
+        blocks.iter().copied().for_each(forget);
     }
 }
 
@@ -189,7 +213,7 @@ fn update(cache: &'static Cache) {
                 left.set(watch.draw_count(class.size()));
             }
         }
-        watch.left_bytes.set(watch.draw_bytes());
+        watch.left_bytes.set(watch.draw_bytes() as u64);
     }
 }
 
@@ -216,8 +240,10 @@ fn take_drain(cache: &'static Cache) -> bool {
     drain.is_drain.store(true, Ordering::Relaxed);
     // Taking one may have run a fallback's code, which came here first.
     if let Some(former) = cache.watch.drain.replace(Some(drain)) {
+        cache.before.set(cache.before.get().less(former.totals()));
         leave_drain(former);
     }
+    cache.before.set(cache.before.get().plus(drain.totals()));
     true
 }
 
@@ -238,6 +264,7 @@ fn drop_drain(cache: &'static Cache) {
     if let Some(drain) = cache.watch.drain.take() {
         // Nothing may take from it while it is emptied.
         thread::aim(cache);
+        cache.before.set(cache.before.get().less(drain.totals()));
         leave_drain(drain);
     }
 }
@@ -350,7 +377,7 @@ unsafe fn alloc_sample(cache: &'static Cache, class: SizeClass, size: usize) -> 
     }
     if left.get() > 0 {
         // SAFETY: both are the calling thread's (1); the drain has none of this class.
-        let moved = unsafe { cache.move_newest(class, drain, left.get(), forget) };
+        let moved = unsafe { cache.move_newest(class, drain, left.get(), forget_all) };
         if moved > 0 {
             left.set(left.get() - moved);
             // SAFETY: as above.
@@ -358,6 +385,8 @@ unsafe fn alloc_sample(cache: &'static Cache, class: SizeClass, size: usize) -> 
         }
     }
     let due = is_due(cache, class);
+    // SAFETY: the caller's promise.
+    unsafe { cache.widen(class) };
     // SAFETY: the caller's promise.
     let block = unsafe { cache.refill(class) };
     if let Some(block) = NonNull::new(block) {
@@ -395,16 +424,22 @@ pub(crate) unsafe fn dealloc(cache: &'static Cache, class: SizeClass, block: Blo
 #[inline(never)]
 pub(crate) fn large_alloc(block: *mut u8, layout: Layout) {
     let (Some(block), Some(cache)) = (NonNull::new(block), thread::attached()) else { return };
-    if cache.watch.seen.get() != EPOCH.load(Ordering::Relaxed) {
+    let watch = &cache.watch;
+    if watch.seen.get() != EPOCH.load(Ordering::Relaxed) {
         update(cache);
     }
-    let size = fallback_layout(layout).size();
-    note_alloc(cache, block, layout.size(), size, || {
-        let left = cache.watch.left_bytes.get() - size as f64;
-        let due = left < 0.0;
-        cache.watch.left_bytes.set(if due { cache.watch.draw_bytes() } else { left });
-        due
-    });
+    // By what was asked for: that is what counters count of these blocks.
+    let due = || watch.is_large_due(layout.size());
+    if watch.mode.get() == Mode::Sample {
+        // Most often this is all; no scope is open.
+        forget(block);
+        if due() && watch.rate.get() != PAUSED {
+            let size = fallback_layout(layout).size();
+            profile::on_alloc(block, layout.size(), size, watch.rate.get());
+        }
+    } else {
+        note_alloc(cache, block, layout.size(), fallback_layout(layout).size(), due);
+    }
 }
 
 /// A block above 512 bytes comes back.
@@ -412,9 +447,18 @@ pub(crate) fn large_alloc(block: *mut u8, layout: Layout) {
 #[inline(never)]
 pub(crate) fn large_free(block: *mut u8, layout: Layout) {
     let Some(block) = NonNull::new(block) else { return };
-    match thread::attached() {
-        Some(cache) => note_free(cache, block, fallback_layout(layout).size()),
-        None => forget(block),
+    forget(block);
+    // SAFETY: open scopes of this thread, by their owner.
+    let note = |scope| unsafe { Scope::note_free(scope, block, fallback_layout(layout).size()) };
+    thread::attached().and_then(|cache| cache.watch.scope.get()).map(note);
+}
+
+/// A block above 512 bytes stays where it is, with another layout.
+pub(crate) fn large_resize(block: *mut u8, new: Layout) {
+    if let Some(block) = NonNull::new(block)
+        && profile::is_recorded(block)
+    {
+        profile::on_resize(block, new.size());
     }
 }
 

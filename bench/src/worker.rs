@@ -39,10 +39,23 @@ pub struct Report {
     pub values: BTreeMap<String, f64>,
 }
 
-/// The whole of a worker's `main`. `live_blocks` tells how many blocks the process holds, for
-/// allocators that count them.
-pub fn main(live_blocks: fn() -> Option<u64>) -> ExitCode {
-    main_of(&[workload::all()], live_blocks)
+/// What an allocator can tell of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Counters {
+    /// Blocks that the process holds.
+    pub live_blocks: fn() -> u64,
+    /// Blocks that it ever allocated.
+    pub allocations: fn() -> u64,
+    /// Bytes that its profile takes. Asked last: it may allocate.
+    pub profile_bytes: fn() -> u64,
+}
+
+/// The whole of a worker's `main`, for allocators that count nothing and for those that do.
+pub fn main(counters: Option<Counters>) -> ExitCode {
+    if let Some(counters) = counters {
+        workload::count_allocations(counters.allocations);
+    }
+    main_of(&[workload::all()], counters)
 }
 
 /// As [`main`], for a worker that runs several contenders: the environment's `variable` names one of
@@ -50,7 +63,7 @@ pub fn main(live_blocks: fn() -> Option<u64>) -> ExitCode {
 pub fn main_of_named(variable: &str, contenders: &[Contender<'_>]) -> ExitCode {
     let name = std::env::var(variable).unwrap_or_default();
     match contenders.iter().find(|contender| contender.0 == name) {
-        Some((_, loads)) => main_of(loads, || None),
+        Some((_, loads)) => main_of(loads, None),
         None => {
             let names: Vec<&str> = contenders.iter().map(|contender| contender.0).collect();
             eprintln!("{variable} is {name:?}; it may be {}", names.join(", "));
@@ -62,7 +75,7 @@ pub fn main_of_named(variable: &str, contenders: &[Contender<'_>]) -> ExitCode {
 /// A name and its workloads, in several lists.
 pub type Contender<'a> = (&'static str, &'a [&'static [Workload]]);
 
-fn main_of(loads: &[&'static [Workload]], live_blocks: fn() -> Option<u64>) -> ExitCode {
+fn main_of(loads: &[&'static [Workload]], counters: Option<Counters>) -> ExitCode {
     let (load, scale) = match arguments(loads) {
         Ok(found) => found,
         Err(problem) => {
@@ -70,7 +83,7 @@ fn main_of(loads: &[&'static [Workload]], live_blocks: fn() -> Option<u64>) -> E
             return ExitCode::from(2);
         }
     };
-    match run(load, &scale, live_blocks) {
+    match run(load, &scale, counters) {
         Ok(report) => {
             println!("{}", serde_json::to_string(&report).expect("a report is plain data"));
             ExitCode::SUCCESS
@@ -101,7 +114,8 @@ fn arguments(loads: &[&'static [Workload]]) -> Result<(&'static Workload, Scale)
     Ok((load.ok_or("no workload named")?, scale))
 }
 
-fn run(load: &Workload, scale: &Scale, live_blocks: fn() -> Option<u64>) -> Result<Report, Error> {
+fn run(load: &Workload, scale: &Scale, counters: Option<Counters>) -> Result<Report, Error> {
+    let live_blocks = || counters.map(|counters| (counters.live_blocks)());
     let mut extras: Vec<(&'static str, f64)> = Vec::with_capacity(EXTRAS);
     // The standard library makes the handle of a thread when it is first asked for.
     let _ = std::thread::current();
@@ -109,6 +123,7 @@ fn run(load: &Workload, scale: &Scale, live_blocks: fn() -> Option<u64>) -> Resu
     let live_before = live_blocks();
 
     let Outcome { units, checksum, seconds, cpu_seconds, extra } = (load.run)(scale);
+    let allocations = workload::counted_allocations();
     extras.extend(extra.iter().copied().take(EXTRAS));
     drop(extra);
 
@@ -127,6 +142,7 @@ fn run(load: &Workload, scale: &Scale, live_blocks: fn() -> Option<u64>) -> Resu
     ] {
         values.insert(name.to_owned(), value);
     }
+    values.extend(allocations.map(|count| ("allocations".to_owned(), count as f64)));
     if live.is_some_and(|(before, after)| before != after) {
         let before = live_blocks();
         let again = (load.run)(scale);
@@ -136,6 +152,8 @@ fn run(load: &Workload, scale: &Scale, live_blocks: fn() -> Option<u64>) -> Resu
         drop(again);
         live = before.zip(live_blocks());
     }
+    let profile = counters.map(|counters| (counters.profile_bytes)() as f64);
+    values.extend(profile.map(|bytes| ("profile_bytes".to_owned(), bytes)));
     Ok(Report { units, checksum, live_blocks: live, values })
 }
 

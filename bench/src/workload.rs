@@ -13,6 +13,8 @@
 //!
 //! This module does not run workloads in processes and does not compare them; see `main.rs`.
 
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 pub use crate::loads::all;
@@ -125,10 +127,31 @@ pub fn measure(work: impl FnOnce() -> (u64, u64)) -> Outcome {
 
 /// Runs `work`; returns the wall time and the processor time of the process, both in seconds.
 pub fn timed(work: impl FnOnce()) -> (f64, f64) {
-    let cpu = cpu_seconds();
-    let start = Instant::now();
+    let count = || COUNTER.get().map_or(0, |count| count());
+    let (before, cpu, start) = (count(), cpu_seconds(), Instant::now());
     work();
-    (start.elapsed().as_secs_f64(), cpu_seconds() - cpu)
+    let took = (start.elapsed().as_secs_f64(), cpu_seconds() - cpu);
+    // Relaxed: read by this thread.
+    COUNTED.fetch_add(count().wrapping_sub(before), Ordering::Relaxed);
+    took
+}
+
+/// Tells how many blocks the process ever allocated, on allocators that count.
+static COUNTER: OnceLock<fn() -> u64> = OnceLock::new();
+
+/// Blocks allocated in timed parts.
+static COUNTED: AtomicU64 = AtomicU64::new(0);
+
+/// Has allocations of the timed parts counted from now on, by a function that tells how many there ever were.
+pub fn count_allocations(count: fn() -> u64) {
+    // The first one stays.
+    let _ = COUNTER.set(count);
+}
+
+/// How many there were; `None` where nobody counts.
+#[must_use]
+pub fn counted_allocations() -> Option<u64> {
+    COUNTER.get().map(|_| COUNTED.load(Ordering::Relaxed))
 }
 
 /// User plus system time of this process so far, in seconds.

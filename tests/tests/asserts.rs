@@ -11,7 +11,7 @@ use std::{env, fs, thread};
 
 use alloc_global::{
     MeasureError, PoolAlloc, assert_allocs, assert_baseline, assert_max_bytes, assert_no_alloc,
-    assert_no_leaks, measure, stats, thread_stats,
+    assert_no_leaks, measure, measured_so_far, stats,
 };
 use tests::cases::{self, Case};
 use tests::invariants;
@@ -75,7 +75,7 @@ fn exact() {
     assert!((5_600..=5_680).contains(&counted.peak_bytes), "{counted:?}");
     drop(kept);
     let ((), counted) = measure(|| ()).expect("a measurement");
-    assert_eq!(counted, alloc_global::ThreadStats::default());
+    assert_eq!(counted, alloc_global::Measured::default());
 }
 
 fn values() {
@@ -113,7 +113,7 @@ fn too_many() {
     let text = message(|| assert_allocs!(< 1, { drop(block(10)) }));
     assert!(text.contains("expected fewer than 1"), "{text}");
     // Afterwards all is as before.
-    assert_eq!(thread_stats(), Err(MeasureError::NotOpen));
+    assert_eq!(measured_so_far(), Err(MeasureError::NotOpen));
 }
 
 fn too_large() {
@@ -125,7 +125,7 @@ fn too_large() {
     });
     let text = message(|| assert_max_bytes!("a lot", { drop(block(1)) }));
     assert!(text.contains("\"a lot\" is no number of bytes"), "{text}");
-    assert_eq!(thread_stats(), Err(MeasureError::NotOpen));
+    assert_eq!(measured_so_far(), Err(MeasureError::NotOpen));
 }
 
 fn leaks() {
@@ -170,7 +170,7 @@ fn nested() {
     let (inner, outer) = measure(|| {
         drop(block(10));
         let inner = measure(|| drop(block(20))).expect("a measurement").1;
-        let open = thread_stats().expect("one is open");
+        let open = measured_so_far().expect("one is open");
         assert_eq!((open.allocs, open.deallocs), (2, 2));
         inner
     })
@@ -209,7 +209,7 @@ fn panics() {
         }
     });
     assert_eq!(text, "mine");
-    assert_eq!(thread_stats(), Err(MeasureError::NotOpen));
+    assert_eq!(measured_so_far(), Err(MeasureError::NotOpen));
     assert_no_alloc! { black_box(0) };
 }
 
@@ -250,7 +250,7 @@ fn the_culprit() -> Box<[u8]> {
 fn sites() {
     alloc_global::start_tracing();
     let text = message(|| assert_no_alloc! { drop((the_culprit(), the_culprit())) });
-    assert!(text.contains("2 allocations, 6144 bytes, +0 live: "), "{text}");
+    assert!(text.contains("2 allocations, 6000 bytes, +0 live: "), "{text}");
     assert!(text.contains("asserts.rs:"), "{text}");
     let profile = text.lines().find_map(|line| line.strip_prefix("  profile: ")).expect("a path");
     let bytes = fs::read(profile).expect("the profile");
@@ -265,11 +265,11 @@ fn sites() {
 }
 
 fn not_open() {
-    assert_eq!(thread_stats(), Err(MeasureError::NotOpen));
+    assert_eq!(measured_so_far(), Err(MeasureError::NotOpen));
     let before = stats();
     let (inside, counted) = measure(|| {
         drop(block(64));
-        thread::spawn(|| thread_stats().is_err()).join().expect("it ends")
+        thread::spawn(|| measured_so_far().is_err()).join().expect("it ends")
     })
     .expect("a measurement");
     assert!(inside, "each thread has its own");

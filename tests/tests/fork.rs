@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use alloc_global::{PoolAlloc, memory, stats};
+use alloc_global::report::Symbols;
+use alloc_global::{DebugInfo, PoolAlloc, memory, stats};
 use tests::block::Block;
 use tests::cases::{self, Case};
 use tests::invariants;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Case::new("children_fork_and_start_threads_themselves", generations),
         Case::new("handlers_of_fork_may_look_at_the_whole_heap", handlers),
         Case::new("a_child_counts_its_own_threads_only", own_threads),
+        Case::new("a_child_finds_symbols_while_a_thread_of_its_parent_does", symbols).within(240),
     ])
 }
 
@@ -209,5 +211,27 @@ fn own_threads() {
         let ended = started.wait(LIMIT);
         gate.wait();
         assert_eq!(ended, Ended::Code(0));
+    });
+}
+
+/// Who reads debug information holds locks that are not the allocator's. A child in which one stayed held would wait for good.
+fn symbols() {
+    let here = [symbols as fn() as usize as u64 + 4];
+    let found = move || DebugInfo.resolve(&here).iter().all(|frames| !frames.is_empty());
+    assert!(found());
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                assert!(found());
+            }
+        });
+        for _ in 0..50 {
+            let child = fork(|| i32::from(!found()));
+            let ended = child.wait(LIMIT);
+            stop.store(!matches!(ended, Ended::Code(0)), Ordering::Relaxed);
+            assert!(matches!(ended, Ended::Code(0)), "{ended:?}");
+        }
+        stop.store(true, Ordering::Relaxed);
     });
 }

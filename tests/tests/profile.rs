@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Case::new("changes_of_the_rate_do_not_bias_samples", changed),
         Case::new("changes_by_another_thread_do_not_bias_samples_either", changed_by_others),
         Case::new("traces_count_each_block_of_a_region_and_thread", traced),
+        Case::new("a_thread_on_its_fast_paths_follows_a_switch_when_it_flushes", followed),
         Case::new("traces_follow_realloc", reallocated),
         Case::new("traces_tell_temporary_blocks_and_lifetimes", temporary),
         Case::new("untracked_blocks_are_in_no_site", left_out),
@@ -88,8 +89,11 @@ fn taken(size: usize) -> usize {
 
 /// Asserts that an estimate of `count` blocks of `size` bytes lies within four standard errors.
 fn within(found: &Sums, count: u64, size: usize, rate: u64) {
-    let (count, size) = (count as f64, taken(size) as f64);
-    let chance = 1.0 - (-size / rate as f64).exp();
+    // A sample is chosen by the bytes of its class, above 512 bytes by those of its layout; bytes of call sites are those of the
+    // block up to 1 KiB.
+    let chosen = if size > 512 { size } else { taken(size) } as f64;
+    let (count, size) = (count as f64, if size > 1_024 { size } else { taken(size) } as f64);
+    let chance = 1.0 - (-chosen / rate as f64).exp();
     // Each block is a sample or not, and one that is stands for 1 / chance.
     let error = (count * (1.0 - chance) / chance).sqrt();
     let off = (found.allocs - count).abs();
@@ -316,7 +320,7 @@ fn traced() {
         assert_eq!((outer.allocs, outer.alloc_bytes), (110., 100. * 40. + 10. * 512.), "{n}");
         assert_eq!((outer.live, outer.live_bytes), (live + rest * 10., live * 40. + rest * 5_120.));
         assert_eq!(outer.requested, live * 37. + rest * 5_120.);
-        let large = 5. * taken(100_000) as f64;
+        let large = 5. * 100_000.;
         assert_eq!((inner.allocs, inner.alloc_bytes), (55., 50. * 640. + large));
         assert_eq!((inner.live, inner.requested), (rest * 55., rest * (30_000. + 500_000.)));
         assert_eq!(outer.allocs - outer.live, outer.ended);
@@ -336,6 +340,7 @@ fn reallocated() {
         (600, 630, 0.),
         (100, 700, 1.),
         (700, 100, 1.),
+        (3_000, 3_050, 0.),
         (3_000, 50_000, 1.),
         (50_000, 2_000, 1.),
         (2_000_000, 4_000_000, 1.),
@@ -356,7 +361,12 @@ fn reallocated() {
         let (old, new) = (of_region(&born), of_region(&moved));
         assert_eq!((old.allocs, old.live), (20., 20. * (1. - news)), "{born}");
         assert_eq!((new.allocs, new.live), (20. * news, 20. * news), "{moved}");
-        assert_eq!(new.live_bytes, 20. * news * taken(to) as f64, "{moved}");
+        // Up to 1 KiB the bytes of the block, above it those of the layout, as in the counters.
+        let bytes = if to > 1_024 { to } else { taken(to) } as f64;
+        assert_eq!(new.live_bytes, 20. * news * bytes, "{moved}");
+        if to > 1_024 {
+            assert_eq!(old.live_bytes, 20. * (1. - news) * bytes, "{born}");
+        }
         all.iter().for_each(Block::verify);
         drop(all);
         assert_eq!((of_region(&born).live, of_region(&moved).live), (0., 0.), "{born}");
@@ -512,4 +522,29 @@ fn switched() {
     let left = of_region("churn");
     assert!(left.allocs > 10_000., "{left:?}");
     assert_eq!((left.live, left.live_samples), (0., 0), "{left:?}");
+}
+
+/// A thread that takes and frees one block in turn comes to no slow path; `thread_flush` takes it there.
+fn followed() {
+    let barrier = std::sync::Barrier::new(2);
+    let pairs = |region: &str| {
+        let _region = Region::enter(region);
+        (0..100).for_each(|tag| drop(Block::new(48, 8, tag).expect("memory")));
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            pairs("before");
+            barrier.wait();
+            // Another thread switches here.
+            barrier.wait();
+            alloc_global::thread_flush();
+            pairs("after");
+        });
+        barrier.wait();
+        start_tracing();
+        barrier.wait();
+    });
+    let snapshot = Snapshot::take();
+    let of = |region: &str| sums(&snapshot, |site| site.region == region).allocs;
+    assert_eq!((of("before"), of("after")), (0., 100.));
 }

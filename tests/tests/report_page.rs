@@ -1,4 +1,5 @@
-//! Reports opened by the programs that people open them with: the page in Chromium, DHAT's file in Valgrind's viewer.
+//! Reports opened by the programs that people open them with: the page in Chromium, DHAT's file in Valgrind's viewer, pprof's in
+//! Go's tool, Prometheus' text in its own client for Python.
 //!
 //! A page is loaded without a window, and what it drew is read from its document. Everything that a script logs, an
 //! uncaught error above all, is on the browser's standard error, and is a failure; a case makes sure that one would be
@@ -311,4 +312,76 @@ document.body.dataset.ready = \"yes\";
         "{}",
         shown.log
     );
+}
+
+/// What a program prints, if it can be started and ends well; None, and a line that says so, where there is none.
+fn read_by(case: &str, program: &str, arguments: &[&str]) -> Option<String> {
+    let Ok(output) = Command::new(program).args(arguments).stdin(Stdio::null()).output() else {
+        say(&format!("SKIPPED {case}: no {program} here"));
+        return None;
+    };
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    Some(text)
+}
+
+#[test]
+fn gos_pprof_opens_pprofs_format() {
+    let folder = Folder::new("pprof");
+    let file = folder.0.join("heap.pb.gz");
+    fs::write(&file, report::pprof(&example::report(), &example::symbols)).expect("the profile");
+    let path = file.to_str().expect("a path in Unicode");
+    for (metric, title) in
+        [("inuse_space", "Type: inuse_space"), ("alloc_objects", "Type: alloc_objects")]
+    {
+        let index = format!("-sample_index={metric}");
+        let arguments =
+            ["tool", "pprof", "-top", "-nodecount=500", "-symbolize=none", &index, path];
+        let Some(text) = read_by("pprof", "go", &arguments) else { return };
+        for part in [title, "server::cache::Entry::new", "server::http::parse"] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+    }
+    let raw = read_by("pprof", "go", &["tool", "pprof", "-raw", "-symbolize=none", path]);
+    let raw = raw.expect("it was there a moment ago");
+    let types = "alloc_objects/count alloc_space/bytes inuse_objects/count inuse_space/bytes";
+    assert!(raw.contains(types), "{raw}");
+}
+
+#[test]
+fn prometheus_own_client_reads_its_format() {
+    if !Command::new("python3")
+        .args(["-c", "import prometheus_client"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+    {
+        return say("SKIPPED prometheus: no python3 with prometheus_client here");
+    }
+    let folder = Folder::new("prometheus");
+    let file = folder.0.join("metrics");
+    let report = example::report();
+    fs::write(&file, report::prometheus(&report)).expect("the metrics");
+    let script = "
+import sys
+from prometheus_client.parser import text_string_to_metric_families as read
+for family in read(open(sys.argv[1]).read()):
+    assert family.documentation and family.type != 'unknown', family
+    for sample in family.samples:
+        print(sample.name, sample.labels.get('part', ''), sample.value)
+";
+    let path = file.to_str().expect("a path in Unicode");
+    let read = read_by("prometheus", "python3", &["-c", script, path]).expect("python3 is there");
+    let value = |name: &str| {
+        let line = read.lines().find_map(|line| line.strip_prefix(name)).expect(name);
+        line.trim().parse::<f64>().expect("a number")
+    };
+    assert_eq!(value("poolalloc_live_bytes  "), report.stats.live_bytes as f64, "{read}");
+    let parts: f64 = read
+        .lines()
+        .filter(|line| line.starts_with("poolalloc_arena_bytes "))
+        .map(|line| line.rsplit(' ').next().expect("a value").parse::<f64>().expect("a number"))
+        .sum();
+    assert_eq!(parts, report.memory.mapped as f64, "{read}");
 }

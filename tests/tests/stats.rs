@@ -8,7 +8,10 @@
 use std::process::ExitCode;
 use std::sync::Mutex;
 
-use alloc_global::{PoolAlloc, Stats, stats, trim};
+use alloc_global::{
+    PoolAlloc, Stats, measure, start_sampling, start_tracing, stats, stop_profiling, thread_flush,
+    thread_stats, trim,
+};
 use tests::block::{Block, Process, layout};
 use tests::cases::{self, Case};
 use tests::invariants;
@@ -28,6 +31,7 @@ fn main() -> ExitCode {
         Case::new("pools_account_for_what_they_hold", pools),
         Case::new("readings_copy_subtract_and_print", readings),
         Case::new("reading_the_counters_changes_none", reading_is_free),
+        Case::new("counts_of_a_thread_are_exact_whatever_it_watches", own_counts),
     ])
 }
 
@@ -271,4 +275,53 @@ fn reading_is_free() {
         assert_eq!((now.allocs, now.deallocs), (before.allocs, before.deallocs));
     }
     assert_eq!(live_since(before), [0; 4]);
+}
+
+/// In threads that come one after the other, and so share caches, and side by side: each sees what it did itself, also while it
+/// takes up and leaves the ways of sampling and tracing, and gives back what its cache holds.
+fn own_counts() {
+    let work = |index: usize| {
+        let mut rng = fastrand::Rng::with_seed(index as u64);
+        let mut oracle = Oracle::new();
+        assert_eq!(thread_stats(), alloc_global::ThreadStats::default());
+        let mut allocated = 0;
+        for step in 0..30_000 {
+            oracle.step(&mut rng);
+            match step % 997 {
+                0 => start_sampling(4096),
+                200 => start_tracing(),
+                400 => stop_profiling(),
+                600 => thread_flush(),
+                // Opens and closes a scope; its own block is not the oracle's.
+                800 => drop(measure(|| oracle.step(&mut rng)).expect("a measurement")),
+                _ => {}
+            }
+            let seen = thread_stats();
+            let calls = (seen.allocs, seen.deallocs, seen.reallocs);
+            let probe = if step >= 800 { 1 } else { 0 };
+            let counted = (oracle.allocs + probe, oracle.deallocs + probe, oracle.reallocs);
+            // Whether `PoolAlloc` is installed is found out once in a process, with a block.
+            let counted_before = (oracle.allocs, oracle.deallocs, oracle.reallocs);
+            assert!(calls == counted || calls == counted_before, "{step}: {calls:?} {counted:?}");
+            let live: u64 = oracle.sums()[1];
+            assert_eq!(seen.alloc_bytes - seen.dealloc_bytes, live, "after step {step}");
+            assert!(seen.alloc_bytes >= allocated);
+            allocated = seen.alloc_bytes;
+        }
+    };
+    raw_thread::run(1, &work);
+    raw_thread::run(1, &work);
+    raw_thread::run(4, &work);
+    // One that only frees what another allocated.
+    let slots = [const { Mutex::<Option<Block>>::new(None) }; 64];
+    raw_thread::run(1, &|_| {
+        for (n, slot) in slots.iter().enumerate() {
+            *slot.lock().unwrap() = Block::alloc(Process, layout(1 + n * 40, 8), 1);
+        }
+        assert_eq!((thread_stats().allocs, thread_stats().deallocs), (64, 0));
+    });
+    raw_thread::run(1, &|_| {
+        slots.iter().for_each(|slot| *slot.lock().unwrap() = None);
+        assert_eq!((thread_stats().allocs, thread_stats().deallocs), (0, 64));
+    });
 }

@@ -14,7 +14,7 @@
 //! No unsafe here.
 
 use super::rows;
-use crate::measure::ThreadStats;
+use crate::measure::Measured;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ pub(super) const UPDATE: &str = "POOLALLOC_UPDATE_BASELINE";
 pub(super) const IN_BASELINE: [&str; 5] =
     ["allocs", "reallocs", "alloc_bytes", "live_blocks", "peak_bytes"];
 
-pub(super) fn baseline_text(stats: &ThreadStats) -> String {
+pub(super) fn baseline_text(stats: &Measured) -> String {
     let mut text = String::new();
     for (name, value) in rows(stats).iter().filter(|(name, _)| IN_BASELINE.contains(name)) {
         let _ = writeln!(text, "{name} {value}");
@@ -52,7 +52,7 @@ pub(super) fn baseline_file(name: &str, package: &Path, source: &Path) -> Result
 /// Compares counts with a baseline, or writes it. A note for the reader if it was written, or could be lower.
 pub(super) fn judge_baseline(
     file: &Path,
-    stats: &ThreadStats,
+    stats: &Measured,
     update: bool,
 ) -> Result<Option<String>, String> {
     let shown = file.display();
@@ -82,7 +82,7 @@ fn replace(file: &Path, text: &str) -> std::io::Result<()> {
 }
 
 /// Compares counts with the text of a baseline: an error where one is above it, else which are below.
-pub(super) fn compare(text: &str, stats: &ThreadStats) -> Result<Option<String>, String> {
+pub(super) fn compare(text: &str, stats: &Measured) -> Result<Option<String>, String> {
     let mut lower = Vec::new();
     let mut higher = Vec::new();
     let mut seen = Vec::new();

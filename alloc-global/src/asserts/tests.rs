@@ -4,8 +4,8 @@ use super::baseline::{IN_BASELINE, baseline_text, compare};
 use super::*;
 use std::fs;
 
-fn stats() -> ThreadStats {
-    ThreadStats {
+fn stats() -> Measured {
+    Measured {
         allocs: 3,
         deallocs: 2,
         reallocs: 1,
@@ -14,7 +14,7 @@ fn stats() -> ThreadStats {
         live_blocks: 1,
         live_bytes: 100,
         peak_bytes: 250,
-        ..ThreadStats::default()
+        ..Measured::default()
     }
 }
 
@@ -26,7 +26,7 @@ fn limits_judge_at_their_borders() {
     assert!(fine(Limit::Allocs(4)) && !fine(Limit::Allocs(3)) && !fine(Limit::Allocs(5)));
     assert!(fine(Limit::Bytes(250)) && !fine(Limit::Bytes(249)));
     assert!(!fine(Limit::NoLeaks) && !fine(Limit::AllocsAtMost(0)));
-    let none = ThreadStats::default();
+    let none = Measured::default();
     assert!(Limit::AllocsAtMost(0).holds(&none));
     assert!(Limit::NoLeaks.holds(&none));
 }
@@ -75,9 +75,9 @@ fn a_baseline_fails_what_is_above_it_and_notes_what_is_below() {
     let text = baseline_text(&stats());
     assert_eq!(text.lines().count(), IN_BASELINE.len());
     assert_eq!(compare(&text, &stats()), Ok(None));
-    let more = ThreadStats { allocs: 4, peak_bytes: 251, ..stats() };
+    let more = Measured { allocs: 4, peak_bytes: 251, ..stats() };
     assert_eq!(compare(&text, &more), Err("allocs 4 above 3, peak_bytes 251 above 250".into()));
-    let less = ThreadStats { allocs: 1, ..stats() };
+    let less = Measured { allocs: 1, ..stats() };
     assert_eq!(compare(&text, &less), Ok(Some("allocs 1 below 3".into())));
     assert!(compare("allocs 3\n", &stats()).unwrap_err().contains("no line for reallocs"));
     for bad in ["allocs many", "speed 3", "allocs", "allocs -1"] {
@@ -105,7 +105,7 @@ fn a_baseline_lies_beside_the_source_and_is_written_on_request() {
     assert!(missing.contains(UPDATE), "{missing}");
     assert!(judge_baseline(&from_above, &stats(), true).unwrap().unwrap().starts_with("wrote"));
     assert_eq!(judge_baseline(&from_above, &stats(), false), Ok(None));
-    let more = ThreadStats { reallocs: 2, ..stats() };
+    let more = Measured { reallocs: 2, ..stats() };
     assert!(judge_baseline(&from_above, &more, false).is_err());
     let left = fs::read_dir(package.join("src/baselines")).unwrap().count();
     assert_eq!(left, 1, "nothing but the baseline is left behind");

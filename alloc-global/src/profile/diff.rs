@@ -40,6 +40,7 @@ fn less(after: Totals, before: Totals) -> Totals {
         live_bytes: after.live_bytes - before.live_bytes,
         live_bytes_error: after.live_bytes_error.hypot(before.live_bytes_error),
         live_requested_bytes: after.live_requested_bytes - before.live_requested_bytes,
+        live_lost_bytes: after.live_lost_bytes - before.live_lost_bytes,
         temporary: after.temporary - before.temporary,
     }
 }

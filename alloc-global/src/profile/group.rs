@@ -54,6 +54,8 @@ pub struct Totals {
     pub live_bytes_error: f64,
     /// Bytes that the layouts of the live blocks asked for.
     pub live_requested_bytes: f64,
+    /// Bytes that the live blocks have beyond that.
+    pub live_lost_bytes: f64,
     /// Blocks freed before the thread allocated again.
     pub temporary: f64,
 }
@@ -68,6 +70,7 @@ impl AddAssign for Totals {
         self.live_bytes += other.live_bytes;
         self.live_bytes_error = self.live_bytes_error.hypot(other.live_bytes_error);
         self.live_requested_bytes += other.live_requested_bytes;
+        self.live_lost_bytes += other.live_lost_bytes;
         self.temporary += other.temporary;
     }
 }
@@ -117,6 +120,7 @@ impl Site {
             live_bytes: self.live_bytes,
             live_bytes_error: self.live_bytes * self.live_error(),
             live_requested_bytes: self.live_requested_bytes,
+            live_lost_bytes: self.live_lost_bytes,
             temporary: self.temporary,
         }
     }

@@ -1,12 +1,17 @@
 //! Recorded blocks that are live, by address.
 //!
 //! ```text
-//! hash of the address, from its top bits:   | stripe (6) | .. filter (15) | .. bucket (as many as the table has) | ..
+//! address:  | MiB .. | 19 stripe (6) 14 | 13 .. offset in a page of 16 KiB .. |
+//!                    | 19 filter (15)                    5 |
+//! bucket:   in the stripe's part, at a place that the MiB is hashed to, plus the offset in steps of 16 bytes
 //!
 //! area:  | heads: u32 per bucket | entry 1 | entry 2 | entry 3 | ...          | not used |
 //!          a head, and each entry, names the next entry of its bucket; 0 is none
-//! filter: a count per 15 bits of hash, that stays at 255 once it was there
+//! filter: a count per 15 bits of the address, that stays at 255 once it was there
 //! ```
+//!
+//! Blocks that lie side by side, as most do that are allocated one after the other, have their heads side by side and one
+//! stripe: a table of all blocks is many times larger than a processor's caches.
 //!
 //! Each bucket, each count of the filter and each list of free entries belongs to one of 64 stripes, and each stripe has a
 //! leaf lock, held for some ten steps.
@@ -19,20 +24,25 @@
 //!
 //! Invariants, for who holds the stripe:
 //!
-//! 1. An entry is in the chain of its address's bucket or in its stripe's list of free entries, never in both, and in each once.
+//! 1. An entry is in the chain of its address's bucket or in its stripe's list of free entries, never in both, and in each once; or on its
+//!    way from one list to another.
 //! 2. No two entries have the same address.
 //! 3. A count of the filter is at least the number of entries that it counts, or 255.
 //!
 //! The filter has 32,768 counts: with `n` recorded blocks live, `1 - exp(-n / 32768)` of all others are taken for
 //! recorded (1,000: 3 %; 10,000: 26 %), and cost a look into their bucket.
 
+mod check;
+
 use super::pages::Area;
 use super::sites::SiteRef;
+use super::stack::GOLDEN;
 use crate::lock::{Guard, Lock};
+use crate::mid_class::MID_MAX;
 use alloc_core::Block;
 use core::mem::offset_of;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 const STRIPE_BITS: u32 = 6;
 const STRIPES: usize = 1 << STRIPE_BITS;
@@ -56,6 +66,14 @@ pub(crate) struct Entry {
     /// Of the allocation among all.
     pub(crate) stamp: u64,
     pub(crate) site: SiteRef,
+}
+
+impl Entry {
+    /// The bytes that the allocator's own counters count for the block: its class's, above 1 KiB the layout's.
+    #[inline]
+    pub(crate) fn counted(&self) -> u64 {
+        if self.size > MID_MAX as u64 { self.requested } else { self.size }
+    }
 }
 
 /// An entry in its place.
@@ -112,19 +130,34 @@ pub(crate) struct Live {
     filter: [AtomicU8; FILTER],
     /// Entries that were ever used: 1 to this.
     used: AtomicU32,
+    /// Entries on their way from one stripe to another.
+    moving: AtomicU32,
+    /// Whether no stripe had a free entry when one was looked for.
+    exhausted: AtomicBool,
     /// Blocks that had no room.
     dropped: AtomicU64,
 }
 
-/// Spreads addresses: the top bits are good.
+/// Bits of an offset in what has one stripe: a pool.
+const PAGE_BITS: u32 = 14;
+
+/// Bits of an address below those of the filter.
+const FILTER_SHIFT: u32 = 5;
+
+/// Bits of an address below those of its bucket.
+const BUCKET_SHIFT: u32 = 4;
+
+// A count of the filter belongs to one stripe.
+const _: () = assert!(PAGE_BITS + STRIPE_BITS == FILTER_SHIFT + FILTER_BITS);
+
 #[inline]
-fn hash(address: usize) -> u64 {
-    (address as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+fn stripe_of(address: usize) -> usize {
+    address >> PAGE_BITS & (STRIPES - 1)
 }
 
 #[inline]
-fn filter_index(hash: u64) -> usize {
-    (hash >> (u64::BITS - FILTER_BITS)) as usize
+fn filter_index(address: usize) -> usize {
+    address >> FILTER_SHIFT & (FILTER - 1)
 }
 
 /// Where the entries of an area are.
@@ -143,6 +176,8 @@ impl Live {
             stripes: [const { Lock::new(Stripe { free: 0, live: 0 }) }; STRIPES],
             filter: [const { AtomicU8::new(0) }; FILTER],
             used: AtomicU32::new(0),
+            moving: AtomicU32::new(0),
+            exhausted: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
         }
     }
@@ -166,22 +201,34 @@ impl Live {
     /// Whether a block may be in the table: false for sure, or true most likely.
     #[inline(always)]
     pub(crate) fn may_hold(&self, block: Block) -> bool {
-        let index = filter_index(hash(block.addr().get()));
+        let index = filter_index(block.addr().get());
         // Relaxed: see "Order" in the head of this file.
         self.filter.get(index).is_some_and(|count| count.load(Ordering::Relaxed) != 0)
     }
 
+    /// Whether any of these blocks may be in the table.
     #[inline]
-    fn stripe(&self, hash: u64) -> &Lock<Stripe> {
-        // The top bits of a hash are below the length; the first stripe stands for what cannot be.
+    pub(crate) fn may_hold_any(&self, blocks: &[Block]) -> bool {
+        // No branch for each.
+        let seen = |any: u8, block: &Block| {
+            let count = self.filter.get(filter_index(block.addr().get()));
+            // Relaxed: see "Order" in the head of this file.
+            any | count.map_or(0, |count| count.load(Ordering::Relaxed))
+        };
+        blocks.iter().fold(0, seen) != 0
+    }
+
+    #[inline]
+    fn stripe(&self, address: usize) -> &Lock<Stripe> {
+        // Below the length; the first stripe stands for what cannot be.
         let [first, ..] = &self.stripes;
-        self.stripes.get((hash >> (u64::BITS - STRIPE_BITS)) as usize).unwrap_or(first)
+        self.stripes.get(stripe_of(address)).unwrap_or(first)
     }
 
     /// The holder of the stripe counts one more entry, or one less.
     #[inline]
-    fn count(&self, hash: u64, more: bool) {
-        let Some(count) = self.filter.get(filter_index(hash)) else { return };
+    fn count(&self, address: usize, more: bool) {
+        let Some(count) = self.filter.get(filter_index(address)) else { return };
         // Relaxed, twice: only the holder of the stripe writes; see "Order" for readers.
         let now = count.load(Ordering::Relaxed);
         if now < u8::MAX {
@@ -192,17 +239,24 @@ impl Live {
     /// Adds a block, and calls `then` with what became of it, while the stripe is held.
     #[inline]
     pub(crate) fn add(&self, block: Block, entry: Entry, then: impl FnOnce(Added)) {
-        let hash = hash(block.addr().get());
-        let mut stripe = self.stripe(hash).lock();
+        let address = block.addr().get();
+        let mut stripe = self.stripe(address).lock();
+        if stripe.free == 0 && self.is_used_up() {
+            // One lock at a time.
+            drop(stripe);
+            let spare = self.take_spare();
+            stripe = self.stripe(address).lock();
+            self.put_spare(&mut stripe, spare);
+        }
         let added = match self.area.start() {
             Some(start) => {
                 // SAFETY: the stripe is held.
-                unsafe { self.parts(start).add(self, &mut stripe, hash, block, entry) }
+                unsafe { self.parts(start).add(self, &mut stripe, address, entry) }
             }
             None => Added::Full,
         };
         if added == Added::New {
-            self.count(hash, true);
+            self.count(address, true);
         }
         if added == Added::Full {
             // Relaxed: a count.
@@ -215,13 +269,81 @@ impl Live {
     #[inline]
     pub(crate) fn remove(&self, block: Block, then: impl FnOnce(Entry)) {
         let Some(start) = self.area.mapped() else { return };
-        let hash = hash(block.addr().get());
-        let mut stripe = self.stripe(hash).lock();
+        let address = block.addr().get();
+        let mut stripe = self.stripe(address).lock();
         // SAFETY: the stripe is held.
-        if let Some(entry) = unsafe { self.parts(start).remove(&mut stripe, hash, block) } {
-            self.count(hash, false);
+        if let Some(entry) = unsafe { self.parts(start).remove(&mut stripe, address) } {
+            self.count(address, false);
+            // Relaxed, twice: a hint.
+            if self.exhausted.load(Ordering::Relaxed) {
+                self.exhausted.store(false, Ordering::Relaxed);
+            }
             then(entry);
         }
+    }
+
+    /// Gives a block another size, and calls `then` with its entry before and after if it is there, while the stripe is held.
+    pub(crate) fn resize(&self, block: Block, requested: u64, then: impl FnOnce(Entry, Entry)) {
+        let Some(start) = self.area.mapped() else { return };
+        let address = block.addr().get();
+        let _stripe = self.stripe(address).lock();
+        let parts = self.parts(start);
+        // SAFETY: the stripe is held.
+        let (_, number) = unsafe { parts.link(address) };
+        if number == 0 {
+            return;
+        }
+        let at = parts.slot(number);
+        // SAFETY: an entry of this stripe (1).
+        let old = unsafe { at.read() };
+        let new = Slot { requested, ..old };
+        // SAFETY: as above.
+        unsafe { at.write(new) };
+        then(old.entry(), new.entry());
+    }
+
+    /// Whether every entry was used, and some stripe may have a free one.
+    #[inline]
+    fn is_used_up(&self) -> bool {
+        let Some(start) = self.area.mapped() else { return false };
+        // Relaxed, here and below: counts and a hint; entries are guarded by stripes.
+        let used = self.used.load(Ordering::Relaxed) as usize;
+        used + 1 >= self.capacity(&self.parts(start)) && !self.exhausted.load(Ordering::Relaxed)
+    }
+
+    /// A free entry out of any stripe; 0 where none has one. Until [`put_spare`](Live::put_spare) it is this thread's alone.
+    #[cold]
+    #[inline(never)]
+    fn take_spare(&self) -> u32 {
+        let Some(start) = self.area.mapped() else { return 0 };
+        let parts = self.parts(start);
+        for stripe in &self.stripes {
+            let mut stripe = stripe.lock();
+            let free = stripe.free;
+            if free != 0 {
+                // SAFETY: a free entry of this stripe (1).
+                stripe.free = unsafe { parts.slot(free).read() }.next;
+                self.moving.fetch_add(1, Ordering::Relaxed);
+                return free;
+            }
+        }
+        self.exhausted.store(true, Ordering::Relaxed);
+        0
+    }
+
+    /// Gives an entry that [`take_spare`](Live::take_spare) found to a stripe.
+    fn put_spare(&self, stripe: &mut Stripe, spare: u32) {
+        let Some(start) = self.area.mapped() else { return };
+        if spare == 0 {
+            return;
+        }
+        let at = self.parts(start).slot(spare);
+        // SAFETY: this thread's alone until now.
+        let slot = unsafe { at.read() };
+        // SAFETY: as above.
+        unsafe { at.write(Slot { address: 0, next: stripe.free, ..slot }) };
+        stripe.free = spare;
+        self.moving.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// An entry that was never used; 0 where there is none.
@@ -255,12 +377,7 @@ impl Live {
 
     /// Bytes of pages that are backed by memory, and of the filter.
     pub(crate) fn bytes(&self) -> usize {
-        let Some(start) = self.area.mapped() else { return 0 };
-        let parts = self.parts(start);
-        // Relaxed: a count.
-        let used = self.used.load(Ordering::Relaxed) as usize + 1;
-        let heads = size_of::<u32>() << parts.bucket_bits;
-        (heads + used * size_of::<Slot>()).next_multiple_of(alloc_core::PAGE_SIZE) + FILTER
+        self.area.mapped().map_or(0, |_| self.area.backed() + FILTER)
     }
 
     pub(crate) fn lock_for_fork(&self) {
@@ -282,10 +399,22 @@ impl Parts {
         unsafe { self.heads.add(index) }
     }
 
+    /// The number of an address's bucket.
     #[inline]
-    fn bucket(&self, hash: u64) -> NonNull<u32> {
+    fn bucket_of(&self, address: usize) -> usize {
+        let bits = self.bucket_bits - STRIPE_BITS;
+        // Fibonacci hashing (Knuth, 6.4): the top bits are good.
+        let mixed = (address as u64 >> (PAGE_BITS + STRIPE_BITS)).wrapping_mul(GOLDEN);
+        // In two steps: there may be no bits.
+        let place = (mixed >> 1 >> (u64::BITS - 1 - bits)) as usize;
+        let offset = (address & ((1 << PAGE_BITS) - 1)) >> BUCKET_SHIFT;
+        stripe_of(address) << bits | (place + offset) & ((1 << bits) - 1)
+    }
+
+    #[inline]
+    fn bucket(&self, address: usize) -> NonNull<u32> {
         // SAFETY: as many bits as there are buckets.
-        unsafe { self.head((hash >> (u64::BITS - self.bucket_bits)) as usize) }
+        unsafe { self.head(self.bucket_of(address)) }
     }
 
     /// The place of an entry. `number` came from a head, an entry or `fresh`: below `capacity`.
@@ -301,8 +430,8 @@ impl Parts {
     ///
     /// The stripe of the address is held.
     #[inline]
-    unsafe fn link(&self, hash: u64, address: usize) -> (NonNull<u32>, u32) {
-        let mut link = self.bucket(hash);
+    unsafe fn link(&self, address: usize) -> (NonNull<u32>, u32) {
+        let mut link = self.bucket(address);
         loop {
             // SAFETY: a head or the link of an entry of this stripe, which is held.
             let number = unsafe { link.read() };
@@ -321,19 +450,11 @@ impl Parts {
 
     /// # Safety
     ///
-    /// `stripe` is that of the hash, which is that of the block.
+    /// `stripe` is that of the address.
     #[inline]
-    unsafe fn add(
-        &self,
-        live: &Live,
-        stripe: &mut Stripe,
-        hash: u64,
-        block: Block,
-        entry: Entry,
-    ) -> Added {
-        let address = block.addr().get();
+    unsafe fn add(&self, live: &Live, stripe: &mut Stripe, address: usize, entry: Entry) -> Added {
         // SAFETY: the stripe is held.
-        let (link, found) = unsafe { self.link(hash, address) };
+        let (link, found) = unsafe { self.link(address) };
         let Entry { size, requested, birth, weight, stamp, site } = entry;
         let mut slot =
             Slot { address, next: 0, site: site.0, size, requested, birth, weight, stamp };
@@ -367,11 +488,11 @@ impl Parts {
 
     /// # Safety
     ///
-    /// `stripe` is that of the hash, which is that of the block.
+    /// `stripe` is that of the address.
     #[inline]
-    unsafe fn remove(&self, stripe: &mut Stripe, hash: u64, block: Block) -> Option<Entry> {
+    unsafe fn remove(&self, stripe: &mut Stripe, address: usize) -> Option<Entry> {
         // SAFETY: the stripe is held.
-        let (link, number) = unsafe { self.link(hash, block.addr().get()) };
+        let (link, number) = unsafe { self.link(address) };
         if number == 0 {
             return None;
         }
@@ -410,78 +531,5 @@ impl Held<'_> {
                 }
             }
         }
-    }
-
-    /// Verifies invariants 1 to 3, without memory: nothing may ask for any while the stripes are held.
-    pub(crate) fn check(&self) -> Result<(), &'static str> {
-        let Some(start) = self.live.area.mapped() else { return Ok(()) };
-        let parts = self.live.parts(start);
-        let used = self.live.used.load(Ordering::Relaxed);
-        let mut seen = 0u64;
-        for (stripe, guard) in self.guards.iter().enumerate() {
-            seen += self.check_stripe(&parts, stripe, guard, used)?;
-            let mut number = guard.free;
-            while number != 0 {
-                seen += 1;
-                if number > used || seen > used as u64 {
-                    return Err("live 1: a list of free entries that leads nowhere");
-                }
-                // SAFETY: an entry; all stripes are held.
-                number = unsafe { parts.slot(number).read() }.next;
-            }
-        }
-        if seen != used as u64 {
-            return Err("live 1: an entry is neither in a chain nor free");
-        }
-        Ok(())
-    }
-
-    /// Verifies the chains of one stripe and its part of the filter. Returns how many entries it has.
-    fn check_stripe(
-        &self,
-        parts: &Parts,
-        stripe: usize,
-        guard: &Stripe,
-        used: u32,
-    ) -> Result<u64, &'static str> {
-        let mut counts = [0u32; FILTER / STRIPES];
-        let mut chained = 0;
-        let buckets = 1usize << (parts.bucket_bits - STRIPE_BITS);
-        for bucket in stripe * buckets..(stripe + 1) * buckets {
-            // SAFETY: below the number of buckets.
-            let head = unsafe { parts.head(bucket) };
-            // SAFETY: all stripes are held.
-            let mut number = unsafe { head.read() };
-            while number != 0 {
-                if number > used || chained > used {
-                    return Err("live 1: a chain that leads nowhere");
-                }
-                // SAFETY: an entry; all stripes are held.
-                let slot = unsafe { parts.slot(number).read() };
-                let hash = hash(slot.address);
-                if slot.address == 0 || hash >> (u64::BITS - parts.bucket_bits) != bucket as u64 {
-                    return Err("live 1: an entry in another's chain");
-                }
-                // SAFETY: all stripes are held.
-                if unsafe { parts.link(hash, slot.address) }.1 != number {
-                    return Err("live 2: an address twice");
-                }
-                let index = filter_index(hash) % counts.len();
-                counts.get_mut(index).into_iter().for_each(|count| *count += 1);
-                chained += 1;
-                number = slot.next;
-            }
-        }
-        if guard.live != chained {
-            return Err("live 1: a stripe counts other than its chains");
-        }
-        let low = |(count, want): (&AtomicU8, &u32)| {
-            // Relaxed: the stripe is held.
-            (count.load(Ordering::Relaxed) as u32) < (*want).min(255)
-        };
-        if self.live.filter.iter().skip(stripe * counts.len()).zip(&counts).any(low) {
-            return Err("live 3: the filter counts too few");
-        }
-        Ok(chained as u64)
     }
 }

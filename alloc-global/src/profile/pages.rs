@@ -8,6 +8,7 @@
 //! 1. An area is zeroed when it is first seen, and stays mapped at one address with one length for the life of the process.
 //! 2. The areas of all tables together are at most [`cap`] bytes long.
 
+use crate::residency;
 use alloc_core::{OsPages, PAGE_SIZE, PageSource};
 use core::num::NonZeroUsize;
 use core::ptr::{NonNull, null_mut};
@@ -88,6 +89,12 @@ impl Area {
     pub(crate) fn mapped(&self) -> Option<NonNull<u8>> {
         // Acquire: as in `start`.
         NonNull::new(self.start.load(Ordering::Acquire))
+    }
+
+    /// Bytes of it that are backed by memory, as the system says: some system calls.
+    pub(crate) fn backed(&self) -> usize {
+        self.mapped()
+            .map_or(0, |start| residency::resident_bytes(start.addr().get(), self.len()) as usize)
     }
 
     #[cold]

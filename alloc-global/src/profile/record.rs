@@ -11,12 +11,14 @@ use super::sites::Place;
 use super::stack::{self, Stack, frame_pointer};
 use super::tables::{Allocation, Tables};
 use super::{live, pages};
+use crate::stats;
 use alloc_core::Block;
 
 /// The tables of the process: half of what they may take for sites, and half, less what else there is, for blocks.
 pub(super) static TABLES: Tables = Tables::new(
     || pages::cap() / 2,
     || (pages::cap() / 2).saturating_sub(live::FILTER + (64 << 10)),
+    stats::peaks,
 );
 
 /// A block was allocated and chosen: stands for `1 / (1 - exp(-size / rate))` blocks like it, or, where `rate`
@@ -48,10 +50,21 @@ pub(crate) fn is_recorded(block: Block) -> bool {
     TABLES.may_hold(block)
 }
 
+/// Whether any of these blocks may be: four instructions for each, where almost always none is.
+#[inline]
+pub(crate) fn are_recorded(blocks: &[Block]) -> bool {
+    TABLES.may_hold_any(blocks)
+}
+
 /// A block for which [`is_recorded`] held is free.
 #[inline(never)]
 pub(crate) fn on_free(block: Block) {
     TABLES.on_free(block, local::with(local::Local::stamp), microseconds);
+}
+
+/// A block for which [`is_recorded`] held stays, and has another size from now on.
+pub(crate) fn on_resize(block: Block, requested: usize) {
+    TABLES.on_resize(block, requested);
 }
 
 /// Microseconds of the monotonic clock: to a few milliseconds where it is `coarse`, which costs a quarter.

@@ -1,21 +1,30 @@
-//! Call sites: stacks, each kept once for a region and a thread, with what was freed of theirs.
+//! Call sites: stacks, each kept once for a region and a thread, with what came and went of theirs.
 //!
 //! ```text
 //! area:  | index: u32 per slot | record | frames | record | frames | ...            | not used |
 //!        slot: 0 is empty, else the place of a record in the area, in steps of 8 bytes
 //! ```
 //!
-//! What a site allocated is what was freed of it plus what is live, and the live table knows that. So a record counts frees
-//! only, and an allocation writes nothing here unless its site is new.
+//! What a site allocated is what was freed of it plus what is live, which the live table knows. A record counts what came as
+//! well, so that it can remember the most bytes that were there at once.
+//!
+//! What a site had when the process had most is known without a walk over all sites: each new peak of the process has a
+//! number (`stats`), and the first event of a site after it notes what the site had until then. A site without an event since
+//! has what it has. The process's peak is known to 64 KiB a thread, and so is this.
 //!
 //! Invariants:
 //!
 //! 1. A record is written before its place is stored in the index (Release), and its key never changes after.
 //! 2. No two records have the same key: only the holder of `end` adds one, after it looked again.
 //! 3. `index` never fills up: as many slots as the area has 256 bytes, and a record has more.
-//! 4. Counts are changed under the lock of a stripe of the live table: who holds all stripes sees them at rest.
+//! 4. Counts are changed under the lock of a stripe of the live table: who holds all stripes sees them at rest. Two stripes
+//!    may change one site at once: a maximum may then miss the other's block.
 //!
 //! It does not resolve addresses, and forgets no site.
+
+mod counts;
+
+pub(crate) use counts::{Counted, Counts};
 
 use super::pages::Area;
 use super::stack::{End, Stack, mix};
@@ -39,76 +48,10 @@ pub(crate) struct Place {
     pub(crate) thread: u16,
 }
 
-/// What was freed of a site. Weights are in parts of [`WEIGHT_ONE`], bytes are estimates in whole bytes.
-pub(crate) struct Freed {
-    /// Blocks whose lifetime is known, by the power of two of microseconds.
-    lifetimes: [AtomicU64; LIFETIMES],
-    /// Blocks whose lifetime is not: the live table had no room for them, or missed their end.
-    unseen: AtomicU64,
-    bytes: AtomicU64,
-    samples: AtomicU64,
-    temporary: AtomicU64,
-}
-
-/// A copy of [`Freed`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct FreedCounts {
-    pub(crate) lifetimes: [u64; LIFETIMES],
-    pub(crate) unseen: u64,
-    pub(crate) bytes: u64,
-    pub(crate) samples: u64,
-    pub(crate) temporary: u64,
-}
-
-impl FreedCounts {
-    /// Of a site of which nothing was freed.
-    pub(crate) const NONE: FreedCounts =
-        FreedCounts { lifetimes: [0; LIFETIMES], unseen: 0, bytes: 0, samples: 0, temporary: 0 };
-}
-
-impl Freed {
-    const fn new() -> Self {
-        Freed {
-            lifetimes: [const { AtomicU64::new(0) }; LIFETIMES],
-            unseen: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            samples: AtomicU64::new(0),
-            temporary: AtomicU64::new(0),
-        }
-    }
-
-    /// Counts a freed block, of which `lifetime` is known in microseconds or not.
-    #[inline]
-    pub(crate) fn add(&self, weight: u64, bytes: u64, lifetime: Option<u64>, temporary: bool) {
-        let slot = lifetime.and_then(|us| {
-            let power = us.checked_ilog2().unwrap_or(0) as usize;
-            self.lifetimes.get(power.min(LIFETIMES - 1))
-        });
-        // Relaxed, here and below: sums; who needs them consistent holds the locks of all stripes (4).
-        slot.unwrap_or(&self.unseen).fetch_add(weight, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.samples.fetch_add(1, Ordering::Relaxed);
-        if temporary {
-            self.temporary.fetch_add(weight, Ordering::Relaxed);
-        }
-    }
-
-    fn counts(&self) -> FreedCounts {
-        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        FreedCounts {
-            lifetimes: core::array::from_fn(|power| self.lifetimes.get(power).map_or(0, read)),
-            unseen: read(&self.unseen),
-            bytes: read(&self.bytes),
-            samples: read(&self.samples),
-            temporary: read(&self.temporary),
-        }
-    }
-}
-
 /// A site; its frames follow it.
 ///
 /// ```text
-///   0 hash   8 region (2)  10 thread (2)  12 frames (2)  14 cut (1)   15 -   16 number (4)   20 -   24 freed
+///   0 hash   8 region (2)  10 thread (2)  12 frames (2)  14 cut (1)   15 -   16 number (4)   20 -   24 counts
 /// ```
 #[repr(C)]
 struct Record {
@@ -118,12 +61,12 @@ struct Record {
     cut: bool,
     /// How many records stand before it.
     number: u32,
-    freed: Freed,
+    counts: Counts,
 }
 
 const _: () = assert!(offset_of!(Record, frames) == 12);
 const _: () = assert!(offset_of!(Record, number) == 16);
-const _: () = assert!(offset_of!(Record, freed) == 24);
+const _: () = assert!(offset_of!(Record, counts) == 24);
 const _: () =
     assert!(size_of::<Record>() > BYTES_PER_SLOT && size_of::<Record>().is_multiple_of(STEP));
 
@@ -146,7 +89,7 @@ pub(crate) struct SiteView<'a> {
     pub(crate) cut: bool,
     /// `None`: the site of all that had no room.
     pub(crate) place: Option<Place>,
-    pub(crate) freed: FreedCounts,
+    pub(crate) counted: Counted,
 }
 
 /// What the last record ends at.
@@ -162,7 +105,7 @@ pub(crate) struct Sites {
     end: Lock<EndOf>,
     /// How many records there are.
     records: AtomicU32,
-    other: Freed,
+    other: Counts,
     /// Samples that went to the other site.
     dropped: AtomicU64,
 }
@@ -174,7 +117,7 @@ impl Sites {
             area: Area::new(len),
             end: Lock::new(EndOf { at: 0, records: 0 }),
             records: AtomicU32::new(0),
-            other: Freed::new(),
+            other: Counts::new(),
             dropped: AtomicU64::new(0),
         }
     }
@@ -273,7 +216,7 @@ impl Sites {
             frames: stack.frames().len() as u16,
             cut: stack.end != End::Whole,
             number: end.records,
-            freed: Freed::new(),
+            counts: Counts::new(),
         };
         // SAFETY: `at + steps` is inside the area.
         let to = unsafe { start.add(at * STEP) };
@@ -300,11 +243,11 @@ impl Sites {
         OTHER
     }
 
-    /// What was freed of a site that `intern` returned.
+    /// What is counted of a site that `intern` returned.
     #[inline]
-    pub(crate) fn freed(&self, site: SiteRef) -> &Freed {
+    pub(crate) fn counts(&self, site: SiteRef) -> &Counts {
         match self.area.mapped() {
-            Some(start) if site != OTHER => &self.record(start, site).freed,
+            Some(start) if site != OTHER => &self.record(start, site).counts,
             _ => &self.other,
         }
     }
@@ -329,10 +272,10 @@ impl Sites {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Calls `f` with every site, in the order of their numbers.
-    pub(crate) fn for_each(&self, mut f: impl FnMut(SiteView<'_>)) {
+    /// Calls `f` with every site, in the order of their numbers; `peak` is the number of the process's last peak.
+    pub(crate) fn for_each(&self, peak: u64, mut f: impl FnMut(SiteView<'_>)) {
         let records = self.len() - 1;
-        f(SiteView { stack: &[], cut: false, place: None, freed: self.other.counts() });
+        f(SiteView { stack: &[], cut: false, place: None, counted: self.other.copy(peak) });
         let Some(start) = self.area.mapped() else { return };
         let mut at = (self.slots() * size_of::<AtomicU32>()).div_ceil(STEP);
         for _ in 0..records {
@@ -343,7 +286,7 @@ impl Sites {
                 stack: self.frames(start, site, record.frames),
                 cut: record.cut,
                 place: Some(record.place),
-                freed: record.freed.counts(),
+                counted: record.counts.copy(peak),
             });
             at += size_of::<Record>() / STEP + record.frames as usize;
         }
@@ -351,9 +294,7 @@ impl Sites {
 
     /// Bytes of pages that are backed by memory.
     pub(crate) fn bytes(&self) -> usize {
-        let page = alloc_core::PAGE_SIZE;
-        let used = || (self.end.lock().at * STEP).next_multiple_of(page);
-        self.area.mapped().map_or(0, |_| used())
+        self.area.backed()
     }
 
     pub(crate) fn lock_for_fork(&self) {
@@ -435,7 +376,7 @@ mod tests {
         assert_eq!((all.len(), sites.len()), (7, 8));
         sites.check().unwrap();
         let mut stacks = Vec::new();
-        sites.for_each(|site| stacks.push((site.stack.to_vec(), site.cut, site.place)));
+        sites.for_each(0, |site| stacks.push((site.stack.to_vec(), site.cut, site.place)));
         assert_eq!(stacks[0], (vec![], false, None));
         assert_eq!(stacks[sites.number(first)], (vec![1, 2, 3], false, Some(place)));
         assert_eq!(stacks[sites.number(others[4])], (vec![1, 2, 3], true, Some(place)));

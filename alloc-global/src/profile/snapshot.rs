@@ -48,14 +48,21 @@ pub struct Site {
     pub thread: String,
     /// Blocks allocated.
     pub allocs: f64,
-    /// Their bytes, as blocks take them.
+    /// Their bytes, as the counters have them: up to 1 KiB those of the block, above it those of the layout.
     pub alloc_bytes: f64,
     /// Blocks live.
     pub live: f64,
-    /// Their bytes, as blocks take them.
+    /// Their bytes, as the counters have them.
     pub live_bytes: f64,
-    /// Bytes that the layouts of the live blocks asked for: the difference to `live_bytes` is lost to rounding.
+    /// Bytes that the layouts of the live blocks asked for.
     pub live_requested_bytes: f64,
+    /// Bytes that the live blocks have beyond that: lost to rounding. See [`rounding`](crate::rounding).
+    pub live_lost_bytes: f64,
+    /// What was live of it when that was most. An estimate from samples rests on those that were live then: its relative
+    /// standard error is that of as many bytes live now.
+    pub most: Peak,
+    /// What was live of it when the process had most bytes live, to 64 KiB a thread.
+    pub at_peak: Peak,
     /// Blocks freed before the thread allocated again: temporary, in heaptrack's sense. Known where all are traced,
     /// else 0: what came between a sample and its end is not known.
     pub temporary: f64,
@@ -65,6 +72,16 @@ pub struct Site {
     pub live_samples: u64,
     /// How long the freed blocks lived.
     pub lifetimes: Lifetimes,
+}
+
+/// What was live of a site at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Peak {
+    /// Bytes, as the counters have them.
+    pub bytes: f64,
+    /// Blocks.
+    pub blocks: f64,
 }
 
 /// How long freed blocks lived: a count per power of two of microseconds. Where every block is traced, times are read from

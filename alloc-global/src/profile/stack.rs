@@ -58,7 +58,7 @@ pub(crate) struct Stack {
 }
 
 /// The odd number next to 2^64 divided by the golden ratio.
-const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+pub(super) const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// Mixes a word into a hash.
 #[inline]
@@ -219,6 +219,40 @@ pub(crate) fn frame_pointer() -> usize {
     pointer
 }
 
+/// The two words of a frame at `at`: the next frame pointer, and the return address.
+///
+/// Not by loads of the compiler's: these are words of other frames, of which it knows nothing, and some that
+/// AddressSanitizer has marked as not to be touched lie between them.
+///
+/// # Safety
+///
+/// Both words can be read.
+#[inline(always)]
+unsafe fn read_frame(at: usize) -> [usize; 2] {
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    {
+        let (next, address): (usize, usize);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: loads two words that can be read, and nothing else.
+        unsafe {
+            core::arch::asm!("mov {1}, [{0} + 8]", "mov {0}, [{0}]", inout(reg) at => next,
+                out(reg) address, options(readonly, nostack, preserves_flags));
+        }
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: loads two words that can be read, and nothing else.
+        unsafe {
+            core::arch::asm!("ldp {0}, {1}, [{0}]", inout(reg) at => next,
+                out(reg) address, options(readonly, nostack, preserves_flags));
+        }
+        [next, address]
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    // SAFETY: the caller's promise.
+    unsafe {
+        core::ptr::with_exposed_provenance::<[usize; 2]>(at).read_volatile()
+    }
+}
+
 /// Follows frame pointers from `fp` on, into an empty stack.
 ///
 /// # Safety
@@ -231,19 +265,17 @@ unsafe fn walk(fp: usize, bounds: Bounds, stack: &mut Stack) {
     if !bounds.holds(fp) {
         return;
     }
-    // SAFETY: aligned, and inside the stack by the caller's promise and the tests below. Volatile: words of other
-    // frames, of which the compiler knows nothing.
-    let read =
-        |at: usize| unsafe { core::ptr::with_exposed_provenance::<[usize; 2]>(at).read_volatile() };
+    // SAFETY: aligned, and inside the stack by the caller's promise and the tests below.
+    let read = |at: usize| unsafe { read_frame(at) };
     // In registers, and written back once: this is the longest loop of an event.
     let (mut at, mut len, mut hash) = (fp, 0, 0);
     let mut end = if fp & ALIGN == 0 { End::Cut } else { End::Corrupt };
     let room = if end == End::Cut { stack.limit } else { 0 };
-    for (index, slot) in stack.frames.iter_mut().enumerate().take(room) {
+    for slot in stack.frames.iter_mut().take(room) {
         let [next, address] = read(at);
         slot.write(address);
         hash = mix(hash, address as u64);
-        len = index + 1;
+        len += 1;
         if next < at + FRAME || next > bounds.high || next & ALIGN != 0 {
             end = bounds.end_at(at, next);
             break;

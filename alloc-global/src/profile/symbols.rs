@@ -6,6 +6,8 @@
 //! is known, an address is named by its module and offset.
 
 use super::local::untracked;
+#[cfg(feature = "report")]
+use super::modules;
 use super::snapshot::Module;
 use std::collections::HashMap;
 
@@ -69,6 +71,33 @@ pub(crate) const MACHINERY: &[&str] = &[
 /// Beginnings of names of functions of the standard library.
 pub(crate) const STANDARD: &[&str] = &["alloc::", "core::", "std::", "hashbrown::"];
 
+/// Where the sources of these functions lie, for names without a path: debug information of `debug = "line-tables-only"` has no
+/// other.
+const MACHINERY_FILES: &[&str] = &["/library/alloc/src/alloc.rs", "/library/alloc/src/raw_vec"];
+const STANDARD_FILES: &[&str] =
+    &["/library/alloc/src/", "/library/core/src/", "/library/std/src/", "/hashbrown-"];
+
+/// Whether the file is one of the allocator's own.
+fn is_own(file: &str) -> bool {
+    let folder = env!("CARGO_MANIFEST_DIR").trim_end_matches("alloc-global");
+    let inside = |rest: &str| {
+        ["alloc-global/src/", "alloc-core/src/"].iter().any(|own| rest.starts_with(own))
+    };
+    file.strip_prefix(folder).is_some_and(inside)
+}
+
+/// Whether a function whose name has no path stands between the program and the allocator, by its file.
+pub(crate) fn is_machinery_by_file(function: &str, file: Option<&str>) -> bool {
+    let among = |file: &str| is_own(file) || MACHINERY_FILES.iter().any(|own| file.contains(own));
+    !leading_path(function).contains("::") && file.is_some_and(among)
+}
+
+/// The same for the standard library.
+pub(crate) fn is_standard_by_file(function: &str, file: Option<&str>) -> bool {
+    let among = |file: &str| STANDARD_FILES.iter().any(|own| file.contains(own));
+    !leading_path(function).contains("::") && file.is_some_and(among)
+}
+
 fn starts_with_any(name: &str, beginnings: &[&str]) -> bool {
     let path = leading_path(name);
     beginnings.iter().any(|beginning| path.starts_with(beginning))
@@ -77,11 +106,14 @@ fn starts_with_any(name: &str, beginnings: &[&str]) -> bool {
 impl Frame {
     /// Whether the function stands between the program and the allocator, or is the standard library's.
     fn is_of_others(&self) -> bool {
-        starts_with_any(&self.function, STANDARD) || starts_with_any(&self.function, MACHINERY)
+        starts_with_any(&self.function, STANDARD)
+            || is_standard_by_file(&self.function, self.file.as_deref())
+            || self.is_machinery()
     }
 
     fn is_machinery(&self) -> bool {
         starts_with_any(&self.function, MACHINERY)
+            || is_machinery_by_file(&self.function, self.file.as_deref())
     }
 
     /// `file:line`, as far as known, else the function.
@@ -142,6 +174,8 @@ fn look_up(address: u64) -> Vec<Frame> {
     let mut frames = Vec::new();
     // The crate takes what it is given for a return address, one past the call.
     let at = usize::try_from(address).map_or(0, |address| address.wrapping_add(1));
+    // The crate has a lock of its own, and asks the loader: no child may be made meanwhile. For one address at a time.
+    let _forks_wait = modules::keep_forks_waiting();
     backtrace::resolve(core::ptr::without_provenance_mut(at), |symbol| {
         if let Some(name) = symbol.name() {
             let file = symbol.filename().map(|file| file.to_string_lossy().into_owned());
@@ -266,6 +300,25 @@ mod tests {
         // Where nothing is loaded, or nothing any more.
         let found = DebugInfo.resolve(&[0, 5, 1 << 46, u64::MAX]);
         assert_eq!(found, vec![Vec::new(); 4]);
+    }
+
+    #[test]
+    fn names_without_a_path_are_known_by_their_files() {
+        let at = |function: &str, file: &str| {
+            vec![Frame { function: function.into(), file: Some(file.into()), ..Frame::default() }]
+        };
+        let own = concat!(env!("CARGO_MANIFEST_DIR"), "/src/watch.rs");
+        let symbols = Symbols::of([
+            (1, at("note_alloc<alloc_global::watch::alloc::{closure_env#0}>", own)),
+            (2, at("grow_one", "/rustc/5980/library/alloc/src/raw_vec/mod.rs")),
+            (3, at("push<u8>", "/rustc/5980/library/alloc/src/vec/mod.rs")),
+            (4, at("remember", "app/src/main.rs")),
+            (5, at("watch", "other/alloc-global/src/watch.rs")),
+        ]);
+        assert_eq!(symbols.culprit(&[1, 2, 3, 4]).unwrap().function, "remember");
+        assert_eq!(symbols.culprit(&[1, 2, 3]).unwrap().function, "push<u8>");
+        assert_eq!(symbols.culprit(&[1, 5, 4]).unwrap().function, "watch");
+        assert!(symbols.culprit(&[1, 2]).is_none());
     }
 
     #[test]

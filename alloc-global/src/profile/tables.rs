@@ -9,9 +9,9 @@
 //! No unsafe here.
 
 use super::live::{Added, Entry, Live};
-use super::sites::{Freed, FreedCounts, Place, Sites, WEIGHT_ONE};
+use super::sites::{Counted, Counts, Place, Sites, WEIGHT_ONE};
 use super::stack::{End, Stack, mix};
-use alloc_core::Block;
+use alloc_core::{Block, MAX_SMALL};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::collections::{HashMap, HashSet};
 
@@ -38,31 +38,37 @@ pub(crate) struct Tables {
     rate: AtomicU64,
     /// When the first event was, in microseconds of the monotonic clock.
     since: AtomicU64,
+    /// The number of the process's last peak.
+    peak: fn() -> u64,
 }
 
 /// What is known of one site.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tally {
-    pub(crate) freed: FreedCounts,
+    pub(crate) counted: Counted,
     /// Live blocks, in parts of [`WEIGHT_ONE`].
     pub(crate) live: u64,
     pub(crate) live_bytes: u64,
     pub(crate) live_requested: u64,
+    /// What the blocks have beyond that.
+    pub(crate) live_lost: u64,
     pub(crate) live_samples: u64,
 }
 
 impl Tally {
     const NONE: Tally = Tally {
-        freed: FreedCounts::NONE,
+        counted: Counted::NONE,
         live: 0,
         live_bytes: 0,
         live_requested: 0,
+        live_lost: 0,
         live_samples: 0,
     };
 
     /// Blocks freed, in parts of [`WEIGHT_ONE`].
     pub(crate) fn freed_blocks(&self) -> u64 {
-        self.freed.lifetimes.iter().fold(self.freed.unseen, |sum, count| sum.wrapping_add(*count))
+        let Counted { lifetimes, unseen, .. } = &self.counted;
+        lifetimes.iter().fold(*unseen, |sum, count| sum.wrapping_add(*count))
     }
 }
 
@@ -89,6 +95,12 @@ fn weight(size: usize, rate: u64, dice: u64) -> u64 {
     (exact + chance).floor() as u64
 }
 
+/// The bytes of a block that its chance to be a sample grew with (`watch`): its class's, or above 512 bytes the layout's.
+#[inline]
+fn chosen_by(requested: usize, size: usize) -> usize {
+    if size > MAX_SMALL { requested } else { size }
+}
+
 /// The bytes that blocks of a weight have.
 #[inline]
 fn bytes(weight: u64, size: u64) -> u64 {
@@ -101,8 +113,8 @@ fn bytes(weight: u64, size: u64) -> u64 {
 }
 
 impl Tables {
-    /// Tables that take as many bytes as `sites` and `live` say.
-    pub(crate) const fn new(sites: fn() -> usize, live: fn() -> usize) -> Self {
+    /// Tables that take as many bytes as `sites` and `live` say. `peak` tells the number of the process's last peak.
+    pub(crate) const fn new(sites: fn() -> usize, live: fn() -> usize, peak: fn() -> u64) -> Self {
         Tables {
             sites: Sites::new(sites),
             live: Live::new(live),
@@ -110,6 +122,7 @@ impl Tables {
             corrupt: AtomicU64::new(0),
             rate: AtomicU64::new(0),
             since: AtomicU64::new(0),
+            peak,
         }
     }
 
@@ -126,14 +139,20 @@ impl Tables {
             size: event.size as u64,
             requested: event.requested as u64,
             birth: event.now,
-            weight: weight(event.size, event.rate, dice),
+            weight: weight(chosen_by(event.requested, event.size), event.rate, dice),
             stamp: event.stamp,
             site,
         };
         self.live.add(event.block, entry, |added| match added {
-            Added::New => {}
-            Added::Replaced(old) => self.count_freed(self.sites.freed(old.site), old, None, false),
-            Added::Full => self.count_freed(self.sites.freed(site), entry, None, false),
+            Added::New => self.count_new(self.sites.counts(site), entry),
+            Added::Replaced(old) => {
+                self.count_freed(self.sites.counts(old.site), old, None, false);
+                self.count_new(self.sites.counts(site), entry);
+            }
+            Added::Full => {
+                self.count_new(self.sites.counts(site), entry);
+                self.count_freed(self.sites.counts(site), entry, None, false);
+            }
         });
     }
 
@@ -156,14 +175,26 @@ impl Tables {
     }
 
     #[inline]
-    fn count_freed(&self, freed: &Freed, entry: Entry, lifetime: Option<u64>, temporary: bool) {
-        freed.add(entry.weight, bytes(entry.weight, entry.size), lifetime, temporary);
+    fn count_new(&self, counts: &Counts, entry: Entry) {
+        counts.come(entry.weight, bytes(entry.weight, entry.counted()), (self.peak)());
+    }
+
+    #[inline]
+    fn count_freed(&self, counts: &Counts, entry: Entry, lifetime: Option<u64>, temporary: bool) {
+        let bytes = bytes(entry.weight, entry.counted());
+        counts.go(entry.weight, bytes, lifetime, temporary, (self.peak)());
     }
 
     /// Whether a block may be recorded: false for sure, or true most likely.
     #[inline(always)]
     pub(crate) fn may_hold(&self, block: Block) -> bool {
         self.live.may_hold(block)
+    }
+
+    /// Whether any of these blocks may be recorded.
+    #[inline]
+    pub(crate) fn may_hold_any(&self, blocks: &[Block]) -> bool {
+        self.live.may_hold_any(blocks)
     }
 
     /// Records that a block is free. `now` tells the time for a block that was one of all, or of some; `stamp`
@@ -173,7 +204,15 @@ impl Tables {
         self.live.remove(block, |entry| {
             let lifetime = now(entry.weight == WEIGHT_ONE).saturating_sub(entry.birth);
             let temporary = entry.stamp == stamp && stamp != 0;
-            self.count_freed(self.sites.freed(entry.site), entry, Some(lifetime), temporary);
+            self.count_freed(self.sites.counts(entry.site), entry, Some(lifetime), temporary);
+        });
+    }
+
+    /// Records that a block that stays has another size.
+    pub(crate) fn on_resize(&self, block: Block, requested: usize) {
+        self.live.resize(block, requested as u64, |old, new| {
+            let bytes = |entry: Entry| bytes(entry.weight, entry.counted());
+            self.sites.counts(new.site).resize(bytes(old), bytes(new), (self.peak)());
         });
     }
 
@@ -181,10 +220,10 @@ impl Tables {
     pub(crate) fn for_each(&self, mut f: impl FnMut(Known<'_>)) {
         let tallies = self.tallies();
         let mut tallies = tallies.iter();
-        self.sites.for_each(|site| {
+        self.sites.for_each((self.peak)(), |site| {
             // Sites that are new since have none.
             let Some(tally) = tallies.next() else { return };
-            if tally.freed.samples + tally.live_samples > 0 {
+            if tally.counted.samples + tally.live_samples > 0 {
                 f(Known { stack: site.stack, cut: site.cut, place: site.place, tally: *tally });
             }
         });
@@ -201,13 +240,19 @@ impl Tables {
         });
     }
 
-    /// The stacks of those sites, by their numbers.
+    /// The number of the site of a block.
+    pub(crate) fn number_of(&self, entry: &Entry) -> usize {
+        self.sites.number(entry.site)
+    }
+
+    /// The stacks of those sites, by their numbers: addresses of calls, which are return addresses less one.
     pub(crate) fn stacks_of(&self, sites: &[Option<usize>]) -> HashMap<usize, Vec<u64>> {
         let wanted: HashSet<usize> = sites.iter().flatten().copied().collect();
         let (mut stacks, mut number) = (HashMap::new(), 0);
-        self.sites.for_each(|site| {
+        self.sites.for_each((self.peak)(), |site| {
             if wanted.contains(&number) {
-                stacks.insert(number, site.stack.iter().map(|address| *address as u64).collect());
+                stacks
+                    .insert(number, site.stack.iter().map(|address| *address as u64 - 1).collect());
             }
             number += 1;
         });
@@ -225,9 +270,9 @@ impl Tables {
                 continue;
             }
             let mut number = 0;
-            self.sites.for_each(|site| {
+            self.sites.for_each((self.peak)(), |site| {
                 if let Some(tally) = tallies.get_mut(number) {
-                    tally.freed = site.freed;
+                    tally.counted = site.counted;
                 }
                 number += 1;
             });
@@ -235,8 +280,10 @@ impl Tables {
                 if let Some(tally) = tallies.get_mut(self.sites.number(entry.site)) {
                     tally.live = tally.live.wrapping_add(entry.weight);
                     let more = |sum: u64, size| sum.wrapping_add(bytes(entry.weight, size));
-                    tally.live_bytes = more(tally.live_bytes, entry.size);
+                    tally.live_bytes = more(tally.live_bytes, entry.counted());
                     tally.live_requested = more(tally.live_requested, entry.requested);
+                    let lost = entry.size.saturating_sub(entry.requested);
+                    tally.live_lost = more(tally.live_lost, lost);
                     tally.live_samples += 1;
                 }
             });
@@ -246,7 +293,6 @@ impl Tables {
     }
 
     /// Every live block on record, by its address.
-    #[cfg(feature = "report")]
     pub(crate) fn live_entries(&self) -> Vec<(usize, Entry)> {
         let mut room = 1024;
         loop {

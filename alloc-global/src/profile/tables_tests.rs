@@ -6,6 +6,7 @@ use super::stack::{Stack, mix};
 use super::tables::{Allocation, Tables};
 use alloc_core::Block;
 use core::num::NonZeroUsize;
+use core::sync::atomic::{AtomicU64, Ordering};
 use std::collections::HashMap;
 
 fn block(address: usize) -> Block {
@@ -116,8 +117,8 @@ fn a_count_that_was_at_its_end_stays_there() {
 }
 
 /// The count of the filter that an address belongs to.
-fn live_index(address: usize) -> u64 {
-    (address as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 49
+fn live_index(address: usize) -> usize {
+    address >> 5 & 0x7FFF
 }
 
 #[test]
@@ -130,14 +131,16 @@ fn a_full_table_says_so_and_goes_on() {
     let removed = (1..=1000).filter(|n| remove(&live, n * 16).is_some()).count();
     assert_eq!(removed, added);
     check(&live);
-    // Free entries stay with their stripe: the same blocks find room again.
-    let again = (1..=1000).filter(|n| add(&live, n * 16, 2) == Added::New).count();
-    assert_eq!(again, added);
+    // Free entries go where they are wanted: blocks of one stripe alone find room for as many.
+    let again = (1..=1000).filter(|n| add(&live, (1 << 20 | 9 << 14) + n * 16, 2) == Added::New);
+    assert_eq!(again.count(), added);
+    check(&live);
+    assert_eq!(live.dropped(), 2 * (1000 - added as u64));
 }
 
 #[test]
 fn four_threads_and_a_ledger_agree() {
-    let tables = Tables::new(|| 256 << 10, || 512 << 10);
+    let tables = Tables::new(|| 256 << 10, || 512 << 10, || 0);
     let ledgers: Vec<(u64, u64, Vec<usize>)> = std::thread::scope(|scope| {
         let work = |thread: usize| {
             let (mut dice, mut mine) = (Dice(thread as u64), Vec::new());
@@ -173,7 +176,7 @@ fn four_threads_and_a_ledger_agree() {
         sites += 1;
         assert_eq!(known.stack.len(), 2);
         blocks += known.tally.freed_blocks() + known.tally.live;
-        bytes += known.tally.freed.bytes + known.tally.live_bytes;
+        bytes += known.tally.counted.bytes + known.tally.live_bytes;
         live += known.tally.live_samples;
     });
     let sum = |count: fn(&(u64, u64, Vec<usize>)) -> u64| ledgers.iter().map(count).sum::<u64>();
@@ -186,7 +189,7 @@ fn four_threads_and_a_ledger_agree() {
 
 #[test]
 fn overflow_keeps_totals() {
-    let tables = Tables::new(|| 8 << 10, || 8 << 10);
+    let tables = Tables::new(|| 8 << 10, || 8 << 10, || 0);
     for n in 1..=1000 {
         tables.on_alloc(allocation(n * 16, 100, 1), &stack(&[n]));
     }
@@ -198,7 +201,7 @@ fn overflow_keeps_totals() {
     tables.for_each(|known| {
         let all = known.tally.freed_blocks() + known.tally.live;
         blocks += all;
-        bytes += known.tally.freed.bytes + known.tally.live_bytes;
+        bytes += known.tally.counted.bytes + known.tally.live_bytes;
         live += known.tally.live_samples;
         other += if known.place.is_none() { all } else { 0 };
     });
@@ -213,7 +216,7 @@ fn overflow_keeps_totals() {
 /// Runs `blocks` allocations of one size through a sampler at `rate`; returns the estimated blocks and bytes, and
 /// how many samples they rest on.
 fn estimate(seed: u64, size: usize, rate: u64, blocks: usize) -> (f64, f64, u64) {
-    let tables = Tables::new(|| 64 << 10, || 4 << 20);
+    let tables = Tables::new(|| 64 << 10, || 4 << 20, || 0);
     let mut dice = Dice(seed);
     let chosen = -(-(size as f64) / rate as f64).exp_m1();
     for n in 1..=blocks {
@@ -224,8 +227,8 @@ fn estimate(seed: u64, size: usize, rate: u64, blocks: usize) -> (f64, f64, u64)
     let mut result = (0.0, 0.0, 0);
     tables.for_each(|known| {
         let weight = (known.tally.freed_blocks() + known.tally.live) as f64 / WEIGHT_ONE as f64;
-        let bytes = known.tally.freed.bytes + known.tally.live_bytes;
-        result = (weight, bytes as f64, known.tally.freed.samples + known.tally.live_samples);
+        let bytes = known.tally.counted.bytes + known.tally.live_bytes;
+        result = (weight, bytes as f64, known.tally.counted.samples + known.tally.live_samples);
     });
     result
 }
@@ -262,7 +265,7 @@ fn estimates_are_unbiased_within_three_sigma() {
 
 #[test]
 fn each_sample_keeps_the_rate_it_was_taken_at() {
-    let tables = Tables::new(|| 64 << 10, || 64 << 10);
+    let tables = Tables::new(|| 64 << 10, || 64 << 10, || 0);
     tables.on_alloc(allocation(16, 100, 1), &stack(&[1]));
     tables.on_alloc(allocation(32, 100, 1 << 20), &stack(&[2]));
     tables.on_alloc(allocation(48, 100, 1), &stack(&[1]));
@@ -278,7 +281,7 @@ fn each_sample_keeps_the_rate_it_was_taken_at() {
 
 #[test]
 fn lifetimes_and_temporaries_are_counted() {
-    let tables = Tables::new(|| 64 << 10, || 64 << 10);
+    let tables = Tables::new(|| 64 << 10, || 64 << 10, || 0);
     let one = |address, now, stamp| {
         tables.on_alloc(allocation(address, 10, 1), &stack(&[1]));
         tables.on_free(block(address), stamp, |exact| {
@@ -296,21 +299,21 @@ fn lifetimes_and_temporaries_are_counted() {
     tables.for_each(|known| {
         let mut expected = [0; 40];
         (expected[0], expected[1], expected[12], expected[39]) = (3, 1, 1, 1);
-        assert_eq!(known.tally.freed.lifetimes, expected.map(|count| count * WEIGHT_ONE));
-        assert_eq!((known.tally.freed.temporary, known.tally.live), (WEIGHT_ONE, 0));
+        assert_eq!(known.tally.counted.lifetimes, expected.map(|count| count * WEIGHT_ONE));
+        assert_eq!((known.tally.counted.temporary, known.tally.live), (WEIGHT_ONE, 0));
     });
 }
 
 #[test]
 fn a_block_whose_end_was_not_seen_is_freed_when_it_comes_again() {
-    let tables = Tables::new(|| 64 << 10, || 64 << 10);
+    let tables = Tables::new(|| 64 << 10, || 64 << 10, || 0);
     tables.on_alloc(allocation(16, 10, 1), &stack(&[1]));
     tables.on_alloc(allocation(16, 30, 1), &stack(&[2]));
     tables.on_free(block(32), 0, |_| 0);
     let mut found = HashMap::new();
     tables.for_each(|known| {
         let tally = known.tally;
-        found.insert(known.stack[0], (tally.freed.bytes, tally.freed.unseen, tally.live_bytes));
+        found.insert(known.stack[0], (tally.counted.bytes, tally.counted.unseen, tally.live_bytes));
     });
     assert_eq!(found, HashMap::from([(1, (10, WEIGHT_ONE, 0)), (2, (0, 0, 30))]));
     tables.check().unwrap();
@@ -318,7 +321,7 @@ fn a_block_whose_end_was_not_seen_is_freed_when_it_comes_again() {
 
 #[test]
 fn a_fork_holds_everything_and_lets_go() {
-    let tables = Tables::new(|| 64 << 10, || 64 << 10);
+    let tables = Tables::new(|| 64 << 10, || 64 << 10, || 0);
     tables.lock_for_fork();
     crate::lock::set_holds_all(true);
     // Handlers of others may allocate meanwhile.
@@ -330,4 +333,52 @@ fn a_fork_holds_everything_and_lets_go() {
     });
     tables.check().unwrap();
     assert_eq!(tables.dropped(), [0; 4]);
+}
+
+#[test]
+fn a_site_remembers_its_most_and_what_it_had_when_the_process_had_most() {
+    static PEAK: AtomicU64 = AtomicU64::new(0);
+    let tables = Tables::new(|| 64 << 10, || 64 << 10, || PEAK.load(Ordering::Relaxed));
+    let come = |n: usize, size, frame| {
+        tables.on_alloc(allocation(n * 16, size, 1), &stack(&[frame]));
+    };
+    let go = |n: usize| tables.on_free(block(n * 16), 0, |_| 200);
+    // Site 1 has its most before the peak of the process, site 2 at it, site 3 after it; site 4 rests from before it.
+    (1..=4).for_each(|n| come(n, 100, 1));
+    come(10, 50, 4);
+    (2..=4).for_each(go);
+    (20..30).for_each(|n| come(n, 400, 2));
+    // A new peak was seen, and the process shrinks.
+    PEAK.store(7, Ordering::Relaxed);
+    (20..29).for_each(go);
+    go(1);
+    (40..42).for_each(|n| come(n, 30, 3));
+    let mut most = HashMap::new();
+    tables.for_each(|known| {
+        let counted = &known.tally.counted;
+        most.insert(known.stack[0], (counted.most, counted.at_peak));
+    });
+    let blocks = |n: u64| n * WEIGHT_ONE;
+    assert_eq!(most[&1], ((400, blocks(4)), (100, blocks(1))));
+    assert_eq!(most[&2], ((4_000, blocks(10)), (4_000, blocks(10))));
+    assert_eq!(most[&3], ((60, blocks(2)), (0, 0)));
+    assert_eq!(most[&4], ((50, blocks(1)), (50, blocks(1))));
+}
+
+#[test]
+fn bytes_are_those_that_the_counters_count() {
+    let tables = Tables::new(|| 64 << 10, || 64 << 10, || 0);
+    // A class of pools, one of the bins up to 1 KiB, one of those above.
+    for (n, requested, size) in [(1, 20, 24), (2, 600, 640), (3, 1_100, 1_280)] {
+        let event = Allocation { requested, ..allocation(n * 16, size, 1) };
+        tables.on_alloc(event, &stack(&[n]));
+    }
+    let mut known_bytes = HashMap::new();
+    tables.for_each(|known| {
+        let tally = &known.tally;
+        let row = (tally.live_bytes, tally.live_requested, tally.live_lost);
+        known_bytes.insert(known.stack[0], row);
+    });
+    let expected = [(1, (24, 20, 4)), (2, (640, 600, 40)), (3, (1_100, 1_100, 180))];
+    assert_eq!(known_bytes, expected.into());
 }

@@ -6,7 +6,7 @@ use super::local::{NAMES, untracked};
 use super::modules;
 use super::record::{self, TABLES};
 use super::sites::WEIGHT_ONE;
-use super::snapshot::{Dropped, Lifetimes, Site, Snapshot};
+use super::snapshot::{Dropped, Lifetimes, Peak, Site, Snapshot};
 use super::tables::Known;
 use std::time::{Duration, SystemTime};
 
@@ -57,12 +57,18 @@ impl Snapshot {
     }
 }
 
+impl Peak {
+    fn of((bytes, weight): (u64, u64)) -> Peak {
+        Peak { bytes: bytes as f64, blocks: weight as f64 / WEIGHT_ONE as f64 }
+    }
+}
+
 /// What the tables know of a site, in blocks and bytes.
 fn site(known: &Known<'_>) -> Site {
     let blocks = |weight: u64| weight as f64 / WEIGHT_ONE as f64;
     let tally = &known.tally;
     let mut lifetimes = Lifetimes::default();
-    for (count, weight) in lifetimes.counts.iter_mut().zip(&tally.freed.lifetimes) {
+    for (count, weight) in lifetimes.counts.iter_mut().zip(&tally.counted.lifetimes) {
         *count = blocks(*weight);
     }
     let (region, thread) = match known.place {
@@ -75,12 +81,15 @@ fn site(known: &Known<'_>) -> Site {
         region,
         thread,
         allocs: blocks(tally.freed_blocks().wrapping_add(tally.live)),
-        alloc_bytes: tally.freed.bytes.wrapping_add(tally.live_bytes) as f64,
+        alloc_bytes: tally.counted.bytes.wrapping_add(tally.live_bytes) as f64,
         live: blocks(tally.live),
         live_bytes: tally.live_bytes as f64,
         live_requested_bytes: tally.live_requested as f64,
-        temporary: blocks(tally.freed.temporary),
-        samples: tally.freed.samples + tally.live_samples,
+        live_lost_bytes: tally.live_lost as f64,
+        most: Peak::of(tally.counted.most),
+        at_peak: Peak::of(tally.counted.at_peak),
+        temporary: blocks(tally.counted.temporary),
+        samples: tally.counted.samples + tally.live_samples,
         live_samples: tally.live_samples,
         lifetimes,
     }

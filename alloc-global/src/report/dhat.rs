@@ -4,8 +4,9 @@
 //! 2. Every frame but the root reads `0xADDRESS: function (file:line:column)`, the shape that the Firefox Profiler parses.
 //! 3. Where lifetimes are known, all fields that go with them are there; where not, none of them.
 //!
-//! The profile keeps no maxima. The format demands them beside lifetimes, so the moment of the maximum is the end,
-//! the values there stand for both, and `mode` says so. Blocks that are still live have no lifetime yet.
+//! *Max* of a point is the most bytes that its sites had, each at its own moment; *At t-gmax* is what they had when the process
+//! had most, which is known to 64 KiB a thread. When that was is not known: its time is the end, and `mode` says so.
+//! Blocks that are still live have no lifetime yet.
 //!
 //! No unsafe here.
 
@@ -82,7 +83,8 @@ fn describe(snapshot: &Snapshot, lifetimes: bool) -> String {
         1 => "every block".to_owned(),
         rate => format!("estimates from samples, one in {rate} bytes"),
     };
-    let maxima = if lifetimes { "; no maxima kept: Max and At t-gmax repeat At t-end" } else { "" };
+    let maxima =
+        if lifetimes { "; t-gmax is to 64 KiB a thread, and its time not kept" } else { "" };
     format!("poolalloc ({watched}{maxima})")
 }
 
@@ -94,12 +96,13 @@ fn point(frames: &[usize], site: &Site, lifetimes: bool) -> Value {
     set("tbk", whole(site.allocs));
     if lifetimes {
         set("tl", whole(sum(&site.lifetimes)));
-        for bytes in ["mb", "gb", "eb"] {
-            set(bytes, whole(site.live_bytes));
-        }
-        for blocks in ["mbk", "gbk", "ebk"] {
-            set(blocks, whole(site.live));
-        }
+        // The viewer wants no maximum below what is.
+        set("mb", whole(site.most.bytes.max(site.live_bytes)));
+        set("mbk", whole(site.most.blocks));
+        set("gb", whole(site.at_peak.bytes));
+        set("gbk", whole(site.at_peak.blocks));
+        set("eb", whole(site.live_bytes));
+        set("ebk", whole(site.live));
     }
     point.insert("fs".to_owned(), json!(frames));
     Value::Object(point)

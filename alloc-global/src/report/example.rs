@@ -9,8 +9,8 @@
 use super::frame::Frame;
 use super::model::*;
 use crate::{
-    ArenaMap, ClassStats, Dropped, HeatMap, Lifetimes, Memory, Module, Pin, PoolMap, PoolState,
-    Rss, RssPart, Site, Snapshot, Stats,
+    ArenaMap, BetterClass, ClassStats, Dropped, HeatMap, Lifetimes, Memory, Module, Peak, Pin,
+    PoolMap, PoolState, Rounding, RoundingSite, Rss, RssPart, Site, Snapshot, Stats,
 };
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
@@ -91,6 +91,7 @@ pub fn report() -> Report {
     let taken = started + Duration::from_secs(95);
     Report {
         requested: Some(requested(&classes)),
+        rounding: Some(rounding(&classes)),
         snapshot: Some(snapshot(stats, taken)),
         pins: Some(pins()),
         rss: Some(rss(&memory)),
@@ -251,6 +252,35 @@ fn requested(classes: &[ClassStats]) -> Vec<Requested> {
     rows.collect()
 }
 
+/// What goes with [`requested`], for the classes that lose most; and one above those of pools.
+fn rounding(classes: &[ClassStats]) -> Vec<Rounding> {
+    let rounding = |size: u64, blocks: f64, lost: f64| Rounding {
+        class_size: size,
+        blocks,
+        requested_bytes: size as f64 * blocks - lost,
+        lost_bytes: lost,
+        additional: None,
+        other: None,
+        sites: ROWS.first().map_or(Vec::new(), |row| {
+            vec![RoundingSite { stack: row.5.to_vec(), lost_bytes: lost * 0.6 }]
+        }),
+    };
+    let mut rows: Vec<Rounding> = classes
+        .iter()
+        .map(|class| {
+            let blocks = class.live_blocks as f64;
+            rounding(class.size, blocks, blocks * (0.8 + class.size as f64 / 40.0))
+        })
+        .collect();
+    rows.push(Rounding {
+        additional: Some(BetterClass { size: 1_312, saved_bytes: 640.0 * 224.0 }),
+        other: Some(BetterClass { size: 1_504, saved_bytes: 900.0 * 32.0 }),
+        ..rounding(1_536, 900.0, 640.0 * 236.0)
+    });
+    rows.sort_by(|a, b| b.lost_bytes.total_cmp(&a.lost_bytes));
+    rows
+}
+
 /// The sites: share of what is live in percent, mean block, thread, region, temporary share, and the stack's offsets.
 type Row = (f64, f64, &'static str, &'static str, f64, &'static [u64]);
 
@@ -343,6 +373,9 @@ fn site(&(percent, mean, thread, region, temporary, stack): &Row, all: f64, rate
         live,
         live_bytes,
         live_requested_bytes: live_bytes * 0.94,
+        live_lost_bytes: live_bytes * 0.06,
+        most: Peak { bytes: live_bytes * 1.5, blocks: live * 1.5 },
+        at_peak: Peak { bytes: live_bytes * 1.25, blocks: live * 1.25 },
         temporary: freed * temporary,
         samples: ((live + freed) * of_rate).ceil() as u64,
         live_samples: (live * of_rate).ceil() as u64,

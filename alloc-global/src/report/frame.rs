@@ -10,7 +10,7 @@
 //!
 //! No unsafe here.
 
-use crate::profile::{MACHINERY, STANDARD};
+use crate::profile::{MACHINERY, STANDARD, is_machinery_by_file, is_standard_by_file};
 
 /// A function at a place in the source: what an address stands for, or one call inlined there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,11 +64,14 @@ impl Frame {
     /// Whether the function is between the program and the allocator.
     pub(super) fn is_machinery(&self) -> bool {
         starts_with_any(&self.function, MACHINERY)
+            || is_machinery_by_file(&self.function, self.file.as_deref())
     }
 
     /// Whether the function is the standard library's: true, but seldom the answer to "who allocates".
     pub(super) fn is_standard(&self) -> bool {
-        starts_with_any(&self.function, STANDARD) || self.is_machinery()
+        starts_with_any(&self.function, STANDARD)
+            || is_standard_by_file(&self.function, self.file.as_deref())
+            || self.is_machinery()
     }
 
     /// Whether what lies outside of this frame starts threads and programs, and says nothing more.

@@ -46,16 +46,18 @@ impl Report {
         crate::untracked(|| {
             let begin = clock::nanoseconds();
             let mut report = Report::of_process();
+            // First: what the other parts take is in the counters that the snapshot is held against.
+            let snapshot = Snapshot::take();
+            if snapshot.rate != 0 {
+                report.requested = Some(requested());
+                report.rounding = Some(crate::rounding());
+                report.snapshot = Some(snapshot);
+            }
             report.classes = Some(crate::class_stats());
             report.rss = Some(crate::explain_rss());
             report.latency = latencies();
             report.time_line = time_line(&report);
             report.heatmap = Some(crate::heatmap());
-            let snapshot = Snapshot::take();
-            if snapshot.rate != 0 {
-                report.requested = Some(requested());
-                report.snapshot = Some(snapshot);
-            }
             report.gc = gc();
             // Last: it may read debug information, whose megabytes are not the program's.
             report.pins = Some(crate::pins());

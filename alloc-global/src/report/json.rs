@@ -13,8 +13,8 @@ use super::frame::{Frame, Symbols};
 use super::model::*;
 use super::stacks::{Call, Resolved};
 use crate::{
-    ArenaMap, ClassStats, HeatMap, Memory, Module, Pin, PoolMap, Rss, RssPart, Site, Snapshot,
-    Stats,
+    ArenaMap, BetterClass, ClassStats, HeatMap, Memory, Module, Pin, PoolMap, Rounding,
+    RoundingSite, Rss, RssPart, Site, Snapshot, Stats,
 };
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
@@ -45,6 +45,7 @@ fn value(report: &Report, symbols: &dyn Symbols) -> Value {
         "memory": memory(&report.memory),
         "classes": list(report.classes.as_deref(), class),
         "requested": list(report.requested.as_deref(), requested),
+        "rounding": list(report.rounding.as_deref(), rounding),
         "profile": report.snapshot.as_ref().map(|snapshot| profile(snapshot, symbols)),
         "mappings": report.mappings.iter().map(mapping).collect::<Vec<_>>(),
         "heatmap": report.heatmap.as_ref().map(heatmap),
@@ -122,6 +123,25 @@ fn requested(requested: &Requested) -> Value {
         "size": requested.size,
         "class_size": requested.class_size,
         "blocks": requested.blocks,
+    })
+}
+
+fn rounding(class: &Rounding) -> Value {
+    let better = |class: &Option<BetterClass>| {
+        class.map(|class| json!({"size": class.size, "saved_bytes": class.saved_bytes}))
+    };
+    let site = |site: &RoundingSite| {
+        let stack: Vec<String> = site.stack.iter().map(|&address| hex(address)).collect();
+        json!({"stack": stack, "lost_bytes": site.lost_bytes})
+    };
+    json!({
+        "class_size": class.class_size,
+        "blocks": class.blocks,
+        "requested_bytes": class.requested_bytes,
+        "lost_bytes": class.lost_bytes,
+        "additional": better(&class.additional),
+        "other": better(&class.other),
+        "sites": class.sites.iter().map(site).collect::<Vec<_>>(),
     })
 }
 
@@ -219,6 +239,9 @@ fn site(site: &Site, rate: u64, frames: Vec<usize>) -> Value {
         "live_bytes": site.live_bytes,
         "live_bytes_error": error(site.live_bytes, rate),
         "live_requested_bytes": site.live_requested_bytes,
+        "live_lost_bytes": site.live_lost_bytes,
+        "most": {"bytes": site.most.bytes, "blocks": site.most.blocks},
+        "at_peak": {"bytes": site.at_peak.bytes, "blocks": site.at_peak.blocks},
         "temporary": site.temporary,
         "samples": site.samples,
         "live_samples": site.live_samples,
@@ -424,7 +447,17 @@ mod tests {
     #[test]
     fn what_was_not_switched_on_is_null() {
         let value: Value = serde_json::from_str(&json(&Report::empty(), &NoSymbols)).expect("JSON");
-        for part in ["classes", "requested", "profile", "heatmap", "pins", "rss", "latency", "gc"] {
+        for part in [
+            "classes",
+            "requested",
+            "rounding",
+            "profile",
+            "heatmap",
+            "pins",
+            "rss",
+            "latency",
+            "gc",
+        ] {
             assert!(value[part].is_null(), "{part}");
         }
         assert_eq!(value["time_line"], json!([]));

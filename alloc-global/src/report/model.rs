@@ -7,7 +7,7 @@
 //!
 //! No unsafe here.
 
-use crate::{ClassStats, HeatMap, Memory, Pin, Rss, Snapshot, Stats};
+use crate::{ClassStats, HeatMap, Memory, Pin, Rounding, Rss, Snapshot, Stats};
 use hdrhistogram::Histogram;
 use std::time::{Duration, SystemTime};
 
@@ -30,6 +30,8 @@ pub struct Report {
     pub classes: Option<Vec<ClassStats>>,
     /// Sizes that were asked for, inside the classes.
     pub requested: Option<Vec<Requested>>,
+    /// What rounding them up costs, by class.
+    pub rounding: Option<Vec<Rounding>>,
     /// Call sites.
     pub snapshot: Option<Snapshot>,
     /// Arenas by pools.
@@ -169,6 +171,7 @@ impl Report {
             memory: Memory::default(),
             classes: None,
             requested: None,
+            rounding: None,
             snapshot: None,
             heatmap: None,
             pins: None,

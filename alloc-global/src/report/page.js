@@ -85,7 +85,11 @@ function choice(parent, names, chosen) {
 /// A colour for each part's name, the same wherever it comes up again.
 const partColors = new Map();
 function partColor(name) {
-  if (!partColors.has(name)) partColors.set(name, `var(--c${partColors.size % 12 + 1})`);
+  if (!partColors.has(name)) {
+    const place = partColors.size, color = `var(--c${place % 12 + 1})`;
+    // The thirteenth and later are striped, so that no two look alike.
+    partColors.set(name, place < 12 ? color : `repeating-linear-gradient(45deg, ${color} 0 3px, var(--card) 3px 5px)`);
+  }
   return partColors.get(name);
 }
 
@@ -264,12 +268,28 @@ function requested(element, rows) {
     ["of the block", row => share(row.taken - row.asked, row.taken), true],
     ["", row => meter(row.asked, row.taken - row.asked, most), false],
   ], list, 24);
+  if (report.rounding && report.rounding.length) rounding(element, report.rounding);
   return list.length;
+}
+
+/// Who loses most to rounding, and what another class would save.
+function rounding(element, classes) {
+  const sites = new Map(report.profile ? report.profile.sites.map(site => [site.stack.join(), site]) : []);
+  const name = one => sites.has(one.stack.join()) ? siteName(report.profile, sites.get(one.stack.join())) : "[unknown]";
+  const better = one => one ? `${count(one.size)}: ${bytes(one.saved_bytes)}` : "";
+  add(element, "h2", {}, `Lost to rounding: ${bytes(sum(classes, row => row.lost_bytes))}`);
+  add(element, "p", {}, "A class more, or another size for this one, would save so much. Up to 512 bytes there is a class for every " +
+    "8 bytes, so there is nothing to be gained.");
+  longTable(element, [
+    ["class", row => count(row.class_size), true], ["lost", row => bytes(row.lost_bytes), true],
+    ["one more class", row => better(row.additional), true], ["in its place", row => better(row.other), true],
+    ["most of it lost by", row => row.sites.map(one => `${name(one)}: ${bytes(one.lost_bytes)}`).join("; "), false],
+  ], classes, 8);
 }
 
 /// The same by call site, where only the profile knows what was requested.
 function requestedBySite(element, profile) {
-  const lost = site => site.live_bytes - site.live_requested_bytes;
+  const lost = site => site.live_lost_bytes;
   const rows = profile.sites.filter(site => site.live_blocks > 0).sort((a, b) => lost(b) - lost(a));
   const most = Math.max(1, ...rows.map(site => site.live_bytes));
   longTable(element, [

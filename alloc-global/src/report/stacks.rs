@@ -175,6 +175,12 @@ fn add(sum: &mut Site, site: &Site) {
     sum.live += site.live;
     sum.live_bytes += site.live_bytes;
     sum.live_requested_bytes += site.live_requested_bytes;
+    sum.live_lost_bytes += site.live_lost_bytes;
+    // Not at one moment: the sum is at least the maximum of the sum.
+    sum.most.bytes += site.most.bytes;
+    sum.most.blocks += site.most.blocks;
+    sum.at_peak.bytes += site.at_peak.bytes;
+    sum.at_peak.blocks += site.at_peak.blocks;
     sum.temporary += site.temporary;
     sum.samples += site.samples;
     sum.live_samples += site.live_samples;

@@ -73,5 +73,5 @@ unsafe impl GlobalAlloc for Gperftools {
 static ALLOC: Gperftools = Gperftools;
 
 fn main() -> std::process::ExitCode {
-    bench::worker::main(|| None)
+    bench::worker::main(None)
 }

@@ -4,5 +4,5 @@
 static ALLOC: rpmalloc::RpMalloc = rpmalloc::RpMalloc;
 
 fn main() -> std::process::ExitCode {
-    bench::worker::main(|| None)
+    bench::worker::main(None)
 }

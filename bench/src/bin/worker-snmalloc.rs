@@ -4,5 +4,5 @@
 static ALLOC: snmalloc_rs::SnMalloc = snmalloc_rs::SnMalloc;
 
 fn main() -> std::process::ExitCode {
-    bench::worker::main(|| None)
+    bench::worker::main(None)
 }

@@ -4,5 +4,5 @@
 static ALLOC: std::alloc::System = std::alloc::System;
 
 fn main() -> std::process::ExitCode {
-    bench::worker::main(|| None)
+    bench::worker::main(None)
 }

@@ -14,5 +14,5 @@ unsafe extern "C" {
 fn main() -> std::process::ExitCode {
     // SAFETY: it takes nothing, may be called at any time, and does nothing the second time.
     unsafe { TCMalloc_Internal_ForceCpuCacheActivation() };
-    bench::worker::main(|| None)
+    bench::worker::main(None)
 }

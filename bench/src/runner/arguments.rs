@@ -18,6 +18,7 @@ rounds; prints a table and writes a page with plots.
 suites:
   alloc               allocators (default)
   gc                  Rc, Gc, and with peers the collectors of others
+  watch               PoolAlloc with its instrumentation off, sampling, timing, tracing
 
 options:
   --quick             less work and fewer rounds: under two minutes once built, for two allocators
@@ -25,7 +26,7 @@ options:
   --only A,B,..       only workloads whose name contains A or B, or matches it as a glob (* ? [..])
   --kind A,B,..       only workloads of these kinds
   --allocators A,B,.. only these (default: all that are switched on)
-  --collectors A,B,.. the same
+  --collectors A,B,.. the same; --settings A,B,.. too
   --features peers    also those that others wrote (as cargo's --features peers before the `--`);
                       peer-gperftools: also that allocator, where the system has it
   --seed N            seed of the workloads' data (default 1)
@@ -126,7 +127,7 @@ fn read(parser: &mut lexopt::Parser, raw: &mut Raw) -> Result<Step, lexopt::Erro
         Long("rounds") => raw.rounds = Some(positive(parser)?),
         Long("only") => raw.only.extend(list(parser)?),
         Long("kind") => raw.kinds.extend(list(parser)?),
-        Long("allocators" | "collectors") => raw.contenders.extend(list(parser)?),
+        Long("allocators" | "collectors" | "settings") => raw.contenders.extend(list(parser)?),
         Long("features") => raw.features.extend(list(parser)?),
         Long("seed") => raw.seed = Some(parser.value()?.parse()?),
         Long("timeout") => raw.timeout = Some(u64::from(positive(parser)?)),

@@ -13,13 +13,22 @@ use super::suite::Contender;
 /// The workers' binaries by name.
 pub(crate) type Workers = HashMap<String, PathBuf>;
 
-/// Builds the workers of these contenders with this cargo profile; cargo's own words go to stderr.
-pub(crate) fn build(contenders: &[&Contender], profile: &str) -> Result<Workers, String> {
+/// Builds the workers of these contenders with this cargo profile, and what the compiler is told beside it; cargo's own words
+/// go to stderr.
+pub(crate) fn build(
+    contenders: &[&Contender],
+    profile: &str,
+    rustflags: &str,
+) -> Result<Workers, String> {
     let mut workers = Workers::new();
     for (feature, binaries) in groups(contenders) {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         command.args(arguments(profile, feature, &binaries));
         command.stdin(Stdio::null()).stderr(Stdio::inherit());
+        if !rustflags.is_empty() {
+            let own = std::env::var("RUSTFLAGS").unwrap_or_default();
+            command.env("RUSTFLAGS", format!("{own} {rustflags}").trim());
+        }
         let output = command.output().map_err(|problem| format!("cargo: {problem}"))?;
         if !output.status.success() {
             return Err(format!("cargo could not build {}", binaries.join(", ")));

@@ -113,7 +113,7 @@ fn ratio_line(summary: &Summary<'_>, row: &Row<'_>, index: usize, axis: &Axis, y
             text class="figure" x=(RIGHT + 28.0) y=(px(middle + 4.5)) { "no figure" }
         }
         @for (place, cell) in row.cells.iter().enumerate() {
-            @if summary.contenders[place].role == Role::Peer {
+            @if summary.contenders[place].role.is_mark() {
                 @if let Some(ratio) = cell.figures[index].ratio {
                     (mark(summary, place, axis.x(ratio), middle, &tooltip(summary, metric, cell, place, index)))
                 }

@@ -67,6 +67,9 @@ pub(crate) fn results(summary: &Summary<'_>) -> Grid {
 
 fn ratio_titles(summary: &Summary<'_>, metric: &Metric) -> Vec<String> {
     let mut titles = Vec::new();
+    if metric.added {
+        titles.extend(summary.baseline().map(|name| format!("more than {name}")));
+    }
     if metric.ratio {
         titles.extend(summary.baseline().map(|name| format!("/ {name}")));
         if summary.has_peers() {
@@ -105,6 +108,10 @@ fn push_figure(fields: &mut Vec<Field>, summary: &Summary<'_>, metric: &Metric, 
         });
         let width = figure.spread.map(|spread| (spread.high - spread.low) / spread.median);
         fields.push(Field::number(text.unwrap_or_default(), width));
+    }
+    if metric.added && summary.baseline().is_some() {
+        let text = figure.added.map(|added| format_value(metric.format, added));
+        fields.push(Field::number(text.unwrap_or_default(), figure.added));
     }
     if metric.ratio {
         if summary.baseline().is_some() {

@@ -88,7 +88,7 @@ fn legend(summary: &Summary<'_>) -> Markup {
                 @let slot = chart::slot(summary, place);
                 button type="button" data-slot=(slot) aria-pressed="true" {
                     svg viewBox="-8 -8 16 16" aria-hidden="true" {
-                        @if contender.role == Role::Peer {
+                        @if contender.role.is_mark() {
                             path class=(format!("mark s{slot}")) d=(chart::shape(slot)) {}
                         } @else {
                             rect class=(format!("bar s{slot}")) x="-7" y="-4" width="14" height="8" rx="2" {}

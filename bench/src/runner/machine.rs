@@ -13,7 +13,7 @@ use super::suite::{Contender, Source};
 pub(crate) type Facts = Vec<(String, String)>;
 
 /// All of them.
-pub(crate) fn facts(contenders: &[&Contender], profile: &str) -> Facts {
+pub(crate) fn facts(contenders: &[&Contender], profile: &str, rustflags: &str) -> Facts {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
     let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
     let mut facts: Facts = vec![
@@ -24,6 +24,7 @@ pub(crate) fn facts(contenders: &[&Contender], profile: &str) -> Facts {
     let mut add = |name: &str, text: Option<String>| {
         facts.extend(text.map(|text| (name.to_owned(), text)));
     };
+    add("compiler flags", (!rustflags.is_empty()).then(|| rustflags.to_owned()));
     add("commit", commit(root));
     add("processor", processor());
     add("memory", fs::read_to_string("/proc/meminfo").ok().as_deref().and_then(memory));
@@ -152,7 +153,7 @@ mod tests {
 
     #[test]
     fn date_command_and_compiler_are_always_named() {
-        let facts = facts(&[], "release");
+        let facts = facts(&[], "release", "");
         for name in ["date", "command", "cargo profile", "compiler", "processor"] {
             let fact = facts.iter().find(|fact| fact.0 == name);
             assert!(fact.is_some_and(|fact| !fact.1.is_empty()), "{name}");

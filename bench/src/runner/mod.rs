@@ -78,8 +78,9 @@ fn list(arguments: &Arguments) {
 
 /// Builds, runs, shows; returns the problems found on the way.
 fn compare(arguments: &Arguments) -> Result<Vec<String>, String> {
-    let workers = build::build(&arguments.contenders, &arguments.profile)?;
-    let facts = machine::facts(&arguments.contenders, &arguments.profile);
+    let rustflags = arguments.suite.rustflags;
+    let workers = build::build(&arguments.contenders, &arguments.profile, rustflags)?;
+    let facts = machine::facts(&arguments.contenders, &arguments.profile, rustflags);
     let runs = schedule::measure(arguments, &workers);
     let summary = Summary::of(arguments.suite, &arguments.contenders, &arguments.loads, &runs);
     let problems = summary.problems();

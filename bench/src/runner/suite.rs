@@ -7,6 +7,8 @@
 use bench::collectors::{self, Counted};
 use bench::workload::{self, Workload};
 
+mod watch;
+
 /// One comparison.
 #[derive(Debug)]
 pub(crate) struct Suite {
@@ -19,6 +21,8 @@ pub(crate) struct Suite {
     pub loads: fn() -> Vec<Load>,
     /// Figures that its workers give and that it does not show.
     pub hidden: &'static [&'static str],
+    /// What the compiler is told beside the cargo profile when its workers are built.
+    pub rustflags: &'static str,
 }
 
 /// One of those compared.
@@ -44,6 +48,8 @@ pub(crate) enum Role {
     Subject,
     /// What others made.
     Peer,
+    /// The subject, set otherwise.
+    Setting,
 }
 
 /// Where a contender's code comes from.
@@ -74,16 +80,28 @@ pub(crate) struct Metric {
     /// The title of a ratio of it, short.
     pub short: &'static str,
     pub format: Format,
-    /// Divided by the units done.
-    pub per_unit: bool,
+    /// What it is divided by.
+    pub per: Per,
     /// Whether its lowest and highest are shown.
     pub spread: bool,
     /// Whether ratios to the baseline, to the best peer, and geometric means are shown.
     pub ratio: bool,
+    /// Whether what it is more than the baseline's is shown.
+    pub added: bool,
     /// Whether the page draws its ratios as bars.
     pub plot: bool,
     /// What the page says below its title.
     pub about: &'static str,
+}
+
+/// What a figure is divided by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Per {
+    Run,
+    /// Units done.
+    Unit,
+    /// Another value of the report, by its name.
+    Value(&'static str),
 }
 
 /// How a figure is written.
@@ -104,7 +122,7 @@ pub(crate) struct Load {
 }
 
 /// Every suite; the first is the default.
-pub(crate) static SUITES: &[&Suite] = &[&ALLOC, &GC];
+pub(crate) static SUITES: &[&Suite] = &[&ALLOC, &GC, &watch::WATCH];
 
 /// Allocators.
 static ALLOC: Suite = Suite {
@@ -170,9 +188,10 @@ static ALLOC: Suite = Suite {
             title: "time",
             short: "time",
             format: Format::Seconds,
-            per_unit: true,
+            per: Per::Unit,
             spread: true,
             ratio: true,
+            added: false,
             plot: true,
             about: "Wall time per unit of work, setup not counted.",
         },
@@ -181,9 +200,10 @@ static ALLOC: Suite = Suite {
             title: "processor",
             short: "cpu",
             format: Format::Seconds,
-            per_unit: true,
+            per: Per::Unit,
             spread: false,
             ratio: true,
+            added: false,
             plot: true,
             about: "User and system time of all threads per unit of work, setup not counted.",
         },
@@ -192,9 +212,10 @@ static ALLOC: Suite = Suite {
             title: "peak memory",
             short: "peak",
             format: Format::Bytes,
-            per_unit: false,
+            per: Per::Run,
             spread: false,
             ratio: true,
+            added: false,
             plot: true,
             about: "Highest resident memory of the whole process, setup and program text included.",
         },
@@ -203,9 +224,10 @@ static ALLOC: Suite = Suite {
             title: "final memory",
             short: "final",
             format: Format::Bytes,
-            per_unit: false,
+            per: Per::Run,
             spread: false,
             ratio: false,
+            added: false,
             plot: false,
             about: "Resident memory when everything of the workload has been freed.",
         },
@@ -214,15 +236,17 @@ static ALLOC: Suite = Suite {
             title: "page faults",
             short: "faults",
             format: Format::Count,
-            per_unit: false,
+            per: Per::Run,
             spread: false,
             ratio: false,
+            added: false,
             plot: false,
             about: "Minor and major, setup included.",
         },
     ],
     loads: || of_workloads(workload::all()),
-    hidden: &[],
+    hidden: &["allocations", "profile_bytes"],
+    rustflags: "",
 };
 
 /// Counted and collected pointers.
@@ -264,9 +288,10 @@ static GC: Suite = Suite {
             title: "time",
             short: "time",
             format: Format::Seconds,
-            per_unit: true,
+            per: Per::Unit,
             spread: true,
             ratio: true,
+            added: false,
             plot: true,
             about: "Wall time per object, setup not counted.",
         },
@@ -275,9 +300,10 @@ static GC: Suite = Suite {
             title: "peak memory",
             short: "peak",
             format: Format::Bytes,
-            per_unit: false,
+            per: Per::Run,
             spread: false,
             ratio: true,
+            added: false,
             plot: true,
             about: "Highest resident memory of the whole process, setup and program text included.",
         },
@@ -286,9 +312,10 @@ static GC: Suite = Suite {
             title: "longest step",
             short: "step",
             format: Format::Seconds,
-            per_unit: false,
+            per: Per::Run,
             spread: false,
             ratio: false,
+            added: false,
             plot: false,
             about: "The longest of all steps of 32 to 1,024 operations: the longest pause, and a little work.",
         },
@@ -297,9 +324,10 @@ static GC: Suite = Suite {
             title: "most garbage",
             short: "garbage",
             format: Format::Count,
-            per_unit: false,
+            per: Per::Run,
             spread: false,
             ratio: false,
+            added: false,
             plot: false,
             about: "Objects that existed at one time and could not be reached.",
         },
@@ -308,15 +336,17 @@ static GC: Suite = Suite {
             title: "leaked",
             short: "leaked",
             format: Format::Count,
-            per_unit: false,
+            per: Per::Run,
             spread: false,
             ratio: false,
+            added: false,
             plot: false,
             about: "Objects that were never freed.",
         },
     ],
     loads: gc_loads,
     hidden: &["cpu_seconds", "final_rss", "minor_faults", "major_faults"],
+    rustflags: "",
 };
 
 const PEERS: (&str, bool) = ("peers", cfg!(feature = "peers"));
@@ -369,6 +399,13 @@ impl Source {
     }
 }
 
+impl Role {
+    /// Whether it is drawn as a mark beside the bars.
+    pub(crate) fn is_mark(self) -> bool {
+        matches!(self, Role::Peer | Role::Setting)
+    }
+}
+
 impl Contender {
     /// The cargo feature that is wanted to build its worker, if neither the runner nor `features` has it.
     pub(crate) fn missing(&self, features: &[String]) -> Option<&'static str> {
@@ -394,7 +431,11 @@ impl Metric {
     pub(crate) fn of(&self, report: &bench::worker::Report) -> f64 {
         let value = |key: &&str| report.values.get(*key).copied().unwrap_or(f64::NAN);
         let sum: f64 = self.keys.iter().map(value).sum();
-        if self.per_unit { sum / report.units as f64 } else { sum }
+        match self.per {
+            Per::Run => sum,
+            Per::Unit => sum / report.units as f64,
+            Per::Value(key) => sum / value(&key),
+        }
     }
 }
 
@@ -464,14 +505,15 @@ mod tests {
             title: "",
             short: "",
             format: Format::Count,
-            per_unit: false,
+            per: Per::Run,
             spread: false,
             ratio: false,
+            added: false,
             plot: false,
             about: "",
         };
         assert_eq!(metric.of(&report), 8.0);
-        metric.per_unit = true;
+        metric.per = Per::Unit;
         assert_eq!(metric.of(&report), 2.0);
         metric.keys = &["a", "absent"];
         assert!(metric.of(&report).is_nan());

@@ -45,6 +45,8 @@ pub(crate) struct Figure {
     pub spread: Option<Spread>,
     /// To the baseline.
     pub ratio: Option<f64>,
+    /// More than the baseline's; negative where less.
+    pub added: Option<f64>,
     /// To the best peer on this workload, with its name; the subject's only.
     pub to_best: Option<(f64, &'static str)>,
 }
@@ -135,13 +137,15 @@ fn cells<'a>(
     });
     let mut cells: Vec<Cell<'a>> = runs.iter().map(|runs| cell(suite, runs, expected)).collect();
     let with_role = |role| contenders.iter().position(|contender| contender.role == role);
-    for metric in (0..suite.metrics.len()).filter(|&metric| suite.metrics[metric].ratio) {
+    let compared = |&metric: &usize| suite.metrics[metric].ratio || suite.metrics[metric].added;
+    for metric in (0..suite.metrics.len()).filter(compared) {
         let median = |cell: &Cell<'_>| {
             cell.figures[metric].spread.filter(|_| cell.sound).map(|spread| spread.median)
         };
         if let Some(base) = with_role(Role::Baseline).and_then(|index| median(&cells[index])) {
             for cell in &mut cells {
                 cell.figures[metric].ratio = median(cell).and_then(|value| ratio(value, base));
+                cell.figures[metric].added = median(cell).map(|value| value - base);
             }
         }
         let peers = contenders.iter().zip(&cells).filter(|pair| pair.0.role == Role::Peer);
@@ -191,6 +195,7 @@ fn cell<'a>(suite: &Suite, runs: &'a [Run], expected: Option<(u64, u64)>) -> Cel
         Figure {
             spread: Spread::of(reports.map(|report| metric.of(report))),
             ratio: None,
+            added: None,
             to_best: None,
         }
     };
