@@ -4,7 +4,7 @@
 //! other memory together to make one. So a chunk of arenas asks for huge pages and its first one is looked at: if it took
 //! longer than small ones would have, the chunk does without, and so does what is mapped in the next second.
 //!
-//! It does not decide when memory goes back: that is `purge`.
+//! No unsafe here. It does not decide when memory goes back: that is `purge`.
 
 use crate::{clock, config, purge};
 use alloc_core::{MappedChunk, OsPages};
