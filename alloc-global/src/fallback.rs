@@ -400,6 +400,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             self.teach();
             if let Some(visit) = Visit::of_owner(cache) {
                 cache.tick();
+                // Not once for all: a thread may get its cache while the first one still reads the settings.
+                visit.cache.large.set_limit(config::fallback_cache());
                 let live = cache.counters.fallback_live().saturating_sub(layout.size());
                 visit.cache.large.grant(class, live, layout.size());
             }

@@ -285,7 +285,6 @@ fn attach() -> Option<&'static Cache> {
         return Some(HOME.get());
     }
     cache.owner.set(owner::current());
-    cache.large.set_limit(config::fallback_cache());
     cache.before.set(cache.totals());
     HOME.set(cache);
     aim(cache);
