@@ -213,7 +213,7 @@ mod tests {
         assert_eq!((array.len(), array.cap()), (SHORT as u32, 16));
         for (number, byte) in memory.iter_mut().enumerate() {
             // SAFETY: below `top`.
-            let slot = unsafe { array.low.load(Relaxed).add(number).read() };
+            let slot = unsafe { array.low.load(Relaxed).wrapping_add(number).read() };
             // SAFETY: written above.
             assert_eq!(unsafe { slot.assume_init() }, Block::from(byte));
         }
