@@ -10,7 +10,6 @@
 use super::PageSource;
 #[cfg(not(miri))]
 use crate::layout_math::PAGE_SIZE;
-#[cfg(not(miri))]
 use core::ptr::NonNull;
 
 #[cfg(not(unix))]
@@ -28,12 +27,11 @@ compile_error!("alloc-core: OsPages needs a Unix; port src/page_source/os.rs to 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OsPages;
 
-#[cfg(not(miri))]
 impl OsPages {
     /// Asks that the memory around a block of whatever mapping be backed by huge pages: `len` bytes from `start` on, and what
     /// else lies in their first and last page. A hint that changes no contents; ignored where it does not apply.
     pub fn advise_huge_around(start: NonNull<u8>, len: usize) {
-        #[cfg(target_os = "linux")]
+        #[cfg(all(target_os = "linux", not(miri)))]
         {
             let before = start.addr().get() % PAGE_SIZE;
             let Some(len) = len.checked_add(before) else { return };
@@ -43,7 +41,7 @@ impl OsPages {
                 libc::madvise(page.cast(), len, libc::MADV_HUGEPAGE);
             });
         }
-        #[cfg(not(target_os = "linux"))]
+        #[cfg(not(all(target_os = "linux", not(miri))))]
         let _ = (start, len);
     }
 }
