@@ -41,6 +41,9 @@ const MOVES_PAGES: usize = 128 << 10;
 /// From this size on, in bytes, zeroed memory is left to the fallback: the system has it at hand.
 const ZERO_AT_HAND: usize = 1 << 20;
 
+/// The most blocks of a bin above 64 that are asked for at once.
+const MID_BATCH: usize = 16;
+
 /// The block that `teach` frees, in bytes: with its header and rounded to pages within the largest that glibc learns from.
 const LESSON: usize = (32 << 20) - (64 << 10);
 
@@ -253,18 +256,26 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     unsafe fn stock_mid(&self, cache: &'static Cache, bin: usize, asked: Layout) {
         // SAFETY: the cache is this thread's.
         unsafe { cache.grow_mid(bin) };
-        for _ in 1..cache.mid_half(bin) / 2 {
+        let mut stock = [null_mut(); MID_BATCH];
+        let want = (cache.mid_half(bin) as usize / 2).saturating_sub(1);
+        for slot in stock.iter_mut().take(want) {
             // USER CODE: a fallback's. It may call back in, so nothing of the cache is at hand meanwhile.
             // SAFETY: the size is not 0.
-            let block = unsafe { self.ask(asked, false) };
-            let Some(block) = NonNull::new(block) else { return };
+            *slot = unsafe { self.ask(asked, false) };
+            if slot.is_null() {
+                break;
+            }
+        }
+        // The first one last, so that it is handed out first: programs walk what they built in the order in which they built
+        // it, and memory is fastest upwards.
+        for block in stock.iter().rev().copied().filter_map(NonNull::new) {
             // SAFETY: `bin` is at most 68; the cache is this thread's.
-            if !unsafe { cache.push(bin, block) } {
+            if unsafe { cache.push(bin, block) } {
+                cache.note_mid_stocked(bin);
+            } else {
                 // SAFETY: just allocated with this layout.
                 unsafe { self.inner.dealloc(block.as_ptr(), asked) };
-                return;
             }
-            cache.note_mid_stocked(bin);
         }
     }
 
