@@ -6,6 +6,7 @@
 //!  2208  short arrays: room for 8 blocks per class
 //!        cold part: links, counters that the slow path keeps
 //!        long arrays: room for 16 KiB of blocks per class, at most 256
+//!        wide arrays: 64 KiB, at most 512, for classes that swing
 //!
 //!        low                 top            high
 //! array  [b][b][b][b][b]......|...............|     alloc: take what lies before top
@@ -16,7 +17,7 @@
 //!
 //! An array of addresses, unlike a list through the blocks, touches no block: blocks that are cold
 //! when freed stay so, and batches move without following links (Bonwick's magazines, 2001).
-//! Full, the older half goes back to the heaps; empty, half an array is taken.
+//! Full, the older half goes back to the heaps; empty, half an array is taken. How long an array may be is `room`'s to say.
 //!
 //! Invariants:
 //!
@@ -39,14 +40,16 @@ use crate::owner::Owner;
 use crate::watch::{self, Watch};
 use crate::{fallback, purge, shared, stats, thread};
 use alloc_core::{Block, SizeClass};
-use array::{Array, LongArrays, ShortArrays, first_cap, max_cap};
+use array::{Array, LongArrays, ShortArrays, max_cap};
 use core::cell::Cell;
 use core::mem::{MaybeUninit, offset_of};
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::Relaxed};
+use room::Runs;
 
 mod array;
 mod mid;
+mod room;
 mod totals;
 
 pub(crate) use totals::CacheTotals;
@@ -70,6 +73,8 @@ pub(crate) struct Cache {
     pub(crate) heap: Cell<u8>,
     /// Which classes have an array (4).
     used: Cell<u64>,
+    /// Which misses came last, by class.
+    runs: Runs,
     /// Slow paths taken, and the time at which allocations were last gated; see `thread`.
     pub(crate) ticks: Cell<u32>,
     pub(crate) gate: Cell<u32>,
@@ -168,6 +173,7 @@ impl Cache {
             next_idle: Cell::new(None),
             heap: Cell::new(0),
             used: Cell::new(0),
+            runs: Runs::new(),
             ticks: Cell::new(0),
             gate: Cell::new(0),
             gated_at: Cell::new(0),
@@ -315,37 +321,6 @@ impl Cache {
         }
     }
 
-    /// Doubles the capacity of a class, up to its greatest. Returns the new one.
-    ///
-    /// # Safety
-    ///
-    /// The cache is that of the calling thread.
-    unsafe fn grow(&self, class: SizeClass) -> u32 {
-        let (bin, index) = (self.bin(class), class.index());
-        let cap = (bin.cap() * 2).max(first_cap(index)).min(max_cap(index));
-        // SAFETY: the caller's promise; not less than before, and the array that frees fill is never shut.
-        unsafe { bin.set_cap(index, cap, &self.short, &self.long) };
-        self.used.set(self.used.get() | 1 << (index - 1));
-        cap
-    }
-
-    /// Sees to it that the next blocks of a class come from the heap by dozens: for a thread that hands them on in turns
-    /// (`watch`), whose turns are as long as there are blocks.
-    ///
-    /// # Safety
-    ///
-    /// The cache is that of the calling thread.
-    pub(crate) unsafe fn widen(&self, class: SizeClass) {
-        const WIDE: u32 = 64;
-        let (bin, index) = (self.bin(class), class.index());
-        let (cap, wide) = (bin.cap(), WIDE.min(max_cap(index)) / 2);
-        // Not at the first time: many threads use a class once.
-        if cap > 0 && cap < wide {
-            // SAFETY: the caller's promise; more than before.
-            unsafe { bin.set_cap(index, wide, &self.short, &self.long) };
-        }
-    }
-
     /// Takes blocks from the heap and hands one out; null where there are none.
     ///
     /// # Safety
@@ -359,7 +334,7 @@ impl Cache {
             return block.as_ptr();
         }
         // SAFETY: the caller's promise.
-        let want = unsafe { self.grow(class) } / 2;
+        let want = unsafe { self.room_to_fill(class) };
         // SAFETY: the caller's promise.
         if unsafe { self.fill(class, want) } == 0 {
             // The system has no more. What is kept of the fallback's blocks goes back to it, which may run
@@ -401,14 +376,17 @@ impl Cache {
     ///
     /// As for [`push`](Cache::push).
     pub(crate) unsafe fn spill(&'static self, class: SizeClass, block: Block) {
-        let cap = self.bin(class).cap();
-        if cap < max_cap(class.index()) {
+        if self.bin(class).cap() < max_cap(class.index()) {
             // SAFETY: the caller's promise.
             unsafe { self.grow(class) };
         } else {
             self.tick();
             // SAFETY: the caller's promise.
-            unsafe { self.give_oldest(class, cap / 2) };
+            let count = unsafe { self.room_to_free(class) };
+            // SAFETY: as above.
+            unsafe { self.give_oldest(class, count) };
+            // SAFETY: as above.
+            unsafe { self.narrow(class) };
         }
         // SAFETY: the caller's promise; there is room now.
         unsafe { self.push(class.index(), block) };

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! short: [8][8][8]...[8]                        room for 8 blocks of every bin, side by side
-//! long:  [128]...[128][120][113]...[32][64]...  room for all that a bin may hold, packed
+//! long:  [256]...[256][227][204]...[32][64]...  room for 16 KiB of blocks, packed
+//! wide:  [512]...[512][481][455]...[128]        and for 64 KiB
 //! ```
 //!
-//! An array begins in its short place and moves to its long one when it outgrows 8 blocks. Packed and of different
+//! An array begins in its short place and moves to its long one when it outgrows 8 blocks, to its wide one if it is allowed to. Packed and of different
 //! lengths, the arrays spread over the sets of a first-level cache: with a fixed distance of a power of two the first
 //! lines of all of them would share a few.
 //!
@@ -19,13 +20,19 @@ use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Relaxed};
 
 /// Slots of the longest array.
-pub(super) const SLOTS: usize = 256;
+pub(super) const SLOTS: usize = 512;
+
+/// Slots of the longest array that is not wide.
+const LONG: usize = 256;
 
 /// Slots of a short array.
 pub(super) const SHORT: usize = 8;
 
 /// Bytes of blocks that one class may hold; large classes have fewer slots.
 const CLASS_BYTES: usize = 16 << 10;
+
+/// Bytes of blocks that a class may hold in a wide array.
+const WIDE_BYTES: usize = 64 << 10;
 
 /// Greatest capacity of the arrays above 64, in blocks: up to 64 KiB each. The fallback behind them costs several
 /// times what the shared heaps do.
@@ -34,16 +41,23 @@ const MID_SLOTS: usize = 64;
 /// A place for a block.
 pub(super) type Slot = MaybeUninit<Block>;
 
-/// The greatest capacity of an array.
+/// The greatest capacity of an array that is not wide.
 pub(super) const fn max_cap(index: usize) -> u32 {
+    if index > CLASSES { MID_SLOTS as u32 } else { fit(index, CLASS_BYTES, LONG) }
+}
+
+/// The greatest capacity of an array.
+pub(super) const fn wide_cap(index: usize) -> u32 {
+    if index > CLASSES { MID_SLOTS as u32 } else { fit(index, WIDE_BYTES, SLOTS) }
+}
+
+/// How many blocks of a class make up `bytes`, at most `slots`.
+const fn fit(index: usize, bytes: usize, slots: usize) -> u32 {
     if index == 0 {
         return 0;
     }
-    if index > CLASSES {
-        return MID_SLOTS as u32;
-    }
-    let fit = CLASS_BYTES / (index * CLASS_STEP);
-    if fit > SLOTS { SLOTS as u32 } else { fit as u32 }
+    let fit = bytes / (index * CLASS_STEP);
+    if fit > slots { slots as u32 } else { fit as u32 }
 }
 
 /// A new array starts with room for this many blocks and doubles with every miss. Fewer large ones, for the sake of
@@ -52,16 +66,25 @@ pub(super) const fn first_cap(index: usize) -> u32 {
     if index * CLASS_STEP <= 128 { 8 } else { 4 }
 }
 
-/// Where each long array begins, in slots, and behind them all where the last one ends.
-const LONG_AT: [u16; BIN_TABLE + 1] = {
+/// Where each array begins among those of its kind, in slots, and behind them all where the last one ends.
+const fn places(wide: bool) -> [u16; BIN_TABLE + 1] {
     let mut at = [0; BIN_TABLE + 1];
     let mut index = 0;
     while index < BIN_TABLE {
-        at[index + 1] = at[index] + max_cap(index) as u16;
+        let cap = match wide {
+            false => max_cap(index),
+            // Those that are never longer have no place here.
+            true if wide_cap(index) > max_cap(index) => wide_cap(index),
+            true => 0,
+        };
+        at[index + 1] = at[index] + cap as u16;
         index += 1;
     }
     at
-};
+}
+
+const LONG_AT: [u16; BIN_TABLE + 1] = places(false);
+const WIDE_AT: [u16; BIN_TABLE + 1] = places(true);
 
 const _: () = assert!(BIN_TABLE == CLASSES + MIDS + 1);
 
@@ -71,7 +94,10 @@ pub(super) struct ShortArrays(UnsafeCell<[[Slot; SHORT]; BIN_TABLE]>);
 
 /// See [`ShortArrays`].
 #[repr(C)]
-pub(super) struct LongArrays(UnsafeCell<[Slot; LONG_AT[BIN_TABLE] as usize]>);
+pub(super) struct LongArrays {
+    long: UnsafeCell<[Slot; LONG_AT[BIN_TABLE] as usize]>,
+    wide: UnsafeCell<[Slot; WIDE_AT[BIN_TABLE] as usize]>,
+}
 
 impl ShortArrays {
     pub(super) const fn new() -> Self {
@@ -85,12 +111,19 @@ impl ShortArrays {
 
 impl LongArrays {
     pub(super) const fn new() -> Self {
-        LongArrays(UnsafeCell::new([MaybeUninit::uninit(); LONG_AT[BIN_TABLE] as usize]))
+        LongArrays {
+            long: UnsafeCell::new([MaybeUninit::uninit(); LONG_AT[BIN_TABLE] as usize]),
+            wide: UnsafeCell::new([MaybeUninit::uninit(); WIDE_AT[BIN_TABLE] as usize]),
+        }
     }
 
-    fn at(&self, index: usize) -> *mut Slot {
-        let at = LONG_AT.get(index).copied().unwrap_or(0);
-        self.0.get().cast::<Slot>().wrapping_add(at as usize)
+    fn at(&self, index: usize, cap: u32) -> *mut Slot {
+        let (start, places) = match cap <= max_cap(index) {
+            true => (self.long.get().cast::<Slot>(), &LONG_AT),
+            false => (self.wide.get().cast::<Slot>(), &WIDE_AT),
+        };
+        let at = places.get(index).copied().unwrap_or(0);
+        start.wrapping_add(at as usize)
     }
 }
 
@@ -123,7 +156,7 @@ impl Array {
         // Relaxed, here and below: one writer; others read for statistics, and order nothing by it.
         let (low, top) = (self.low.load(Relaxed), self.top.load(Relaxed));
         let len = top.addr().wrapping_sub(low.addr()) / size_of::<Slot>();
-        // Between the two places lies more than the longest array.
+        // Between any two places of an array lies more than the longest one.
         if len <= SLOTS { len as u32 } else { 0 }
     }
 
@@ -155,7 +188,7 @@ impl Array {
     /// # Safety
     ///
     /// The array is that of `index` in the cache of `short` and `long`, which is the calling thread's; `cap` is at least its
-    /// length and at most [`max_cap`] of the index.
+    /// length and at most [`wide_cap`] of the index.
     pub(super) unsafe fn set_cap(
         &self,
         index: usize,
@@ -163,7 +196,7 @@ impl Array {
         short: &ShortArrays,
         long: &LongArrays,
     ) {
-        let place = if cap as usize <= SHORT { short.at(index) } else { long.at(index) };
+        let place = if cap as usize <= SHORT { short.at(index) } else { long.at(index, cap) };
         let (len, low) = (self.len(), self.low.load(Relaxed));
         if place != low {
             if len > 0 {
