@@ -30,7 +30,7 @@ use core::ptr::{self, NonNull, null_mut};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::alloc::System;
 
-use kept::{count_change, look_and_return, move_cached, note_peak, pop, push};
+use kept::{count_change, look_and_return, move_cached, note_fresh, note_grown, pop, push};
 
 mod kept;
 
@@ -343,7 +343,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             thread::count(|c| &c.fallback_allocs, 1);
             thread::count(|c| &c.fallback_bytes_in, layout.size() as u64);
             thread::note_bytes(asked.size().cast_signed());
-            note_peak();
+            note_fresh(LargeClass::of(layout));
         }
         block
     }
@@ -489,7 +489,10 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
                 count_change(layout.size(), new.size());
                 let grown = asked_new.size().cast_signed() - asked_old.size().cast_signed();
                 thread::note_bytes(grown);
-                note_peak();
+                match Self::is_system() && asked_new.size() >= MOVES_PAGES {
+                    true => note_grown(new_class),
+                    false => note_fresh(None),
+                }
             }
             return moved;
         }

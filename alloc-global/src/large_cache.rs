@@ -43,6 +43,8 @@ struct LargeBin {
     cap: Cell<u32>,
     /// Whether a block was taken since the last sweep.
     used: Cell<bool>,
+    /// Whether the last block of this class that did not come from here grew out of a smaller one.
+    grown: Cell<bool>,
 }
 
 /// See the head of this file.
@@ -74,7 +76,12 @@ impl LargeCache {
         LargeCache {
             turn: Turn::new(),
             bins: [const {
-                LargeBin { len: AtomicU32::new(0), cap: Cell::new(0), used: Cell::new(false) }
+                LargeBin {
+                    len: AtomicU32::new(0),
+                    cap: Cell::new(0),
+                    used: Cell::new(false),
+                    grown: Cell::new(false),
+                }
             }; LARGE_CLASSES],
             slots: [const { [const { Cell::new(None) }; SLOTS] }; LARGE_CLASSES],
             limit: Cell::new(0),
@@ -124,6 +131,9 @@ impl LargeCache {
     pub(crate) fn grant(&self, class: LargeClass, live: usize, freed: usize) -> bool {
         self.peak.set(self.peak.get().max(live + freed));
         let Some(bin) = self.bins.get(class.index()) else { return false };
+        if bin.grown.get() {
+            return false;
+        }
         let cap = bin.cap.get();
         let budget = (self.peak.get() + SLACK).saturating_sub(live).min(self.limit.get());
         let left = budget.saturating_sub(self.granted.get()) / class.size();
@@ -134,9 +144,24 @@ impl LargeCache {
         more > 0
     }
 
-    /// Notes what is in use.
-    pub(crate) fn note_peak(&self, live: usize) {
+    /// Notes what is in use, after a block came fresh from the fallback.
+    pub(crate) fn note_fresh(&self, class: Option<LargeClass>, live: usize) {
         self.peak.set(self.peak.get().max(live));
+        if let Some(bin) = class.and_then(|class| self.bins.get(class.index())) {
+            bin.grown.set(false);
+        }
+    }
+
+    /// The same after a block grew into this class where the fallback grows blocks in place, as long as what lies behind
+    /// them is free: until a block of this class is asked for, none is kept that another could grow into.
+    pub(crate) fn note_grown(&self, class: Option<LargeClass>, live: usize) {
+        self.peak.set(self.peak.get().max(live));
+        if let Some(class) = class
+            && let Some(bin) = self.bins.get(class.index())
+        {
+            bin.grown.set(true);
+            self.take_room(class, bin.cap.get() - bin.len.load(Relaxed));
+        }
     }
 
     /// Forgets what the thread that leaves was granted. Rooms of blocks that are still there stay.
@@ -250,6 +275,21 @@ mod tests {
     }
 
     #[test]
+    fn a_class_that_blocks_grew_into_takes_none_until_one_is_asked_for() {
+        let mut memory = [0u8; 3];
+        let [first, second, third] = memory.each_mut().map(NonNull::from);
+        let (cache, mib) = (unlimited(), class(1 << 20));
+        assert!(free(&cache, mib, first, 8 << 20));
+        cache.note_grown(Some(mib), 8 << 20);
+        assert!(!free(&cache, mib, second, 8 << 20), "what is there stays, and no more comes");
+        assert_eq!((cache.pop(mib), cache.granted.get()), (Some(first), mib.size()));
+        assert!(free(&cache, mib, first, 8 << 20), "its room is still there");
+        assert!(free(&cache, class(2 << 20), third, 8 << 20), "another class");
+        cache.note_fresh(Some(mib), 8 << 20);
+        assert!(free(&cache, mib, second, 8 << 20));
+    }
+
+    #[test]
     fn a_sweep_names_half_of_what_lay_untouched() {
         let cache = unlimited();
         let mut memory = [0u8; 8];
@@ -275,7 +315,7 @@ mod tests {
         let block = NonNull::from(&mut byte);
         for size in [513, 4096, 1 << 20, 32 << 20] {
             let cache = unlimited();
-            cache.note_peak(1 << 40);
+            cache.note_fresh(None, 1 << 40);
             let held = (0..1000).take_while(|_| free(&cache, class(size), block, 0)).count();
             assert_eq!(held, max_cap(class(size)) as usize);
         }

@@ -16,9 +16,16 @@ use core::ptr::NonNull;
 const LOOK: u64 = 64;
 
 /// Tells this thread's cache what is in use, after a block came fresh from the fallback.
-pub(super) fn note_peak() {
+pub(super) fn note_fresh(class: Option<LargeClass>) {
     if let Some(visit) = thread::attached().and_then(Visit::of_owner) {
-        visit.cache.large.note_peak(visit.cache.counters.fallback_live());
+        visit.cache.large.note_fresh(class, visit.cache.counters.fallback_live());
+    }
+}
+
+/// The same after the fallback made a block of this class out of a smaller one, moving pages at most.
+pub(super) fn note_grown(class: Option<LargeClass>) {
+    if let Some(visit) = thread::attached().and_then(Visit::of_owner) {
+        visit.cache.large.note_grown(class, visit.cache.counters.fallback_live());
     }
 }
 
