@@ -6,7 +6,7 @@
 //!  2208  short arrays: room for 8 blocks per class
 //!        cold part: links, counters that the slow path keeps
 //!        long arrays: room for 16 KiB of blocks per class, at most 256
-//!        wide arrays: 64 KiB, at most 512, for classes that swing
+//!        wide arrays: 32 KiB, at most 512, for classes that swing
 //!
 //!        low                 top            high
 //! array  [b][b][b][b][b]......|...............|     alloc: take what lies before top

@@ -3,7 +3,7 @@
 //! ```text
 //! short: [8][8][8]...[8]                        room for 8 blocks of every bin, side by side
 //! long:  [256]...[256][227][204]...[32][64]...  room for 16 KiB of blocks, packed
-//! wide:  [512]...[512][481][455]...[128]        and for 64 KiB
+//! wide:  [512]...[512][455][409]...[64]         and for 32 KiB
 //! ```
 //!
 //! An array begins in its short place and moves to its long one when it outgrows 8 blocks, to its wide one if it is allowed to. Packed and of different
@@ -32,7 +32,7 @@ pub(super) const SHORT: usize = 8;
 const CLASS_BYTES: usize = 16 << 10;
 
 /// Bytes of blocks that a class may hold in a wide array.
-const WIDE_BYTES: usize = 64 << 10;
+const WIDE_BYTES: usize = 32 << 10;
 
 /// Greatest capacity of the arrays above 64, in blocks: up to 64 KiB each. The fallback behind them costs several
 /// times what the shared heaps do.

@@ -3,7 +3,7 @@
 //! ```text
 //! blocks in the array                       capacity
 //!   each miss doubles it                    8, 16, 32 ... up to 16 KiB
-//!   up and down by less than that again     doubled: up to 64 KiB, for a class that swings
+//!   up and down by less than that again     doubled: up to 32 KiB, for a class that swings
 //!   full for the eighth time in a row       16 KiB again: the class shrinks, it does not swing
 //! ```
 //!
@@ -192,7 +192,7 @@ mod tests {
         }
     }
 
-    const WIDE: usize = 64 << 10;
+    const WIDE: usize = 32 << 10;
 
     #[test]
     fn runs_are_counted_and_saturate() {
