@@ -24,7 +24,7 @@ use core::mem::MaybeUninit;
 
 /// Empty pools that a bin keeps, so that a program that hovers at a pool's boundary does not take and
 /// put back a pool each time.
-pub const KEEP_EMPTY: usize = 2;
+pub const KEEP_EMPTY: usize = 1;
 
 /// The pools of one class and owner.
 #[derive(Debug)]
