@@ -240,6 +240,8 @@ impl Live {
     #[inline]
     pub(crate) fn add(&self, block: Block, entry: Entry, then: impl FnOnce(Added)) {
         let address = block.addr().get();
+        // May map it: before the lock.
+        let start = self.area.start();
         let mut stripe = self.stripe(address).lock();
         if stripe.free == 0 && self.is_used_up() {
             // One lock at a time.
@@ -248,7 +250,7 @@ impl Live {
             stripe = self.stripe(address).lock();
             self.put_spare(&mut stripe, spare);
         }
-        let added = match self.area.start() {
+        let added = match start {
             Some(start) => {
                 // SAFETY: the stripe is held.
                 unsafe { self.parts(start).add(self, &mut stripe, address, entry) }
