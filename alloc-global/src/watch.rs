@@ -381,6 +381,8 @@ unsafe fn alloc_sample(cache: &'static Cache, class: SizeClass, size: usize) -> 
         if moved > 0 {
             left.set(left.get() - moved);
             // SAFETY: as above.
+            unsafe { cache.lengthen_turns(class, moved) };
+            // SAFETY: as above.
             return unsafe { drain.pop(class.index()) }.map_or(null_mut(), NonNull::as_ptr);
         }
     }

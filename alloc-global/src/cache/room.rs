@@ -117,6 +117,28 @@ impl Cache {
         true
     }
 
+    /// Takes more blocks of a class from the heap if the `turn` just handed on was short and left none: the next one is
+    /// longer by as many. Some 4 KiB are enough to make turns cheap, and few enough to stay in a first-level cache.
+    ///
+    /// # Safety
+    ///
+    /// The cache is that of the calling thread.
+    pub(crate) unsafe fn lengthen_turns(&self, class: SizeClass, turn: u32) {
+        const BYTES: usize = 4 << 10;
+        let (bin, index) = (self.bin(class), class.index());
+        let wanted = ((BYTES / class.size()) as u32).min(32);
+        if turn >= wanted / 2 || bin.len() > 0 {
+            return;
+        }
+        if bin.cap() < wanted {
+            // SAFETY: the caller's promise; more than before.
+            unsafe { bin.set_cap(index, wanted, &self.short, &self.long) };
+        }
+        self.used.set(self.used.get() | 1 << (index - 1));
+        // SAFETY: the caller's promise; the array is empty, and has as much room.
+        unsafe { self.fill(class, wanted - turn) };
+    }
+
     /// Sees to it that the next blocks of a class come from the heap by dozens: for a thread that hands them on in turns
     /// (`watch`), whose turns are as long as there are blocks.
     ///
@@ -193,6 +215,25 @@ mod tests {
     }
 
     const WIDE: usize = 32 << 10;
+
+    #[test]
+    fn short_turns_are_lengthened_until_they_are_long_or_blocks_are_left() {
+        let cache = cache();
+        for (size, wanted) in [(8, 32), (128, 32), (512, 8)] {
+            let class = class(size);
+            let lengthened = |turn| {
+                // SAFETY: the caller's cache.
+                unsafe { cache.lengthen_turns(class, turn) };
+                cache.bin(class).len()
+            };
+            assert_eq!(lengthened(wanted / 2), 0, "long enough");
+            assert_eq!(lengthened(1), wanted - 1);
+            assert_eq!(lengthened(1), wanted - 1, "the next turn is long");
+            // SAFETY: the caller's cache.
+            unsafe { cache.flush(true) };
+            assert_eq!(cache.bin(class).len(), 0);
+        }
+    }
 
     #[test]
     fn runs_are_counted_and_saturate() {
