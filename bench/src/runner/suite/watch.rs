@@ -4,7 +4,7 @@
 
 use bench::workload::{self, Kind, Workload};
 
-use super::{Contender, Format, Metric, Per, Role, Source, Suite, of_workloads};
+use super::{Contender, Metric, Role, Source, Suite, metrics, of_workloads};
 
 /// Workloads that are no real programs: pairs, replacement, strings, large blocks, threads.
 const MICRO: &[&str] = &[
@@ -30,54 +30,10 @@ pub(super) static WATCH: Suite = Suite {
         setting("traced", Role::Setting, &[("POOLALLOC_TRACE", "12")]),
     ],
     metrics: &[
-        Metric {
-            keys: &["cpu_seconds"],
-            title: "processor",
-            short: "cpu",
-            format: Format::Seconds,
-            per: Per::Unit,
-            spread: true,
-            ratio: true,
-            added: false,
-            plot: true,
-            about: "User and system time of all threads per unit of work, setup not counted.",
-        },
-        Metric {
-            keys: &["cpu_seconds"],
-            title: "per allocation",
-            short: "allocation",
-            format: Format::Seconds,
-            per: Per::Value("allocations"),
-            spread: false,
-            ratio: false,
-            added: true,
-            plot: false,
-            about: "The same, per allocation: its free and the program's own work are in it.",
-        },
-        Metric {
-            keys: &["peak_rss"],
-            title: "peak memory",
-            short: "peak",
-            format: Format::Bytes,
-            per: Per::Run,
-            spread: false,
-            ratio: true,
-            added: false,
-            plot: true,
-            about: "Highest resident memory of the whole process, setup and program text included.",
-        },
-        Metric {
-            keys: &["profile_bytes"],
-            title: "profile",
-            short: "profile",
-            format: Format::Bytes,
-            per: Per::Run,
-            spread: false,
-            ratio: false,
-            added: false,
-            plot: false,
-            about: "Memory of the profile's own tables at the end.",
-        },
+        Metric { spread: true, ..metrics::PROCESSOR },
+        metrics::PER_ALLOCATION,
+        metrics::PEAK,
+        metrics::PROFILE,
     ],
     loads: || of_workloads(&loads()),
     hidden: &["seconds", "final_rss", "minor_faults", "major_faults", "allocations"],
