@@ -43,7 +43,7 @@ struct LargeBin {
     cap: Cell<u32>,
     /// Whether a block was taken since the last sweep.
     used: Cell<bool>,
-    /// Whether the last block of this class that did not come from here grew out of a smaller one.
+    /// Whether the last block of this class that did not come from here was one of another class before.
     grown: Cell<bool>,
 }
 
@@ -169,6 +169,7 @@ impl LargeCache {
         let mut granted = 0;
         for (class, bin) in self.classes() {
             bin.cap.set(bin.len.load(Relaxed));
+            bin.grown.set(false);
             granted += bin.cap.get() as usize * class.size();
         }
         self.granted.set(granted);

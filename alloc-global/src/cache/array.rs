@@ -6,9 +6,9 @@
 //! wide:  [512]...[512][455][409]...[64]         and for 32 KiB
 //! ```
 //!
-//! An array begins in its short place and moves to its long one when it outgrows 8 blocks, to its wide one if it is allowed to. Packed and of different
-//! lengths, the arrays spread over the sets of a first-level cache: with a fixed distance of a power of two the first
-//! lines of all of them would share a few.
+//! An array begins in its short place and moves to its long one when it outgrows 8 blocks, to its wide one if it is
+//! allowed to. Packed and of different lengths, the arrays spread over the sets of a first-level cache: with a fixed
+//! distance of a power of two the first lines of all of them would share a few.
 //!
 //! Unsafe only to move blocks between the two places. It does not know what the blocks are.
 

@@ -236,6 +236,23 @@ mod tests {
     }
 
     #[test]
+    fn places_of_an_array_lie_further_apart_than_the_longest_is_long() {
+        use core::sync::atomic::Ordering::Relaxed;
+        let cache = cache();
+        for class in SizeClass::all() {
+            let (bin, index) = (cache.bin(class), class.index());
+            let mut place = |cap| {
+                // SAFETY: the caller's cache; the array is empty.
+                unsafe { bin.set_cap(index, cap, &cache.short, &cache.long) };
+                bin.low.load(Relaxed).addr()
+            };
+            let places = [first_cap(index), max_cap(index), wide_cap(index)].map(&mut place);
+            let least = wide_cap(1) as usize * size_of::<usize>();
+            assert!(places.windows(2).all(|two| two[1] > two[0] + least), "{index}: {places:?}");
+        }
+    }
+
+    #[test]
     fn runs_are_counted_and_saturate() {
         let (runs, class) = (Runs::new(), class(32));
         assert_eq!(runs.note(class, -1), (0, -1));

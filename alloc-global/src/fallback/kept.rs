@@ -22,7 +22,7 @@ pub(super) fn note_fresh(class: Option<LargeClass>) {
     }
 }
 
-/// The same after the fallback made a block of this class out of a smaller one, moving pages at most.
+/// The same after the fallback made a block of this class out of one of another.
 pub(super) fn note_grown(class: Option<LargeClass>) {
     if let Some(visit) = thread::attached().and_then(Visit::of_owner) {
         visit.cache.large.note_grown(class, visit.cache.counters.fallback_live());

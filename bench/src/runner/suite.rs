@@ -385,18 +385,7 @@ mod tests {
             live_blocks: None,
             values: [("a".to_owned(), 6.0), ("b".to_owned(), 2.0)].into(),
         };
-        let mut metric = Metric {
-            keys: &["a", "b"],
-            title: "",
-            short: "",
-            format: Format::Count,
-            per: Per::Run,
-            spread: false,
-            ratio: false,
-            added: false,
-            plot: false,
-            about: "",
-        };
+        let mut metric = Metric { keys: &["a", "b"], ..metrics::PLAIN };
         assert_eq!(metric.of(&report), 8.0);
         metric.per = Per::Unit;
         assert_eq!(metric.of(&report), 2.0);

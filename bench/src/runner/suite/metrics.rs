@@ -3,7 +3,7 @@
 use super::{Format, Metric, Per};
 
 /// What most metrics have in common.
-const PLAIN: Metric = Metric {
+pub(super) const PLAIN: Metric = Metric {
     keys: &[],
     title: "",
     short: "",
