@@ -35,7 +35,7 @@
 
 use crate::large_cache::LargeCache;
 use crate::latency::{self, Path};
-use crate::mid_class::{BIN_TABLE, MIDS};
+use crate::mid_class::{BIN_TABLE, CacheBin, HEAD_BYTES, MIDS};
 use crate::owner::Owner;
 use crate::watch::{self, Watch};
 use crate::{fallback, purge, shared, stats, thread};
@@ -158,7 +158,7 @@ pub(crate) fn bump(counter: &AtomicU64, by: u64) -> u64 {
 }
 
 const _: () = assert!(offset_of!(Cache, short) == 2208);
-const _: () = assert!(size_of::<Array>() == 32);
+const _: () = assert!(size_of::<Array>() == HEAD_BYTES);
 
 // SAFETY: by invariant 3 all that is not atomic is touched by one thread at a time: the owner, or who
 // holds the lock on the list of idle caches.
@@ -239,11 +239,10 @@ impl Cache {
     ///
     /// # Safety
     ///
-    /// `index` is at most 68; the cache is that of the calling thread.
+    /// The cache is that of the calling thread.
     #[inline(always)]
-    pub(crate) unsafe fn pop(&self, index: usize) -> Option<Block> {
-        // SAFETY: `index` is at most 68.
-        let bin = unsafe { self.bins.get_unchecked(index) };
+    pub(crate) unsafe fn pop(&self, bin: CacheBin) -> Option<Block> {
+        let bin = self.head(bin);
         // Relaxed, here and below: one writer (3).
         let top = bin.top.load(Relaxed);
         if top == bin.low.load(Relaxed) {
@@ -263,12 +262,10 @@ impl Cache {
     ///
     /// # Safety
     ///
-    /// `index` is at most 68; the cache is that of the calling thread; the block is of that class
-    /// and the caller's.
+    /// The cache is that of the calling thread; the block is one for that bin and the caller's.
     #[inline(always)]
-    pub(crate) unsafe fn push(&self, index: usize, block: Block) -> bool {
-        // SAFETY: `index` is at most 68.
-        let bin = unsafe { self.bins.get_unchecked(index) };
+    pub(crate) unsafe fn push(&self, bin: CacheBin, block: Block) -> bool {
+        let bin = self.head(bin);
         // Relaxed, here and below: one writer (3).
         let top = bin.top.load(Relaxed);
         if top >= bin.high.get() {
@@ -281,9 +278,17 @@ impl Cache {
         true
     }
 
+    /// The head of a bin.
+    #[inline(always)]
+    fn head(&self, bin: CacheBin) -> &Array {
+        // SAFETY: a multiple of the size of a head, at most 68 times as much: inside the table.
+        let head = unsafe { self.bins.as_ptr().byte_add(bin.offset()) };
+        // SAFETY: an element of the table.
+        unsafe { &*head }
+    }
+
     fn bin(&self, class: SizeClass) -> &Array {
-        // SAFETY: a class is at most 64.
-        unsafe { self.bins.get_unchecked(class.index()) }
+        self.head(CacheBin::of_class(class))
     }
 
     /// The first `count` slots of a class; at most as many as the array has.
@@ -330,7 +335,7 @@ impl Cache {
         // May run a fallback's code, which may call back in: before anything is looked at.
         self.tick();
         // SAFETY: the caller's promise. Not empty: allocations were gated, or the size was 0.
-        if let Some(block) = unsafe { self.pop(class.index()) } {
+        if let Some(block) = unsafe { self.pop(CacheBin::of_class(class)) } {
             return block.as_ptr();
         }
         // SAFETY: the caller's promise.
@@ -341,14 +346,14 @@ impl Cache {
             // its code: no slice of slots is alive.
             fallback::make_room_above();
             // SAFETY: the caller's promise.
-            if let Some(block) = unsafe { self.pop(class.index()) } {
+            if let Some(block) = unsafe { self.pop(CacheBin::of_class(class)) } {
                 return block.as_ptr();
             }
             // SAFETY: the caller's promise.
             unsafe { self.fill(class, want) };
         }
         // SAFETY: the caller's promise.
-        unsafe { self.pop(class.index()) }.map_or(null_mut(), NonNull::as_ptr)
+        unsafe { self.pop(CacheBin::of_class(class)) }.map_or(null_mut(), NonNull::as_ptr)
     }
 
     /// Fills an empty array with up to `want` blocks from the heap. Returns how many.
@@ -389,7 +394,7 @@ impl Cache {
             unsafe { self.narrow(class) };
         }
         // SAFETY: the caller's promise; there is room now.
-        unsafe { self.push(class.index(), block) };
+        unsafe { self.push(CacheBin::of_class(class), block) };
     }
 
     /// Gives the `count` oldest blocks of a class back to the heaps; `count` is at most `len`.
@@ -457,12 +462,12 @@ impl Cache {
     #[cold]
     pub(crate) unsafe fn probe(&self, class: SizeClass) -> Option<u64> {
         const PAIRS: u64 = 8;
-        let (index, begin) = (class.index(), latency::ticks());
+        let (bin, begin) = (CacheBin::of_class(class), latency::ticks());
         for _ in 0..PAIRS {
-            // SAFETY: the caller's promise; a class is at most 64.
-            let block = unsafe { self.pop(index) }?;
+            // SAFETY: the caller's promise.
+            let block = unsafe { self.pop(bin) }?;
             // SAFETY: as above; the block just came from there, so there is room.
-            unsafe { core::hint::black_box(self).push(index, core::hint::black_box(block)) };
+            unsafe { core::hint::black_box(self).push(bin, core::hint::black_box(block)) };
         }
         let ticks = latency::ticks().wrapping_sub(begin);
         // They were no requests.

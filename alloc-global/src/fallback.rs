@@ -20,7 +20,7 @@ use crate::cache::Cache;
 use crate::config;
 use crate::large_class::{LARGE_ALIGN, LargeClass, fallback_layout};
 use crate::latency::{self, Path};
-use crate::mid_class::{LAST_BIN, MID_MAX, bin_index};
+use crate::mid_class::{CacheBin, MID_MAX, MID_STEPS};
 use crate::visit::{Visit, flush_others};
 use crate::{huge, shared, thread};
 use alloc_core::{Block, CLASSES};
@@ -61,9 +61,9 @@ pub(crate) static REGISTERED: AtomicPtr<Registration> = AtomicPtr::new(null_mut(
 #[repr(C)]
 pub(crate) struct Fallback<F> {
     registration: Registration,
-    /// The last bin of thread caches that holds blocks for this `PoolAlloc`: 64, and 68 from when this fallback is known
+    /// The most steps of 8 bytes that thread caches serve for this `PoolAlloc`: 64, and 128 from when this fallback is known
     /// to be the registered one.
-    last_bin: AtomicUsize,
+    most_steps: AtomicUsize,
     inner: F,
 }
 
@@ -98,7 +98,7 @@ unsafe fn dealloc_by_type<F: GlobalAlloc + Sync>(
 impl<F: GlobalAlloc> Fallback<F> {
     pub(crate) const fn new(inner: F) -> Self {
         let registration = Registration { dealloc: dealloc_by_address::<F> };
-        Fallback { registration, last_bin: AtomicUsize::new(CLASSES), inner }
+        Fallback { registration, most_steps: AtomicUsize::new(CLASSES), inner }
     }
 
     pub(crate) const fn inner(&self) -> &F {
@@ -116,21 +116,21 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         TypeId::of::<F>() == TypeId::of::<System>()
     }
 
-    /// The last bin of thread caches that may be used.
+    /// The most steps of 8 bytes for which the bins of thread caches may be used.
     #[inline(always)]
-    pub(crate) fn last_bin(&self) -> usize {
-        // Relaxed: whoever sees 68 has nothing else to see; the fallback was there before.
-        let last = self.last_bin.load(Ordering::Relaxed);
-        // SAFETY: 64 at first, and never set to anything but 68. Lets the compiler fold constant sizes.
-        unsafe { core::hint::assert_unchecked(last >= CLASSES) };
-        last
+    pub(crate) fn most_steps(&self) -> usize {
+        // Relaxed: whoever sees 128 has nothing else to see; the fallback was there before.
+        let most = self.most_steps.load(Ordering::Relaxed);
+        // SAFETY: 64 at first, and never set to anything but 128. Lets the compiler fold constant sizes.
+        unsafe { core::hint::assert_unchecked(most >= CLASSES) };
+        most
     }
 
     /// Whether blocks of this fallback may be cached: this value registered it.
     #[inline]
     fn is_registered(&self) -> bool {
-        // Relaxed: see `last_bin`.
-        self.last_bin.load(Ordering::Relaxed) == LAST_BIN || self.try_register()
+        // Relaxed: see `most_steps`.
+        self.most_steps.load(Ordering::Relaxed) == MID_STEPS || self.try_register()
     }
 
     /// Registers a fallback without state, if none is registered yet.
@@ -141,8 +141,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         let stateless = size_of::<F>() == 0 && !core::mem::needs_drop::<F>();
         let registered = ready && stateless && register(Self::BY_TYPE);
         if registered {
-            // Relaxed: see `last_bin`.
-            self.last_bin.store(LAST_BIN, Ordering::Relaxed);
+            // Relaxed: see `most_steps`.
+            self.most_steps.store(MID_STEPS, Ordering::Relaxed);
         }
         registered
     }
@@ -163,8 +163,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         // SAFETY: the first field of a value that lives for good.
         let registered = register(unsafe { &*this });
         if registered {
-            // Relaxed: see `last_bin`.
-            self.last_bin.store(LAST_BIN, Ordering::Relaxed);
+            // Relaxed: see `most_steps`.
+            self.most_steps.store(MID_STEPS, Ordering::Relaxed);
         }
         registered
     }
@@ -176,7 +176,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     pub(crate) unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // Nothing is kept for after a call on this path, so it needs no frame.
         if layout.size() > MID_MAX
-            && self.last_bin() == LAST_BIN
+            && self.most_steps() == MID_STEPS
             && let Some(class) = LargeClass::of(layout)
             && let Some((block, cache, look)) = pop(class, layout.size())
         {
@@ -194,8 +194,9 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     #[cold]
     #[inline(never)]
     pub(crate) unsafe fn alloc_otherwise(&self, layout: Layout, zeroed: bool) -> *mut u8 {
-        let bin = bin_index(layout);
-        if bin <= LAST_BIN && self.is_registered() {
+        if let Some(bin) = CacheBin::of(layout)
+            && self.is_registered()
+        {
             // SAFETY: the caller's promise.
             return unsafe { self.alloc_mid(bin, layout, zeroed) };
         }
@@ -222,9 +223,9 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     /// # Safety
     ///
     /// As for `GlobalAlloc::alloc`; `bin` is that of the layout, and this fallback is registered.
-    unsafe fn alloc_mid(&self, bin: usize, layout: Layout, zeroed: bool) -> *mut u8 {
+    unsafe fn alloc_mid(&self, bin: CacheBin, layout: Layout, zeroed: bool) -> *mut u8 {
         let cache = thread::for_slow_alloc();
-        // SAFETY: `bin` is at most 68; the cache is this thread's.
+        // SAFETY: the cache is this thread's.
         if let Some(block) = cache.and_then(|cache| unsafe { cache.pop(bin) }) {
             if zeroed {
                 // SAFETY: at least `size` bytes that are the caller's.
@@ -253,7 +254,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     /// # Safety
     ///
     /// The cache is that of the calling thread; `asked` is what the fallback is asked for on behalf of `bin`.
-    unsafe fn stock_mid(&self, cache: &'static Cache, bin: usize, asked: Layout) {
+    unsafe fn stock_mid(&self, cache: &'static Cache, bin: CacheBin, asked: Layout) {
         // SAFETY: the cache is this thread's.
         unsafe { cache.grow_mid(bin) };
         let mut stock = [null_mut(); MID_BATCH];
@@ -269,7 +270,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         // The first one last, so that it is handed out first: programs walk what they built in the order in which they built
         // it, and memory is fastest upwards.
         for block in stock.iter().rev().copied().filter_map(NonNull::new) {
-            // SAFETY: `bin` is at most 68; the cache is this thread's.
+            // SAFETY: the cache is this thread's.
             if unsafe { cache.push(bin, block) } {
                 cache.note_mid_stocked(bin);
             } else {
@@ -284,7 +285,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     /// # Safety
     ///
     /// As for `GlobalAlloc::dealloc`; `bin` is that of the block's layout, and this fallback is registered.
-    unsafe fn dealloc_mid(&self, bin: usize, block: *mut u8, layout: Layout) {
+    unsafe fn dealloc_mid(&self, bin: CacheBin, block: *mut u8, layout: Layout) {
         let Some(cache) = thread::attached() else {
             thread::note_mid_orphan_free(bin);
             // SAFETY: it came from there with this layout.
@@ -302,7 +303,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         }
         // SAFETY: the caller's contract: it came from `alloc`, which was not null.
         let block = unsafe { NonNull::new_unchecked(block) };
-        // SAFETY: `bin` is at most 68; the cache is this thread's.
+        // SAFETY: the cache is this thread's.
         if !unsafe { cache.push(bin, block) } {
             // The fallback called back in and filled it again.
             cache.note_mid_gone(bin);
@@ -369,7 +370,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     #[inline]
     pub(crate) unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         if layout.size() > MID_MAX
-            && self.last_bin() == LAST_BIN
+            && self.most_steps() == MID_STEPS
             && let Some(class) = LargeClass::of(layout)
         {
             // SAFETY: the caller's contract: it came from `alloc`, which was not null.
@@ -388,8 +389,9 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     #[cold]
     #[inline(never)]
     unsafe fn dealloc_otherwise(&self, block: *mut u8, layout: Layout) {
-        let bin = bin_index(layout);
-        if bin <= LAST_BIN && self.is_registered() {
+        if let Some(bin) = CacheBin::of(layout)
+            && self.is_registered()
+        {
             // SAFETY: the caller's promise.
             return unsafe { self.dealloc_mid(bin, block, layout) };
         }

@@ -10,17 +10,20 @@
 //! costs as much as the call. So the first classes above it are served by the same code, from arrays of the
 //! same kind; only where an array is empty or full do the ways part.
 //!
-//! No unsafe here. It knows numbers only.
+//! Which bin serves a layout is looked up in a table by the size in steps of 8 bytes, and what is looked up is where in the
+//! cache the bin's head lies: nothing is left to compute between the size and the head.
+//!
+//! Unsafe only to look up without a test. It knows numbers only.
 
 use crate::large_class::{LARGE_ALIGN, LargeClass};
-use alloc_core::{CLASSES, class_index};
+use alloc_core::{CLASS_STEP, CLASSES, SizeClass, class_index};
 use core::alloc::Layout;
 
 /// Number of bins beyond the size classes.
 pub(crate) const MIDS: usize = 4;
 
 /// The last bin.
-pub(crate) const LAST_BIN: usize = CLASSES + MIDS;
+const LAST_BIN: usize = CLASSES + MIDS;
 
 /// The largest size, in bytes, that these bins serve.
 pub(crate) const MID_MAX: usize = 1024;
@@ -31,61 +34,160 @@ pub(crate) const BIN_TABLE: usize = LAST_BIN + 1;
 /// Steps of 8 bytes in one of the classes above 512 bytes.
 const STEPS: usize = 16;
 
-/// The bin of a layout; more than [`LAST_BIN`] where there is none.
+/// Steps of 8 bytes in the largest size that these bins serve.
+pub(crate) const MID_STEPS: usize = MID_MAX / CLASS_STEP;
+
+/// Bytes of the head of a bin; `cache` pins them.
+pub(crate) const HEAD_BYTES: usize = 32;
+
+/// A bin of a thread's cache, by where its head lies in the cache's table of heads.
 ///
-/// `Layout`'s promises hold for the arguments, or the result is meaningless.
-#[inline(always)]
-pub(crate) fn bin_index(layout: Layout) -> usize {
-    let index = class_index(layout.size(), layout.align());
-    if layout.align() > LARGE_ALIGN {
-        return if index <= CLASSES { index } else { usize::MAX };
+/// Invariant: a multiple of [`HEAD_BYTES`], at most [`LAST_BIN`] times as much.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct CacheBin(u16);
+
+/// The bin of each number of steps.
+const BIN_OF: [CacheBin; MID_STEPS + 1] = {
+    let mut bins = [CacheBin::NONE; MID_STEPS + 1];
+    let mut steps = 1;
+    while steps < bins.len() {
+        let mids = steps.saturating_sub(CLASSES).div_ceil(STEPS);
+        let index = if steps <= CLASSES { steps } else { CLASSES + mids };
+        bins[steps] = CacheBin((index * HEAD_BYTES) as u16);
+        steps += 1;
     }
-    // Meaningless, but harmless, where it is not chosen.
-    let mid = (index.wrapping_sub(CLASSES + 1) / STEPS).wrapping_add(CLASSES + 1);
-    // Not a branch: see the head of this file.
-    core::hint::select_unpredictable(index <= CLASSES, index, mid)
+    bins
+};
+
+impl CacheBin {
+    /// The bin of a size of 0, which never holds a block.
+    const NONE: CacheBin = CacheBin(0);
+
+    /// The bin of a size class.
+    #[inline]
+    pub(crate) const fn of_class(class: SizeClass) -> CacheBin {
+        CacheBin((class.index() * HEAD_BYTES) as u16)
+    }
+
+    /// The bin of a layout, if it has one.
+    #[inline]
+    pub(crate) fn of(layout: Layout) -> Option<CacheBin> {
+        // SAFETY: that many, not more.
+        unsafe { CacheBin::of_at_most(layout, MID_STEPS) }
+    }
+
+    /// The bin of a layout of at most so many steps of 8 bytes, if it has one.
+    ///
+    /// Nearly all alignments are at most 8: where they are known only at run time the others are out of the way.
+    ///
+    /// # Safety
+    ///
+    /// `most` is at most [`MID_STEPS`].
+    #[inline(always)]
+    pub(crate) unsafe fn of_at_most(layout: Layout, most: usize) -> Option<CacheBin> {
+        let steps = if layout.align() <= CLASS_STEP {
+            class_index(layout.size(), CLASS_STEP)
+        } else {
+            rarely();
+            let steps = class_index(layout.size(), layout.align());
+            if layout.align() > LARGE_ALIGN && steps > CLASSES {
+                return None;
+            }
+            steps
+        };
+        if steps > most {
+            return None;
+        }
+        // SAFETY: at most `MID_STEPS`, the last index of the table.
+        Some(unsafe { *BIN_OF.get_unchecked(steps) })
+    }
+
+    /// The bins above 64.
+    pub(crate) fn mids() -> impl Iterator<Item = CacheBin> {
+        (CLASSES + 1..=LAST_BIN).map(|index| CacheBin((index * HEAD_BYTES) as u16))
+    }
+
+    /// The fallback's class behind a bin above 64.
+    #[inline]
+    pub(crate) const fn mid_class(self) -> Option<LargeClass> {
+        match self.index().checked_sub(CLASSES + 1) {
+            Some(class) => LargeClass::from_index(class),
+            None => None,
+        }
+    }
+
+    /// Its number: up to 64 that of its size class.
+    #[inline]
+    pub(crate) const fn index(self) -> usize {
+        self.0 as usize / HEAD_BYTES
+    }
+
+    /// Where its head lies, in bytes.
+    #[inline(always)]
+    pub(crate) const fn offset(self) -> usize {
+        self.0 as usize
+    }
 }
 
-/// The fallback's class behind a bin above [`CLASSES`].
-#[inline]
-pub(crate) const fn mid_class(bin: usize) -> Option<LargeClass> {
-    if bin > CLASSES && bin <= LAST_BIN { LargeClass::from_index(bin - CLASSES - 1) } else { None }
-}
+/// Tells the compiler that the way that leads here is rarely taken.
+#[cold]
+#[inline(always)]
+const fn rarely() {}
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn bin(size: usize, align: usize) -> Option<CacheBin> {
+        CacheBin::of(Layout::from_size_align(size, align).unwrap())
+    }
 
     #[test]
     fn bins_above_512_bytes_are_the_fallbacks_classes() {
         for align in [1, 8, 16] {
             for size in 513..=5000 {
                 let layout = Layout::from_size_align(size, align).unwrap();
-                let bin = bin_index(layout);
-                if size <= 1024 {
-                    assert_eq!(mid_class(bin), LargeClass::of(layout), "{layout:?}");
-                } else {
-                    assert!(bin > LAST_BIN, "{layout:?}");
+                match bin(size, align) {
+                    Some(bin) => assert_eq!(bin.mid_class(), LargeClass::of(layout), "{layout:?}"),
+                    None => assert!(size > MID_MAX, "{layout:?}"),
                 }
+                // SAFETY: 64 is less than `MID_STEPS`.
+                assert_eq!(unsafe { CacheBin::of_at_most(layout, CLASSES) }, None, "{layout:?}");
             }
         }
     }
 
     #[test]
     fn bins_to_512_bytes_are_the_size_classes() {
-        for align in [1, 8, 16, 64, 512] {
-            for size in 1..=512 {
+        for align in [1, 2, 4, 8, 16, 32, 64, 128, 256, 512] {
+            for size in 0..=512 {
+                let class = class_index(size, align);
+                let bin = bin(size, align).unwrap();
+                assert_eq!((bin.index(), bin.mid_class()), (class, None), "{size} {align}");
+                assert_eq!(
+                    SizeClass::from_index(class).map_or(CacheBin::NONE, CacheBin::of_class),
+                    bin
+                );
                 let layout = Layout::from_size_align(size, align).unwrap();
-                assert_eq!(bin_index(layout), class_index(size, align));
-                assert!(mid_class(bin_index(layout)).is_none());
+                // SAFETY: 64 is less than `MID_STEPS`.
+                assert_eq!(unsafe { CacheBin::of_at_most(layout, CLASSES) }, Some(bin));
             }
         }
     }
 
     #[test]
+    fn every_bin_is_inside_the_table_and_the_mids_are_the_last() {
+        assert!(BIN_OF.iter().all(|bin| bin.offset() % HEAD_BYTES == 0 && bin.index() < BIN_TABLE));
+        let last: Vec<_> = CacheBin::mids().map(CacheBin::index).collect();
+        assert_eq!(last, [65, 66, 67, 68]);
+    }
+
+    #[test]
     fn what_is_aligned_beyond_16_or_huge_has_no_bin_above_512_bytes() {
-        for (size, align) in [(600, 32), (513, 1024), (1, 1024), (isize::MAX as usize, 1)] {
-            assert!(bin_index(Layout::from_size_align(size, align).unwrap()) > LAST_BIN);
+        for (size, align) in
+            [(600, 32), (513, 1024), (1, 1024), (1025, 16), (isize::MAX as usize, 1)]
+        {
+            assert_eq!(bin(size, align), None, "{size} {align}");
         }
     }
 }

@@ -7,9 +7,9 @@
 use crate::cache::bump;
 use crate::fallback::Fallback;
 use crate::large_class::fallback_layout;
-use crate::mid_class::bin_index;
+use crate::mid_class::CacheBin;
 use crate::{thread, watch};
-use alloc_core::CLASSES;
+use alloc_core::{CLASSES, class_index};
 use core::alloc::{GlobalAlloc, Layout};
 use core::fmt;
 use core::ptr::{NonNull, null_mut};
@@ -81,9 +81,9 @@ impl<F: GlobalAlloc> PoolAlloc<F> {
 impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
     /// The bin of thread caches that serves this layout: up to 64 those of the pools.
     #[inline(always)]
-    fn bin(&self, layout: Layout) -> Option<usize> {
-        let index = bin_index(layout);
-        if index <= self.fallback.last_bin() { Some(index) } else { None }
+    fn bin(&self, layout: Layout) -> Option<CacheBin> {
+        // SAFETY: 64 or `MID_STEPS`.
+        unsafe { CacheBin::of_at_most(layout, self.fallback.most_steps()) }
     }
 
     /// The fallback.
@@ -120,7 +120,7 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
     #[cold]
     #[inline(never)]
     unsafe fn alloc_out_of_line(&self, layout: Layout) -> *mut u8 {
-        match bin_index(layout) {
+        match class_index(layout.size(), layout.align()) {
             index if index <= CLASSES => thread::alloc_slow(index, layout.size()),
             // SAFETY: the caller's contract.
             _ => unsafe { self.alloc_large(layout) },
@@ -166,7 +166,7 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
     #[cold]
     #[inline(never)]
     unsafe fn dealloc_out_of_line(&self, block: *mut u8, layout: Layout) {
-        match bin_index(layout) {
+        match class_index(layout.size(), layout.align()) {
             index if index <= CLASSES => {
                 // SAFETY: the caller's contract: it came from `alloc`, which was not null.
                 let block = unsafe { NonNull::new_unchecked(block) };
@@ -221,7 +221,7 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
         bump(&thread::home().counters.reallocs, 1);
         match (self.bin(layout), self.bin(new)) {
             (Some(old), Some(new)) if old == new => block,
-            (Some(old), Some(new)) if old <= CLASSES && new <= CLASSES => {
+            (Some(old), Some(new)) if old.index() <= CLASSES && new.index() <= CLASSES => {
                 // SAFETY: the caller's contract: it came from `alloc`, which was not null.
                 let block = unsafe { NonNull::new_unchecked(block) };
                 let kept = layout.size().min(new_size);
@@ -267,9 +267,9 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
 unsafe impl<F: GlobalAlloc + Sync + 'static> GlobalAlloc for PoolAlloc<F> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if let Some(index) = self.bin(layout)
-            // SAFETY: `index` is at most 68; the cache is this thread's.
-            && let Some(block) = unsafe { thread::alloc_cache().pop(index) }
+        if let Some(bin) = self.bin(layout)
+            // SAFETY: the cache is this thread's.
+            && let Some(block) = unsafe { thread::alloc_cache().pop(bin) }
         {
             return block.as_ptr();
         }
@@ -281,9 +281,9 @@ unsafe impl<F: GlobalAlloc + Sync + 'static> GlobalAlloc for PoolAlloc<F> {
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         // SAFETY: the caller's contract: it came from `alloc`, which was not null.
         let freed = unsafe { NonNull::new_unchecked(block) };
-        if let Some(index) = self.bin(layout)
-            // SAFETY: `index` is at most 68; the cache is this thread's; the layout is that of `alloc`.
-            && unsafe { thread::free_cache().push(index, freed) }
+        if let Some(bin) = self.bin(layout)
+            // SAFETY: the cache is this thread's; the layout is that of `alloc`.
+            && unsafe { thread::free_cache().push(bin, freed) }
         {
             return;
         }

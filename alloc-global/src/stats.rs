@@ -5,9 +5,9 @@
 //!
 //! No unsafe here. It locks each bin for a moment, and no two at once.
 
-use crate::mid_class::LAST_BIN;
+use crate::mid_class::CacheBin;
 use crate::{owner, shared, thread};
-use alloc_core::{ARENA_SIZE, CLASSES, SizeClass};
+use alloc_core::{ARENA_SIZE, SizeClass};
 use core::fmt;
 use core::ops::Sub;
 use core::sync::atomic::{AtomicIsize, AtomicU64, Ordering::Relaxed};
@@ -99,7 +99,7 @@ pub fn stats() -> Stats {
     }
     let (mut moves, mut frees, mut bytes) = (0u64, 0u64, 0u64);
     let mut moved_by_fallback = 0u64;
-    for bin in CLASSES + 1..=LAST_BIN {
+    for bin in CacheBin::mids() {
         thread::for_each_counted(|cache| {
             let Some((len, allocs, class)) = cache.mid_counts(bin) else { return };
             let Some(out) = cache.counters.mid_out.get(class.index()) else { return };

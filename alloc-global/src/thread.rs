@@ -22,6 +22,7 @@
 
 use crate::cache::{Cache, CacheTotals, bump};
 pub(crate) use crate::caches::{for_each_cache, lock_idle, unlock_idle};
+use crate::mid_class::CacheBin;
 use crate::{
     caches, config, fork, latency, live_file, membarrier, owner, profile, purge, purger, shared,
     stats, visit, watch,
@@ -228,19 +229,19 @@ pub(crate) unsafe fn dealloc_slow(index: usize, block: Block) {
 ///
 /// # Safety
 ///
-/// Both indices are at most 64; the block is the caller's and of class `old`; `kept` bytes fit both classes, of which `new`
+/// Both bins are those of size classes; the block is the caller's and of class `old`; `kept` bytes fit both classes, of which `new`
 /// fits `size` bytes.
 #[inline(never)]
 pub(crate) unsafe fn realloc_small(
     block: Block,
-    (old, new): (usize, usize),
+    (old, new): (CacheBin, CacheBin),
     kept: usize,
     size: usize,
 ) -> *mut u8 {
     // SAFETY: the caller's promise; the cache is this thread's.
     let moved = match unsafe { alloc_cache().pop(new) } {
         Some(moved) => moved.as_ptr(),
-        None => alloc_slow(new, size),
+        None => alloc_slow(new.index(), size),
     };
     if moved.is_null() {
         return moved;
@@ -253,7 +254,7 @@ pub(crate) unsafe fn realloc_small(
     // SAFETY: the caller's promise; the cache is this thread's.
     if !unsafe { free_cache().push(old, block) } {
         // SAFETY: the caller's promise.
-        unsafe { dealloc_slow(old, block) };
+        unsafe { dealloc_slow(old.index(), block) };
     }
     moved
 }
@@ -377,7 +378,7 @@ pub(crate) fn flush() -> usize {
 }
 
 /// Notes that a block for a bin above 64 came from the fallback, for a thread that has this cache or none.
-pub(crate) fn note_mid_fresh(cache: Option<&'static Cache>, bin: usize) {
+pub(crate) fn note_mid_fresh(cache: Option<&'static Cache>, bin: CacheBin) {
     match cache {
         Some(cache) => cache.note_mid_fresh(bin),
         None => DETACHED.note_mid_orphan(bin, 1),
@@ -385,7 +386,7 @@ pub(crate) fn note_mid_fresh(cache: Option<&'static Cache>, bin: usize) {
 }
 
 /// Notes that a thread without a cache gave such a block back.
-pub(crate) fn note_mid_orphan_free(bin: usize) {
+pub(crate) fn note_mid_orphan_free(bin: CacheBin) {
     DETACHED.note_mid_orphan(bin, -1);
 }
 

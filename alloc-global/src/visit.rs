@@ -7,9 +7,9 @@
 
 use crate::cache::Cache;
 use crate::large_class::LargeClass;
-use crate::mid_class::LAST_BIN;
+use crate::mid_class::CacheBin;
 use crate::{fallback, thread};
-use alloc_core::{Block, CLASSES};
+use alloc_core::Block;
 use core::sync::atomic::Ordering;
 
 /// Gives a cached block back to the registered fallback.
@@ -31,7 +31,7 @@ fn free_erased_uncounted(class: LargeClass, block: Block) {
 /// it, or the cache is in use by its owner.
 pub(crate) fn flush(cache: &'static Cache) -> usize {
     let mut bytes = 0;
-    for bin in CLASSES + 1..=LAST_BIN {
+    for bin in CacheBin::mids() {
         let free = |class: LargeClass, block: Block| {
             bytes += class.size();
             free_erased_uncounted(class, block);

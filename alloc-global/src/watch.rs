@@ -32,6 +32,7 @@
 use crate::cache::Cache;
 use crate::caches;
 use crate::large_class::fallback_layout;
+use crate::mid_class::CacheBin;
 use crate::scope::Scope;
 use crate::{clock, owner, profile, thread};
 use alloc_core::{Block, CLASS_TABLE, SizeClass};
@@ -372,7 +373,7 @@ unsafe fn alloc_sample(cache: &'static Cache, class: SizeClass, size: usize) -> 
     };
     // Not empty: allocations were gated.
     // SAFETY: the drain is the calling thread's too (1); a class is at most 64.
-    if let Some(block) = unsafe { drain.pop(class.index()) } {
+    if let Some(block) = unsafe { drain.pop(CacheBin::of_class(class)) } {
         return block.as_ptr();
     }
     if left.get() > 0 {
@@ -383,7 +384,8 @@ unsafe fn alloc_sample(cache: &'static Cache, class: SizeClass, size: usize) -> 
             // SAFETY: as above.
             unsafe { cache.lengthen_turns(class, moved) };
             // SAFETY: as above.
-            return unsafe { drain.pop(class.index()) }.map_or(null_mut(), NonNull::as_ptr);
+            return unsafe { drain.pop(CacheBin::of_class(class)) }
+                .map_or(null_mut(), NonNull::as_ptr);
         }
     }
     let due = is_due(cache, class);
@@ -415,7 +417,7 @@ pub(crate) unsafe fn dealloc(cache: &'static Cache, class: SizeClass, block: Blo
         note_free(cache, block, class.size());
     }
     // SAFETY: the caller's promise. There is room where the free did not fail for want of it.
-    if !unsafe { cache.push(class.index(), block) } {
+    if !unsafe { cache.push(CacheBin::of_class(class), block) } {
         // SAFETY: the caller's promise.
         unsafe { cache.spill(class, block) };
     }

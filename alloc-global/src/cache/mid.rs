@@ -8,9 +8,9 @@
 use super::array::{Array, SLOTS, max_cap};
 use super::{Cache, bump};
 use crate::large_class::LargeClass;
-use crate::mid_class::{BIN_TABLE, mid_class};
+use crate::mid_class::CacheBin;
 use crate::watch;
-use alloc_core::{Block, CLASSES};
+use alloc_core::Block;
 use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -18,9 +18,9 @@ use core::sync::atomic::Ordering::Relaxed;
 const MID_FIRST: u32 = 4;
 
 impl Cache {
-    /// The bin of the fallback's blocks with this index above 64, and their class.
-    fn mid(&self, index: usize) -> Option<(&Array, LargeClass)> {
-        Some((self.bins.get(index)?, mid_class(index)?))
+    /// The head of a bin above 64, and the class of the fallback's blocks in it.
+    fn mid(&self, bin: CacheBin) -> Option<(&Array, LargeClass)> {
+        Some((self.head(bin), bin.mid_class()?))
     }
 
     /// Makes more room for the fallback's blocks of a bin above 64; whether there is more now.
@@ -28,39 +28,39 @@ impl Cache {
     /// # Safety
     ///
     /// The cache is that of the calling thread.
-    pub(crate) unsafe fn grow_mid(&self, index: usize) -> bool {
-        let Some((bin, _)) = self.mid(index) else { return false };
-        let (old, most) = (bin.cap(), max_cap(index));
+    pub(crate) unsafe fn grow_mid(&self, bin: CacheBin) -> bool {
+        let Some((head, _)) = self.mid(bin) else { return false };
+        let (old, most) = (head.cap(), max_cap(bin.index()));
         if old >= most {
             return false;
         }
         let cap = (old * 2).clamp(MID_FIRST, most);
         // SAFETY: the caller's promise; more than before.
-        unsafe { bin.set_cap(index, cap, &self.short, &self.long) };
+        unsafe { head.set_cap(bin.index(), cap, &self.short, &self.long) };
         true
     }
 
     /// Notes that a block for a bin above 64 came from the fallback and went to the program.
-    pub(crate) fn note_mid_fresh(&self, index: usize) {
-        if let Some((bin, class)) = self.mid(index) {
-            bump(&bin.allocs, 1);
+    pub(crate) fn note_mid_fresh(&self, bin: CacheBin) {
+        if let Some((head, class)) = self.mid(bin) {
+            bump(&head.allocs, 1);
             self.note_mid(class, 1);
         }
     }
 
     /// Notes that a block for a bin above 64 came from the fallback into the array.
-    pub(crate) fn note_mid_stocked(&self, index: usize) {
-        if let Some((_, class)) = self.mid(index) {
+    pub(crate) fn note_mid_stocked(&self, bin: CacheBin) {
+        if let Some((_, class)) = self.mid(bin) {
             self.note_mid(class, 1);
         }
     }
 
     /// Counts for a thread without a cache, of which many may write here.
-    pub(crate) fn note_mid_orphan(&self, index: usize, blocks: i64) {
-        let Some((bin, class)) = self.mid(index) else { return };
+    pub(crate) fn note_mid_orphan(&self, bin: CacheBin, blocks: i64) {
+        let Some((head, class)) = self.mid(bin) else { return };
         // Relaxed, twice: counts, no order.
         if blocks > 0 {
-            bin.allocs.fetch_add(1, Relaxed);
+            head.allocs.fetch_add(1, Relaxed);
         }
         if let Some(out) = self.counters.mid_out.get(class.index()) {
             out.fetch_add(blocks.cast_unsigned(), Relaxed);
@@ -68,8 +68,8 @@ impl Cache {
     }
 
     /// Notes that a block of a bin above 64 went back to the fallback past the array.
-    pub(crate) fn note_mid_gone(&self, index: usize) {
-        if let Some((_, class)) = self.mid(index) {
+    pub(crate) fn note_mid_gone(&self, bin: CacheBin) {
+        if let Some((_, class)) = self.mid(bin) {
             self.note_mid(class, -1);
         }
     }
@@ -88,12 +88,12 @@ impl Cache {
     /// The cache is that of the calling thread, or nobody's.
     pub(crate) unsafe fn give_mid(
         &self,
-        index: usize,
+        bin: CacheBin,
         count: u32,
         mut free: impl FnMut(LargeClass, Block),
     ) {
-        let Some((bin, class)) = self.mid(index) else { return };
-        let (low, len) = (bin.low.load(Relaxed), bin.len());
+        let Some((head, class)) = self.mid(bin) else { return };
+        let (low, len) = (head.low.load(Relaxed), head.len());
         let count = count.min(len);
         if count == 0 {
             return;
@@ -106,7 +106,7 @@ impl Cache {
         let rest = unsafe { low.add(count as usize) };
         // SAFETY: the rest of the array moves to its beginning, the owner's access (3).
         unsafe { low.copy_from(rest, (len - count) as usize) };
-        bin.set_len(len - count);
+        head.set_len(len - count);
         self.note_freed(class.size() * count as usize);
         self.note_mid(class, -i64::from(count));
         for block in out.iter().take(count as usize) {
@@ -121,22 +121,20 @@ impl Cache {
     }
 
     /// Half of the greatest capacity of a bin above 64: how many go when it is full.
-    pub(crate) fn mid_half(&self, index: usize) -> u32 {
-        self.mid(index).map_or(0, |(bin, _)| bin.cap() / 2)
+    pub(crate) fn mid_half(&self, bin: CacheBin) -> u32 {
+        self.mid(bin).map_or(0, |(head, _)| head.cap() / 2)
     }
 
     /// Blocks in a bin above 64, and blocks it handed out since the process began.
-    pub(crate) fn mid_counts(&self, index: usize) -> Option<(u64, u64, LargeClass)> {
-        let (bin, class) = self.mid(index)?;
-        Some((u64::from(bin.len()), bin.allocs.load(Relaxed), class))
+    pub(crate) fn mid_counts(&self, bin: CacheBin) -> Option<(u64, u64, LargeClass)> {
+        let (head, class) = self.mid(bin)?;
+        Some((u64::from(head.len()), head.allocs.load(Relaxed), class))
     }
 
     /// Forgets the capacities of bins above 64, which are empty.
     pub(super) fn forget_mids(&self) {
-        for index in CLASSES + 1..BIN_TABLE {
-            if let Some((bin, _)) = self.mid(index) {
-                bin.close();
-            }
+        for bin in CacheBin::mids() {
+            self.head(bin).close();
         }
     }
 }

@@ -6,8 +6,8 @@
 //! No unsafe here.
 
 use super::Cache;
-use crate::mid_class::LAST_BIN;
-use alloc_core::{CLASSES, SizeClass};
+use crate::mid_class::CacheBin;
+use alloc_core::SizeClass;
 use core::sync::atomic::Ordering::Relaxed;
 
 /// Sums, wrapping: only differences say something.
@@ -78,7 +78,7 @@ impl Cache {
         totals.frees = totals.frees.wrapping_sub(taken);
         totals.free_bytes = totals.free_bytes.wrapping_sub(taken_bytes);
         let counters = &self.counters;
-        for (bin, out) in (CLASSES + 1..=LAST_BIN).zip(&counters.mid_out) {
+        for (bin, out) in CacheBin::mids().zip(&counters.mid_out) {
             if let Some((len, allocs, class)) = self.mid_counts(bin) {
                 totals.add(allocs, len, out.load(Relaxed), class.size());
             }
