@@ -194,8 +194,11 @@ impl Arenas {
         let bit = chunk.bit(base);
         if !purged {
             chunk.active.set(chunk.active.get() | bit);
-            // SAFETY: it was in use until it was detached, and its header was not given back.
-            let arena = unsafe { ArenaRef::from_base(base) };
+            // A source that refuses may have given back some of it, its header among that.
+            // SAFETY: detached: mapped, and nobody's but this value's.
+            let arena = unsafe { ArenaRef::init(base, chunk) };
+            arena.zero.set(0);
+            arena.since.set(REFUSED);
             self.arenas += 1;
             self.list(arena);
             return None;

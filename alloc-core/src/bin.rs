@@ -120,16 +120,17 @@ impl Bin {
             // SAFETY: the caller's promise: they are out of pools.
             let run = unsafe { pool.give(first, tail) };
             taken_back += run.count;
-            if let Some(block) = run.double_free {
-                given.fault = Some(Fault::DoubleFree(block));
-                break;
-            }
             if run.before == 0 {
                 self.pools.push_back(pool);
                 pool.set_state(LISTED);
             }
             if pool.is_empty() {
                 self.pool_emptied(pool, &mut given.emptied);
+            }
+            // Last: who goes on after a fault has a bin that is whole.
+            if let Some(block) = run.double_free {
+                given.fault = Some(Fault::DoubleFree(block));
+                break;
             }
             rest = rest.get(run.count..).unwrap_or_default();
         }

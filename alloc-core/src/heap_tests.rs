@@ -143,3 +143,46 @@ fn a_vector_lives_in_a_private_heap() {
     drop(vec);
     assert_eq!(heap.usage().live_blocks, 0);
 }
+
+#[test]
+fn an_arena_whose_memory_was_only_half_given_back_serves_again() {
+    let source = FailingPages::new(OsPages, usize::MAX, 0).refusing_purges();
+    let heap = Heap::new(&source);
+    let class = SizeClass::of(512, 8).unwrap();
+    let mut blocks = vec![MaybeUninit::uninit(); 4 * ARENA_SIZE / 512];
+    for _ in 0..3 {
+        assert_eq!(heap.take(class, &mut blocks), blocks.len());
+        // SAFETY: all written.
+        let mut taken: Vec<Block> = blocks.iter().map(|b| unsafe { b.assume_init() }).collect();
+        for block in &taken {
+            // SAFETY: 512 bytes that are this test's.
+            unsafe { block.write_bytes(0xA5, 512) };
+        }
+        assert_eq!(heap.check(), Ok(()));
+        let arenas = heap.usage().mapped;
+        // SAFETY: taken above, each once.
+        unsafe { heap.give(class, &mut taken) };
+        assert_eq!(heap.trim(), 0, "all of it was refused");
+        assert_eq!((heap.check(), heap.usage().mapped), (Ok(()), arenas));
+    }
+}
+
+#[test]
+fn a_heap_is_whole_after_a_double_free_that_it_found() {
+    let heap = Heap::new(OsPages);
+    let class = SizeClass::of(512, 8).unwrap();
+    let mut blocks = vec![MaybeUninit::uninit(); 4 * blocks_per_pool(class)];
+    assert_eq!(heap.take(class, &mut blocks), blocks.len());
+    // SAFETY: all written.
+    let taken: Vec<Block> = blocks.iter().map(|b| unsafe { b.assume_init() }).collect();
+    let twice = taken[0];
+    let give_twice = std::panic::AssertUnwindSafe(|| {
+        // SAFETY: not kept: the second is free by then, which is what is tested.
+        unsafe { heap.give(class, &mut [twice, twice]) };
+    });
+    assert!(std::panic::catch_unwind(give_twice).is_err());
+    assert_eq!(heap.check(), Ok(()));
+    // SAFETY: the rest, each once.
+    unsafe { heap.give(class, &mut taken[1..].to_vec()) };
+    assert_eq!((heap.check(), heap.usage().live_blocks), (Ok(()), 0));
+}

@@ -3,6 +3,7 @@
 //! No memory of its own: what it grants comes from the source behind it.
 
 use super::PageSource;
+use crate::layout_math::PAGE_SIZE;
 use core::cell::Cell;
 use core::ptr::NonNull;
 
@@ -24,12 +25,20 @@ pub struct FailingPages<S> {
     count: usize,
     requests: Cell<usize>,
     mapped: Cell<usize>,
+    purges: bool,
 }
 
 impl<S: PageSource> FailingPages<S> {
     /// Refuses `count` requests from number `first` on, counted from 0.
     pub fn new(source: S, first: usize, count: usize) -> Self {
-        FailingPages { source, first, count, requests: Cell::new(0), mapped: Cell::new(0) }
+        let (requests, mapped) = (Cell::new(0), Cell::new(0));
+        FailingPages { source, first, count, requests, mapped, purges: true }
+    }
+
+    /// Refuses every purge as well, each after the first half of the range was given back: as a system does that finds
+    /// locked memory half way.
+    pub fn refusing_purges(self) -> Self {
+        FailingPages { purges: false, ..self }
     }
 
     /// Requests so far, refused ones among them.
@@ -62,8 +71,10 @@ unsafe impl<S: PageSource> PageSource for FailingPages<S> {
     }
 
     unsafe fn purge(&self, start: NonNull<u8>, len: usize) -> bool {
+        let half = (len / 2).next_multiple_of(PAGE_SIZE).min(len);
         // SAFETY: the caller's promise; all ranges come from the source behind.
-        unsafe { self.source.purge(start, len) }
+        let done = unsafe { self.source.purge(start, if self.purges { len } else { half }) };
+        self.purges && done
     }
 
     unsafe fn advise_huge(&self, start: NonNull<u8>, len: usize) {
