@@ -6,6 +6,7 @@ mod arena;
 mod arenas;
 mod bin;
 mod chunk;
+mod errno;
 mod heap;
 mod layout_math;
 mod list;
@@ -18,6 +19,7 @@ pub use arena::{pool_base, slot_of};
 pub use arenas::{Arenas, FreePools, TakenPool};
 pub use bin::{Bin, Emptied, Given, KEEP_EMPTY};
 pub use chunk::{DetachedArena, MappedChunk, UnusedChunk};
+pub use errno::keeping_errno;
 pub use heap::Heap;
 pub use layout_math::{
     ARENA_SIZE, HUGE_PAGE, MAX_BLOCKS, MAX_CHUNK_ARENAS, PAGE_SIZE, POOL_SIZE, POOLS_PER_ARENA,

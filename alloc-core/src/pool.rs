@@ -89,7 +89,8 @@ const _: () = assert!(size_of::<PoolDesc>() == SLOT_SIZE);
 pub enum Fault {
     /// The block is free already.
     DoubleFree(Block),
-    /// The address is not that of a block of its pool.
+    /// The address lies in no pool that is in use. Found by who keeps pools of several owners; one inside a block of a pool
+    /// in use counts as that block.
     NotABlock(Block),
     /// The block has another size class than it was given back for: the layout is wrong.
     WrongClass(Block, Option<SizeClass>),
@@ -257,7 +258,7 @@ impl PoolRef {
         let mut left = want;
         // Carved blocks first: their memory was touched before.
         let carved = desc.carved.get() as usize;
-        if carved + left > carved && desc.free.get() > desc.capacity.get() - desc.carved.get() {
+        if left > 0 && desc.free.get() > desc.capacity.get() - desc.carved.get() {
             for (number, word) in desc.bits.iter().take(carved.div_ceil(64)).enumerate() {
                 let mut bits = word.get();
                 if bits == 0 {

@@ -160,8 +160,8 @@ pub(crate) fn bump(counter: &AtomicU64, by: u64) -> u64 {
 const _: () = assert!(offset_of!(Cache, short) == 2208);
 const _: () = assert!(size_of::<Array>() == HEAD_BYTES);
 
-// SAFETY: by invariant 3 all that is not atomic is touched by one thread at a time: the owner, or who
-// holds the lock on the list of idle caches.
+// SAFETY: by invariant 3 all that is not atomic is touched by one thread at a time: the owner; who holds the lock on the list
+// of idle caches; who found that the owner died (`caches`); and for `large`, whose turn it is (`turn`).
 unsafe impl Sync for Cache {}
 
 impl Cache {
@@ -349,6 +349,9 @@ impl Cache {
             if let Some(block) = unsafe { self.pop(CacheBin::of_class(class)) } {
                 return block.as_ptr();
             }
+            // What this thread keeps of other classes may be all that stands between a pool and its return.
+            // SAFETY: the caller's promise.
+            unsafe { self.flush(false) };
             // SAFETY: the caller's promise.
             unsafe { self.fill(class, want) };
         }

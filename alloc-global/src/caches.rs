@@ -8,7 +8,7 @@
 //! Invariants:
 //!
 //! 1. A cache is on the list of idle ones, or it is one thread's (`owner`), never both.
-//! 2. An idle cache holds no blocks.
+//! 2. An idle cache holds no blocks; of the fallback's it may, if another thread was visiting it when its own thread ended.
 //!
 //! It does not know when threads begin and end: that is `thread`.
 

@@ -139,7 +139,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         // The settings are read when the first thread gets its cache.
         let ready = thread::attached().is_some() && config::fallback_cache() > 0;
         let stateless = size_of::<F>() == 0 && !core::mem::needs_drop::<F>();
-        let registered = ready && stateless && register(Self::BY_TYPE);
+        let registered = ready && stateless && register(ptr::from_ref(Self::BY_TYPE));
         if registered {
             // Relaxed: see `most_steps`.
             self.most_steps.store(MID_STEPS, Ordering::Relaxed);
@@ -158,10 +158,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         if thread::attached().is_none() || config::fallback_cache() == 0 {
             return false;
         }
-        // The pointer is one to the whole, so that `dealloc_by_address` may reach `inner`.
-        let this = ptr::from_ref(self).cast::<Registration>();
-        // SAFETY: the first field of a value that lives for good.
-        let registered = register(unsafe { &*this });
+        // A pointer to the whole, never a reference to its first field: `dealloc_by_address` reaches `inner` through it.
+        let registered = register(ptr::from_ref(self).cast());
         if registered {
             // Relaxed: see `most_steps`.
             self.most_steps.store(MID_STEPS, Ordering::Relaxed);
@@ -292,6 +290,12 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             return unsafe { self.inner.dealloc(block, fallback_layout(layout)) };
         };
         cache.tick();
+        // SAFETY: the caller's contract: it came from `alloc`, which was not null.
+        let freed = unsafe { NonNull::new_unchecked(block) };
+        // SAFETY: the cache is this thread's. Not full: frees are watched, or the tick made room.
+        if unsafe { cache.push(bin, freed) } {
+            return;
+        }
         // SAFETY: the cache is this thread's.
         if !unsafe { cache.grow_mid(bin) } {
             let free = |class: LargeClass, old: Block| {
@@ -301,21 +305,19 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             // SAFETY: the cache is this thread's.
             unsafe { cache.give_mid(bin, cache.mid_half(bin), free) };
         }
-        // SAFETY: the caller's contract: it came from `alloc`, which was not null.
-        let block = unsafe { NonNull::new_unchecked(block) };
         // SAFETY: the cache is this thread's.
-        if !unsafe { cache.push(bin, block) } {
+        if !unsafe { cache.push(bin, freed) } {
             // The fallback called back in and filled it again.
             cache.note_mid_gone(bin);
             // SAFETY: it came from there with this layout.
-            unsafe { self.inner.dealloc(block.as_ptr(), fallback_layout(layout)) };
+            unsafe { self.inner.dealloc(block, fallback_layout(layout)) };
         }
     }
 
     /// Lets the cache make way for bytes that come fresh from the fallback.
     fn make_way(&self, bytes: usize) {
-        if let Some(visit) = thread::attached().and_then(Visit::of_owner) {
-            visit.cache.tick();
+        // Not within the visit: a tick may sweep, which is a visit too.
+        if let Some(visit) = thread::for_slow_alloc().and_then(Visit::of_owner) {
             visit.shrink(visit.cache.counters.fallback_live().saturating_add(bytes));
         }
     }
@@ -411,8 +413,9 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             (LargeClass::of(layout), thread::attached(), self.is_registered())
         {
             self.teach();
+            // Not within the visit: a tick may sweep, which is a visit too.
+            cache.tick();
             if let Some(visit) = Visit::of_owner(cache) {
-                cache.tick();
                 // Not once for all: a thread may get its cache while the first one still reads the settings.
                 visit.cache.large.set_limit(config::fallback_cache());
                 let live = cache.counters.fallback_live().saturating_sub(layout.size());
@@ -432,7 +435,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         unsafe { self.inner.dealloc(block, asked) };
     }
 
-    /// Lets the fallback see a free of a large block, which may be kept from it.
+    /// Lets the system allocator see a free of a large block, which may be kept from it.
     ///
     /// glibc maps blocks of 128 KiB and more one by one, and trims its heap to as much, until a mapped block is freed:
     /// from then on its bounds are the size of that block and twice that, at most 32 and 64 MiB. A program that caches nothing
@@ -441,7 +444,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     /// back is up to `purge`, as for all else.
     fn teach(&self) {
         // Relaxed, here and below: two threads may both teach; nobody infers anything.
-        if TAUGHT.load(Ordering::Relaxed) {
+        if !Self::is_system() || TAUGHT.load(Ordering::Relaxed) {
             return;
         }
         TAUGHT.store(true, Ordering::Relaxed);
@@ -498,7 +501,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             }
             return moved;
         }
-        // From a class (alignment 16) to a request handed on as it is, or back.
+        // From a class to a request with an alignment above 16, or back.
         // SAFETY: the caller's contract.
         let moved = unsafe { self.alloc(new) };
         if !moved.is_null() {
@@ -516,11 +519,11 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
 /// Whether the fallback saw a large block freed for its own good; see `teach`.
 static TAUGHT: AtomicBool = AtomicBool::new(false);
 
-/// Registers a fallback unless one is registered. Which value did is kept in that value: addresses of
+/// Registers a fallback, which lives for good, unless one is registered. Which value did is kept in that value: addresses of
 /// constants, and of functions, are not unique.
 #[cold]
-fn register(registration: &'static Registration) -> bool {
-    let this = ptr::from_ref(registration).cast_mut();
+fn register(registration: *const Registration) -> bool {
+    let this = registration.cast_mut();
     // Release: pairs with the Acquire in `free_erased`. Relaxed on failure: nothing is read.
     REGISTERED.compare_exchange(null_mut(), this, Ordering::Release, Ordering::Relaxed).is_ok()
 }
@@ -545,7 +548,7 @@ pub(crate) fn make_room_above() {
 pub(crate) fn trim_system() -> bool {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: always callable; it touches free memory of the system allocator only.
-    let gave = unsafe { libc::malloc_trim(0) } == 1;
+    let gave = alloc_core::keeping_errno(|| unsafe { libc::malloc_trim(0) } == 1);
     #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
     let gave = false;
     gave

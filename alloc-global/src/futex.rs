@@ -2,6 +2,8 @@
 //!
 //! Where the system has no futex, who waits gives its processor away instead.
 
+#[cfg(target_os = "linux")]
+use alloc_core::keeping_errno;
 use core::sync::atomic::AtomicU32;
 
 /// Sleeps while `word` holds `value`; may return early.
@@ -30,15 +32,11 @@ pub(crate) fn wake_one(word: &AtomicU32) {
 
 #[cfg(target_os = "linux")]
 fn futex(word: &AtomicU32, operation: i32, value: u32) {
-    // SAFETY: always callable; valid for the life of the thread.
-    let errno = unsafe { libc::__errno_location() };
-    // SAFETY: valid, see above.
-    let before = unsafe { errno.read() };
     let no_timeout = core::ptr::null::<libc::timespec>();
     // SAFETY: the word is alive for the call; the kernel only reads it.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), operation, value, no_timeout) };
-    // SAFETY: valid, see above.
-    unsafe { errno.write(before) };
+    keeping_errno(|| unsafe {
+        libc::syscall(libc::SYS_futex, word.as_ptr(), operation, value, no_timeout);
+    });
 }
 
 /// Gives the processor away.

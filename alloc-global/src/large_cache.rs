@@ -14,7 +14,8 @@
 //!
 //! 1. `len <= cap <= 32` for every class, and `slots[c][..len]` are blocks of class c of the registered
 //!    fallback, each in one cache once.
-//! 2. `granted` is the sum of `cap` times size over all classes, and at most `limit`; 0 in caches of no thread.
+//! 2. `granted` is the sum of `cap` times size over all classes, and at most `limit`. In a cache
+//!    of no thread it is 0, unless blocks are still there.
 //! 3. When room was granted or a block came fresh: `live + granted <= peak + SLACK`, or `live` and what
 //!    lies in the slots stay below that.
 //!

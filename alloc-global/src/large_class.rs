@@ -17,7 +17,7 @@ use core::alloc::Layout;
 /// Number of classes.
 pub(crate) const LARGE_CLASSES: usize = 64;
 
-/// Requests above this, in bytes, are handed to the fallback as they are.
+/// Requests above this, in bytes, are handed to the fallback in their own size.
 pub(crate) const MAX_CACHED: usize = 32 << 20;
 
 /// Alignment of all blocks of a class; requests that need more are handed on as they are.
@@ -76,9 +76,14 @@ impl LargeClass {
 /// What the fallback is asked for in place of `layout`.
 #[inline]
 pub(crate) const fn fallback_layout(layout: Layout) -> Layout {
-    match LargeClass::of(layout) {
-        Some(class) => class.layout(),
-        None => layout,
+    if let Some(class) = LargeClass::of(layout) {
+        return class.layout();
+    }
+    // One alignment for all that need no more than that of a class, or the fallback could not resize a block across the
+    // largest class: both would be in memory at once, and copied.
+    match Layout::from_size_align(layout.size(), LARGE_ALIGN) {
+        Ok(raised) if layout.align() <= LARGE_ALIGN => raised,
+        _ => layout,
     }
 }
 

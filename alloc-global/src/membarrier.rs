@@ -2,6 +2,8 @@
 //!
 //! Some microseconds. A thread that is not running passed one when it stopped. `errno` is left as it was.
 
+#[cfg(target_os = "linux")]
+use alloc_core::keeping_errno;
 use core::sync::atomic::{AtomicBool, Ordering, fence};
 
 /// Whether the kernel knows the command and this process registered for it.
@@ -9,15 +11,8 @@ static READY: AtomicBool = AtomicBool::new(false);
 
 #[cfg(target_os = "linux")]
 fn membarrier(command: libc::c_int) -> bool {
-    // SAFETY: always callable; valid for the life of the thread.
-    let errno = unsafe { libc::__errno_location() };
-    // SAFETY: valid, see above.
-    let before = unsafe { errno.read() };
     // SAFETY: takes numbers only.
-    let done = unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) } == 0;
-    // SAFETY: valid, see above.
-    unsafe { errno.write(before) };
-    done
+    keeping_errno(|| unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 })
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -165,17 +165,14 @@ pub(crate) fn is_dead(owner: u64) -> bool {
         }
         // The number of a thread: the cast keeps it.
         let thread = (owner & ((1 << BITS) - 1)) as libc::pid_t;
-        // SAFETY: always callable; valid for the life of the thread.
-        let errno = unsafe { libc::__errno_location() };
-        // SAFETY: valid, see above.
-        let before = unsafe { errno.read() };
-        // SAFETY: signal 0 is not sent; it only asks whether the thread exists.
-        let sent = unsafe { libc::syscall(libc::SYS_tgkill, process(), thread, 0) };
-        // SAFETY: valid, see above.
-        let gone = sent == -1 && unsafe { errno.read() } == libc::ESRCH;
-        // SAFETY: valid, see above.
-        unsafe { errno.write(before) };
-        gone
+        alloc_core::keeping_errno(|| {
+            // SAFETY: signal 0 is not sent; it only asks whether the thread exists.
+            let sent = unsafe { libc::syscall(libc::SYS_tgkill, process(), thread, 0) };
+            // SAFETY: always callable; valid for the life of the thread.
+            let errno = unsafe { libc::__errno_location() };
+            // SAFETY: valid, see above.
+            sent == -1 && unsafe { errno.read() } == libc::ESRCH
+        })
     }
     #[cfg(not(target_os = "linux"))]
     {

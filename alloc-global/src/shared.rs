@@ -18,7 +18,8 @@
 //!
 //! 1. All pools of bin `[heap][class]` carry that class and the owner `heap`.
 //! 2. All pools come from `ARENAS`, all chunks from `OsPages`.
-//! 3. No lock is held during a system call, and never two at once (fork excepted).
+//! 3. No lock is held during a system call, and never two at once; excepted are a fork and who looks at all of it at
+//!    one moment (`with_all_locked`), who both take them all, in one order.
 
 use crate::fatal::Line;
 use crate::latency::{self, Path};

@@ -27,7 +27,7 @@ use crate::{
     caches, config, fork, latency, live_file, membarrier, owner, profile, purge, purger, shared,
     stats, visit, watch,
 };
-use alloc_core::{Block, CLASS_TABLE, CLASSES, SizeClass};
+use alloc_core::{Block, CLASS_TABLE, CLASSES, SizeClass, keeping_errno};
 use core::cell::Cell;
 use core::mem::MaybeUninit;
 use core::num::NonZeroUsize;
@@ -152,8 +152,7 @@ pub(crate) fn tick(cache: &'static Cache) {
     }
     let now = purge::now();
     if now.saturating_sub(cache.swept_at()) >= SWEEP_MS {
-        cache.set_swept_at(now);
-        visit::sweep(cache);
+        visit::sweep(cache, now);
     }
 }
 
@@ -190,7 +189,7 @@ pub(crate) fn alloc_slow(index: usize, size: usize) -> *mut u8 {
     }
 }
 
-/// This thread's cache, for an allocation that the fast path could not serve and that pools do not.
+/// This thread's cache, for an allocation that comes from the fallback: it passes the gate, and counts as a slow path.
 pub(crate) fn for_slow_alloc() -> Option<&'static Cache> {
     let cache = attached()?;
     if cache.gate.get() > 0 {
@@ -304,7 +303,7 @@ fn exit_key() -> Option<libc::pthread_key_t> {
         let mut key = 0;
         // SAFETY: writes the key; the destructor fits its signature.
         let made = unsafe { libc::pthread_key_create(&raw mut key, Some(at_exit)) } == 0;
-        start_process();
+        keeping_errno(start_process);
         if made { NonZeroUsize::new(key as usize + 1).ok_or(()) } else { Err(()) }
     });
     // The cast keeps the value: it was a key.

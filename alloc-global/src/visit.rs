@@ -12,6 +12,9 @@ use crate::{fallback, thread};
 use alloc_core::Block;
 use core::sync::atomic::Ordering;
 
+/// How often a thread that leaves asks for its own cache before it goes without.
+const RETIRE_TRIES: u32 = 64;
+
 /// Gives a cached block back to the registered fallback.
 pub(crate) fn free_erased(class: LargeClass, block: Block) {
     free_erased_uncounted(class, block);
@@ -45,38 +48,47 @@ pub(crate) fn flush(cache: &'static Cache) -> usize {
 /// Empties the cache of a thread that leaves, and what it was granted.
 pub(crate) fn retire(cache: &'static Cache) {
     flush(cache);
-    if let Some(visit) = Visit::of_owner(cache) {
-        visit.cache.large.forget();
+    // Another thread may be at it. Its visit is short, and in a child of fork it may never end: what is left then waits
+    // for the next visit.
+    for _ in 0..RETIRE_TRIES {
+        if let Some(visit) = Visit::of_owner(cache) {
+            visit.flush();
+            visit.cache.large.forget();
+            return;
+        }
+        // SAFETY: always callable.
+        unsafe { libc::sched_yield() };
     }
 }
 
 /// Gives back what other threads' caches hold, as far as they are not in use right now.
 pub(crate) fn flush_others() -> usize {
-    visit_others(Visit::flush)
+    visit_others(|_| true, Visit::flush)
 }
 
-/// Gives back half of what lay untouched in the calling thread's cache since the last sweep.
-pub(crate) fn sweep(cache: &'static Cache) {
+/// Gives back half of what lay untouched in the calling thread's cache since the last sweep. Nothing where it is in use:
+/// then the next tick tries again.
+pub(crate) fn sweep(cache: &'static Cache, now: u64) {
     if let Some(visit) = Visit::of_owner(cache) {
+        cache.set_swept_at(now);
         visit.sweep();
     }
 }
 
 /// Sweeps the caches of threads that did not do so themselves for a while. Returns bytes given back.
 pub(crate) fn sweep_others(now: u64, idle_ms: u64) -> usize {
-    visit_others(|visit| {
-        if now.saturating_sub(visit.cache.swept_at()) < idle_ms {
-            return 0;
-        }
+    // Asked before the visit, which keeps the owner out and costs a system call.
+    let is_due = |cache: &Cache| now.saturating_sub(cache.swept_at()) >= idle_ms;
+    visit_others(is_due, |visit| {
         visit.cache.set_swept_at(now);
         visit.sweep()
     })
 }
 
-fn visit_others(mut f: impl FnMut(&Visit) -> usize) -> usize {
+fn visit_others(is_due: impl Fn(&Cache) -> bool, mut f: impl FnMut(&Visit) -> usize) -> usize {
     let mut bytes = 0;
     thread::for_each_cache(|cache| {
-        if cache.large.cached() > 0 {
+        if cache.large.cached() > 0 && is_due(cache) {
             bytes += Visit::of_another(cache).map_or(0, |visit| f(&visit));
         }
     });

@@ -254,7 +254,7 @@ pub(crate) fn restore_left(cache: &Cache) {
     let Some(drain) = cache.watch.drain.get() else { return };
     for class in SizeClass::all() {
         if let Some(left) = cache.watch.left.get(class.index()) {
-            // At most 128: the cast keeps the value.
+            // At most 512: the cast keeps the value.
             left.set(left.get().saturating_add(drain.counts(class).0 as u32));
         }
     }

@@ -28,6 +28,7 @@ pub struct Ledger {
     deallocs: AtomicU64,
     reallocs: AtomicU64,
     small: AtomicU64,
+    largest: AtomicU64,
     faults: AtomicU64,
 }
 
@@ -42,6 +43,8 @@ pub struct Entries {
     pub reallocs: u64,
     /// Requests of at most 512 bytes and an alignment of at most 16, which pools are there for.
     pub small: u64,
+    /// The most bytes of one request.
+    pub largest: u64,
     /// Breaches of the contract: a block or a layout that was never handed out.
     pub faults: u64,
 }
@@ -62,6 +65,7 @@ impl Ledger {
             deallocs: AtomicU64::new(0),
             reallocs: AtomicU64::new(0),
             small: AtomicU64::new(0),
+            largest: AtomicU64::new(0),
             faults: AtomicU64::new(0),
         }
     }
@@ -81,6 +85,7 @@ impl Ledger {
             deallocs: read(&self.deallocs),
             reallocs: read(&self.reallocs),
             small: read(&self.small),
+            largest: read(&self.largest),
             faults: read(&self.faults),
         }
     }
@@ -104,6 +109,8 @@ impl Ledger {
         if layout.size() <= 512 && layout.align() <= 16 {
             bump(&self.small);
         }
+        // Ordering: see `entries`.
+        self.largest.fetch_max(layout.size() as u64, Ordering::Relaxed);
         // Ordering: see `refuse`.
         self.refuse.load(Ordering::Relaxed)
     }

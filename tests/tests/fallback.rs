@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         Case::new("random_programs_keep_the_fallbacks_contract", || both(programs)).within(240),
         Case::new("small_requests_never_reach_the_fallback", || both(small_stays)),
         Case::new("large_requests_come_from_the_fallback", || both(large_comes)),
+        Case::new("nothing_is_asked_for_that_the_program_does_not_want", || both(modest)),
         Case::new("alignments_beyond_the_classes_come_from_the_fallback", || both(aligned)),
         Case::new("recycled_blocks_are_zeroed_where_that_is_asked", || both(zeroed)),
         Case::new("after_a_flush_the_fallback_has_out_what_the_program_holds", || both(exact)),
@@ -99,6 +100,18 @@ fn small_stays() {
     let map: HashMap<u32, Box<[u8; 100]>> = (0..1_000).map(|n| (n, Box::new([7; 100]))).collect();
     assert_eq!(map.len(), 1_000);
     assert_eq!(LEDGER.entries().small, before, "pools are there for these");
+}
+
+fn modest() {
+    for size in [600, 2_000, 100_000, 3 << 20] {
+        for _ in 0..100 {
+            drop(Block::new(size, 8, 1));
+        }
+    }
+    trim();
+    // A class is at most a quarter larger than the request.
+    let largest = LEDGER.entries().largest;
+    assert!(largest <= (3 << 20) * 5 / 4, "{largest} bytes were asked for");
 }
 
 fn large_comes() {

@@ -5,9 +5,10 @@
 //! No unsafe here.
 
 use std::process::ExitCode;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alloc_global::{Memory, PoolAlloc, memory, stats, thread_flush, trim};
 use tests::block::Block;
@@ -27,6 +28,9 @@ fn main() -> ExitCode {
         Case::new("what_was_freed_to_the_fallback_goes_back_after_a_rest", fallback_rest),
         Case::new("trim_flushes_the_large_blocks_of_idle_threads", idle_threads),
         Case::new("allocations_of_threads_without_a_cache_are_counted_and_rare", orphans),
+        Case::new("threads_without_a_cache_leave_the_peak_as_it_was", orphan_frees),
+        Case::new("what_lies_untouched_is_swept_whatever_else_a_thread_does", swept),
+        Case::new("a_block_that_outgrows_the_largest_class_is_not_copied", not_copied),
         Case::new("the_report_names_every_part", report),
     ])
 }
@@ -213,6 +217,60 @@ fn orphans() {
     let orphans = after.orphan_allocs - before.orphan_allocs;
     assert!((64..=64 * 4 * 16).contains(&orphans), "{orphans} blocks without a cache");
     assert_eq!(after.live_blocks, before.live_blocks);
+}
+
+/// Blocks of threads that ended, on their way to being freed by threads without a cache.
+static LEFT: Mutex<Vec<Block>> = Mutex::new(Vec::new());
+
+/// In the last round, when the thread's cache is gone, frees what it allocated before.
+extern "C" fn free_late(rounds: *mut std::ffi::c_void) {
+    if rounds.addr() > 1 {
+        return LATE.get().expect("made below").set(rounds.addr() - 1);
+    }
+    let mut left = LEFT.lock().expect("nobody panics");
+    left.clear();
+}
+
+static LATE: std::sync::OnceLock<raw_thread::Key> = std::sync::OnceLock::new();
+
+fn orphan_frees() {
+    let key = *LATE.get_or_init(|| raw_thread::Key::new(free_late));
+    let work = |_| {
+        LEFT.lock().expect("nobody panics").extend(blocks(500, 600));
+        key.set(raw_thread::ROUNDS);
+    };
+    raw_thread::run(1, &work);
+    let before = stats().peak_live_bytes;
+    for _ in 0..100 {
+        raw_thread::run(1, &work);
+    }
+    // Each round has 300 kB live at most; 100 of them counted in and not out would be 30 MB.
+    let grown = stats().peak_live_bytes - before;
+    assert!(grown < 2 << 20, "the peak grew by {grown} bytes");
+}
+
+fn swept() {
+    (0..WARM).for_each(|_| drop(blocks(5, 40_000)));
+    let kept = reading().fallback_cached;
+    assert!(kept >= 5 * 40_000, "{kept} bytes are cached: nothing to sweep");
+    let start = Instant::now();
+    // Requests that no cache serves, so every look at the clock happens on their way.
+    while reading().fallback_cached > kept / 4 {
+        assert!(start.elapsed() < Duration::from_secs(60), "{}", reading());
+        for _ in 0..64 {
+            drop(std::hint::black_box(Vec::<u8>::with_capacity(33 << 20)));
+        }
+    }
+}
+
+fn not_copied() {
+    let mut bytes = Vec::<u8>::with_capacity(20 << 20);
+    bytes.extend([1, 2, 3]);
+    let before = stats().realloc_bytes_copied;
+    bytes.reserve_exact(40 << 20);
+    bytes.shrink_to(10 << 20);
+    assert_eq!((&bytes[..], bytes.capacity()), (&[1, 2, 3][..], 10 << 20));
+    assert_eq!(stats().realloc_bytes_copied, before);
 }
 
 fn report() {

@@ -9,6 +9,8 @@
 #[cfg(not(miri))]
 use super::PageSource;
 #[cfg(not(miri))]
+use crate::errno::keeping_errno;
+#[cfg(not(miri))]
 use crate::layout_math::PAGE_SIZE;
 use core::ptr::NonNull;
 
@@ -44,24 +46,6 @@ impl OsPages {
         #[cfg(not(all(target_os = "linux", not(miri))))]
         let _ = (start, len);
     }
-}
-
-/// Runs `f` and puts `errno` back to what it was before.
-#[cfg(not(miri))]
-fn keeping_errno<T>(f: impl FnOnce() -> T) -> T {
-    #[cfg(target_os = "linux")]
-    {
-        // SAFETY: always callable; the pointer is valid for the life of the thread.
-        let errno = unsafe { libc::__errno_location() };
-        // SAFETY: valid, see above.
-        let before = unsafe { errno.read() };
-        let result = f();
-        // SAFETY: valid, see above.
-        unsafe { errno.write(before) };
-        result
-    }
-    #[cfg(not(target_os = "linux"))]
-    f()
 }
 
 #[cfg(not(miri))]

@@ -9,7 +9,7 @@ use super::array::{Array, SLOTS, max_cap};
 use super::{Cache, bump};
 use crate::large_class::LargeClass;
 use crate::mid_class::CacheBin;
-use crate::watch;
+use crate::{stats, watch};
 use alloc_core::Block;
 use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering::Relaxed;
@@ -65,6 +65,7 @@ impl Cache {
         if let Some(out) = self.counters.mid_out.get(class.index()) {
             out.fetch_add(blocks.cast_unsigned(), Relaxed);
         }
+        stats::publish((class.size() as i64 * blocks) as isize);
     }
 
     /// Notes that a block of a bin above 64 went back to the fallback past the array.
@@ -100,7 +101,7 @@ impl Cache {
         }
         // Out of the array first: the fallback may call back in.
         let mut out = [const { MaybeUninit::<Block>::uninit() }; SLOTS];
-        // SAFETY: `count` is at most the length, at most 128: slots of the array (1), the owner's access (3).
+        // SAFETY: `count` is at most the length, at most 64: slots of the array (1), the owner's access (3).
         unsafe { low.copy_to_nonoverlapping(out.as_mut_ptr(), count as usize) };
         // SAFETY: `count` is at most the length.
         let rest = unsafe { low.add(count as usize) };
@@ -120,7 +121,7 @@ impl Cache {
         }
     }
 
-    /// Half of the greatest capacity of a bin above 64: how many go when it is full.
+    /// Half of the capacity of a bin above 64: how many go when it is full.
     pub(crate) fn mid_half(&self, bin: CacheBin) -> u32 {
         self.mid(bin).map_or(0, |(head, _)| head.cap() / 2)
     }

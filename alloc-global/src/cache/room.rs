@@ -85,7 +85,11 @@ impl Cache {
         if (1..=SWING).contains(&before) && unsafe { self.swing(class) } {
             return 0;
         }
-        if after <= -SHRINK && bin.cap() > most { bin.len() - most / 2 } else { bin.cap() / 2 }
+        if after <= -SHRINK && bin.cap() > most {
+            bin.len().saturating_sub(most / 2)
+        } else {
+            bin.cap() / 2
+        }
     }
 
     /// Takes the room away that only a class that swings has, if the blocks that are left fit in less.
