@@ -120,18 +120,12 @@ impl Bin {
             // SAFETY: the caller's promise: they are out of pools.
             let run = unsafe { pool.give(first, tail) };
             taken_back += run.count;
-            if run.before == 0 {
-                self.pools.push_back(pool);
-                pool.set_state(LISTED);
-            }
-            if pool.is_empty() {
-                self.pool_emptied(pool, &mut given.emptied);
-            }
-            // Last: who goes on after a fault has a bin that is whole.
             if let Some(block) = run.double_free {
+                self.settle_before_fault(pool, run.before, &mut given.emptied);
                 given.fault = Some(Fault::DoubleFree(block));
                 break;
             }
+            self.settle(pool, run.before, &mut given.emptied);
             rest = rest.get(run.count..).unwrap_or_default();
         }
         self.out -= taken_back;
@@ -143,6 +137,25 @@ impl Bin {
             given.others = unsafe { gather_others(blocks, owner) };
         }
         given
+    }
+
+    /// Puts a pool where it belongs after blocks were given back to it that had `before` free ones.
+    #[inline(always)]
+    fn settle(&mut self, pool: PoolRef, before: usize, emptied: &mut Emptied) {
+        if before == 0 {
+            self.pools.push_back(pool);
+            pool.set_state(LISTED);
+        }
+        if pool.is_empty() {
+            self.pool_emptied(pool, emptied);
+        }
+    }
+
+    /// The same, out of the way: who goes on after a fault has a bin that is whole.
+    #[cold]
+    #[inline(never)]
+    fn settle_before_fault(&mut self, pool: PoolRef, before: usize, emptied: &mut Emptied) {
+        self.settle(pool, before, emptied);
     }
 
     #[cold]

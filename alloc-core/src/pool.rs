@@ -258,7 +258,8 @@ impl PoolRef {
         let mut left = want;
         // Carved blocks first: their memory was touched before.
         let carved = desc.carved.get() as usize;
-        if left > 0 && desc.free.get() > desc.capacity.get() - desc.carved.get() {
+        // The first test is `left > 0`, in the form in which the compiler keeps the sum for below: 1 % of sh6bench.
+        if carved + left > carved && desc.free.get() > desc.capacity.get() - desc.carved.get() {
             for (number, word) in desc.bits.iter().take(carved.div_ceil(64)).enumerate() {
                 let mut bits = word.get();
                 if bits == 0 {
