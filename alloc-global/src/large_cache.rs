@@ -4,7 +4,7 @@
 //! freed just now is still warm and serves the next request of its class.
 //!
 //! The bound is not a share but a promise about the peak: what a thread has in use and what it
-//! caches together stay near the most that it ever had in use, plus [`SLACK`]. So the cache does
+//! caches together stay near the most that it ever had in use, plus some [`slack`]. So the cache does
 //! not raise a program's peak, and a program whose use goes up and down keeps its memory.
 //! A free that is kept and an allocation that is served leave that sum as it is. Therefore neither looks at it: room
 //! is granted to a class, block by block, when a free finds none, and taken away when a block comes fresh
@@ -16,7 +16,7 @@
 //!    fallback, each in one cache once.
 //! 2. `granted` is the sum of `cap` times size over all classes, and at most `limit`. In a cache
 //!    of no thread it is 0, unless blocks are still there.
-//! 3. When room was granted or a block came fresh: `live + granted <= peak + SLACK`, or `live` and what
+//! 3. When room was granted or a block came fresh: `live + granted <= peak + slack`, or `live` and what
 //!    lies in the slots stay below that.
 //!
 //! Only who has its turn may use it. It calls no fallback: who holds it takes out what must go. No unsafe here.
@@ -33,9 +33,20 @@ const SLOTS: usize = 32;
 /// Bytes of blocks that one class may hold, beyond the first two.
 const CLASS_BYTES: usize = 512 << 10;
 
-/// Bytes by which the cache may exceed what the thread had in use at its peak: enough for programs that use little to
-/// keep what they free (docs/measurements.md), which glibc would otherwise scatter.
-pub(crate) const SLACK: usize = 2 << 20;
+/// Bytes by which the cache may exceed what the thread had in use at its peak, which is `peak`: a quarter of it, from 256 KiB to
+/// 2 MiB. Classes that are not asked for at the moment can stay then, which glibc would otherwise scatter; an eighth
+/// is too little for that (docs/measurements.md).
+const fn slack(peak: usize) -> usize {
+    match peak / 4 {
+        ..LEAST_SLACK => LEAST_SLACK,
+        quarter @ LEAST_SLACK..MOST_SLACK => quarter,
+        MOST_SLACK.. => MOST_SLACK,
+    }
+}
+
+const LEAST_SLACK: usize = 256 << 10;
+
+const MOST_SLACK: usize = 2 << 20;
 
 /// The array of one class.
 struct LargeBin {
@@ -136,7 +147,8 @@ impl LargeCache {
             return false;
         }
         let cap = bin.cap.get();
-        let budget = (self.peak.get() + SLACK).saturating_sub(live).min(self.limit.get());
+        let bound = self.peak.get() + slack(self.peak.get());
+        let budget = bound.saturating_sub(live).min(self.limit.get());
         let left = budget.saturating_sub(self.granted.get()) / class.size();
         let left = u32::try_from(left).unwrap_or(u32::MAX);
         let more = cap.max(1).min(max_cap(class).saturating_sub(cap)).min(left);
@@ -179,7 +191,8 @@ impl LargeCache {
 
     /// How many bytes must go now that `live` bytes are in use, some of them fresh from the fallback.
     pub(crate) fn excess(&self, live: usize) -> usize {
-        let room = self.peak.get().max(live).saturating_add(SLACK) - live;
+        let peak = self.peak.get().max(live);
+        let room = peak.saturating_add(slack(peak)) - live;
         // Nearly always: no need to add up.
         if self.granted.get() <= room { 0 } else { self.cached().saturating_sub(room) }
     }
@@ -266,14 +279,29 @@ mod tests {
         let block = NonNull::from(&mut byte);
         let cache = LargeCache::new();
         assert!(!free(&cache, class(1024), block, 0), "nothing goes in without a limit");
-        let cache = unlimited();
-        let large = class(2 * SLACK);
-        assert!(free(&cache, large, block, 0), "what was in use may be kept");
-        assert!(!free(&cache, large, block, 0), "but not twice as much");
-        assert_eq!(cache.excess(SLACK), 0);
-        assert_eq!(cache.excess(2 * SLACK + 7), SLACK, "in use again, and cached beyond the slack");
-        assert_eq!(cache.pop_largest(), Some((large, block)));
-        assert_eq!((cache.excess(4 * SLACK), cache.granted.get()), (0, 0));
+        for size in [2 * LEAST_SLACK, 4 << 20, 16 << 20] {
+            let (cache, large, slack) = (unlimited(), class(size), slack(size));
+            assert!(free(&cache, large, block, 0), "what was in use may be kept");
+            assert!(!free(&cache, large, block, 0), "but not twice as much");
+            assert_eq!(cache.excess(slack), 0);
+            let excess = size - slack;
+            assert_eq!(cache.excess(size), excess, "in use again, and cached beyond the slack");
+            assert_eq!(cache.pop_largest(), Some((large, block)));
+            assert_eq!((cache.excess(2 * size), cache.granted.get()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn the_slack_is_a_quarter_of_the_peak_within_bounds() {
+        for (peak, expected) in [
+            (0, LEAST_SLACK),
+            (1 << 20, LEAST_SLACK),
+            (4 << 20, 1 << 20),
+            (8 << 20, MOST_SLACK),
+            (usize::MAX, MOST_SLACK),
+        ] {
+            assert_eq!(slack(peak), expected, "{peak}");
+        }
     }
 
     #[test]
