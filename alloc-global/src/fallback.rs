@@ -16,14 +16,13 @@
 //!
 //! Nothing here holds a lock while the fallback runs.
 
-use crate::cache::Cache;
 use crate::config;
 use crate::large_class::{LARGE_ALIGN, LargeClass, fallback_layout};
 use crate::latency::{self, Path};
 use crate::mid_class::{CacheBin, MID_MAX, MID_STEPS};
 use crate::visit::{Visit, flush_others};
 use crate::{huge, shared, thread};
-use alloc_core::{Block, CLASSES};
+use alloc_core::CLASSES;
 use core::alloc::{GlobalAlloc, Layout};
 use core::any::TypeId;
 use core::ptr::{self, NonNull, null_mut};
@@ -33,6 +32,7 @@ use std::alloc::System;
 use kept::{count_change, look_and_return, move_cached, note_fresh, note_grown, pop, push};
 
 mod kept;
+mod mid;
 
 /// From this size on, in bytes, `realloc` is left to the fallback: system allocators move
 /// pages instead of copying them.
@@ -40,9 +40,6 @@ const MOVES_PAGES: usize = 128 << 10;
 
 /// From this size on, in bytes, zeroed memory is left to the fallback: the system has it at hand.
 const ZERO_AT_HAND: usize = 1 << 20;
-
-/// The most blocks of a bin above 64 that are asked for at once.
-const MID_BATCH: usize = 16;
 
 /// The block that `teach` frees, in bytes: with its header and rounded to pages within the largest that glibc learns from.
 const LESSON: usize = (32 << 20) - (64 << 10);
@@ -214,104 +211,6 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         }
         // SAFETY: the caller's promise.
         unsafe { self.alloc_fresh(layout, zeroed) }
-    }
-
-    /// A block for a bin above 64 that is empty, or that allocations were kept from.
-    ///
-    /// # Safety
-    ///
-    /// As for `GlobalAlloc::alloc`; `bin` is that of the layout, and this fallback is registered.
-    unsafe fn alloc_mid(&self, bin: CacheBin, layout: Layout, zeroed: bool) -> *mut u8 {
-        let cache = thread::for_slow_alloc();
-        // SAFETY: the cache is this thread's.
-        if let Some(block) = cache.and_then(|cache| unsafe { cache.pop(bin) }) {
-            if zeroed {
-                // SAFETY: at least `size` bytes that are the caller's.
-                unsafe { block.write_bytes(0, layout.size()) };
-            }
-            return block.as_ptr();
-        }
-        // SAFETY: the size is at least that of the caller's layout, so not 0.
-        let mut block = unsafe { self.ask(fallback_layout(layout), zeroed) };
-        if block.is_null() && make_room() {
-            // SAFETY: as above.
-            block = unsafe { self.ask(fallback_layout(layout), zeroed) };
-        }
-        if !block.is_null() {
-            thread::note_mid_fresh(cache, bin);
-            if let (Some(cache), false) = (cache, zeroed) {
-                // SAFETY: as above.
-                unsafe { self.stock_mid(cache, bin, fallback_layout(layout)) };
-            }
-        }
-        block
-    }
-
-    /// Asks for more blocks of a bin above 64 that was found empty: the more often that was so, the more.
-    ///
-    /// # Safety
-    ///
-    /// The cache is that of the calling thread; `asked` is what the fallback is asked for on behalf of `bin`.
-    unsafe fn stock_mid(&self, cache: &'static Cache, bin: CacheBin, asked: Layout) {
-        // SAFETY: the cache is this thread's.
-        unsafe { cache.grow_mid(bin) };
-        let mut stock = [null_mut(); MID_BATCH];
-        let want = (cache.mid_half(bin) as usize / 2).saturating_sub(1);
-        for slot in stock.iter_mut().take(want) {
-            // USER CODE: a fallback's. It may call back in, so nothing of the cache is at hand meanwhile.
-            // SAFETY: the size is not 0.
-            *slot = unsafe { self.ask(asked, false) };
-            if slot.is_null() {
-                break;
-            }
-        }
-        // The first one last, so that it is handed out first: programs walk what they built in the order in which they built
-        // it, and memory is fastest upwards.
-        for block in stock.iter().rev().copied().filter_map(NonNull::new) {
-            // SAFETY: the cache is this thread's.
-            if unsafe { cache.push(bin, block) } {
-                cache.note_mid_stocked(bin);
-            } else {
-                // SAFETY: just allocated with this layout.
-                unsafe { self.inner.dealloc(block.as_ptr(), asked) };
-            }
-        }
-    }
-
-    /// Takes a block for a bin above 64 that is full: makes room by growth, or by giving the older half back.
-    ///
-    /// # Safety
-    ///
-    /// As for `GlobalAlloc::dealloc`; `bin` is that of the block's layout, and this fallback is registered.
-    unsafe fn dealloc_mid(&self, bin: CacheBin, block: *mut u8, layout: Layout) {
-        let Some(cache) = thread::attached() else {
-            thread::note_mid_orphan_free(bin);
-            // SAFETY: it came from there with this layout.
-            return unsafe { self.inner.dealloc(block, fallback_layout(layout)) };
-        };
-        cache.tick();
-        // SAFETY: the caller's contract: it came from `alloc`, which was not null.
-        let freed = unsafe { NonNull::new_unchecked(block) };
-        // SAFETY: the cache is this thread's. Not full: frees are watched, or the tick made room.
-        if unsafe { cache.push(bin, freed) } {
-            return;
-        }
-        // SAFETY: the cache is this thread's.
-        if !unsafe { cache.grow_mid(bin) } {
-            let free = |class: LargeClass, old: Block| {
-                // SAFETY: a block of this fallback, allocated with the class's layout.
-                unsafe { self.inner.dealloc(old.as_ptr(), class.layout()) };
-            };
-            // SAFETY: the cache is this thread's.
-            unsafe { cache.give_mid(bin, cache.mid_half(bin), free) };
-        }
-        // SAFETY: the cache is this thread's.
-        if !unsafe { cache.push(bin, freed) } {
-            // The fallback called back in and filled it again.
-            cache.note_mid_gone(bin);
-            // SAFETY: it came from there with this layout.
-            unsafe { self.inner.dealloc(block, fallback_layout(layout)) };
-        }
     }
 
     /// Lets the cache make way for bytes that come fresh from the fallback.

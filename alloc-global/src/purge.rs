@@ -1,7 +1,7 @@
 //! When free memory goes back to the system.
 //!
 //! ```text
-//! pool empty -> bin keeps two -> arena -> all pools free: empty arena
+//! pool empty -> bin keeps one -> arena -> all pools free: empty arena
 //!                                 |            | older than the delay, and more than the reserve
 //!                                 |            | older than three delays, and more than one
 //!                                 v            v

@@ -27,6 +27,7 @@ const LONGEST: usize = 550;
 const LAYERS: &[&str] = &[
     "size_class",
     "layout_math",
+    "errno",
     "page_source",
     "list",
     "chunk",

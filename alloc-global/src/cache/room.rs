@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! blocks in the array                       capacity
-//!   each miss doubles it                    8, 16, 32 ... up to 16 KiB
+//!   each miss doubles it                    8, 16, 32 ... up to 16 KiB; from 4 on above 128 bytes
 //!   up and down by less than that again     doubled: up to 32 KiB, for a class that swings
 //!   full for the eighth time in a row       16 KiB again: the class shrinks, it does not swing
 //! ```
