@@ -151,7 +151,7 @@ fn current<R>(f: impl FnOnce(&Inner) -> R) -> R {
 /// (Where drops allocate, as many of what they free may be left out of the number.)
 ///
 /// Looks at what candidates can reach, not at the whole heap. Inside another collection it does
-/// nothing and answers 0.
+/// nothing and answers 0; also in a panic hook that runs on top of a `Trace` that panicked.
 ///
 /// # Panics
 /// With the first panic of user code (`Trace`, `Finalize`, callbacks, `Drop`), after all is done.

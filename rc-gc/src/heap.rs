@@ -12,7 +12,7 @@
 //! Invariants (checked by [`Inner::check`], with those of `header`, `pools` and `large`):
 //!
 //! 1. `born - freed` = blocks not free in all pools + large objects; blocks in caches are counted in.
-//! 2. `pending` holds objects with count 0 whose values are whole; it is empty when `depth` is 0.
+//! 2. `pending` holds objects with count 0 whose values are whole, and no candidates; it is empty when `depth` is 0.
 //! 3. `birth` is the present epoch; every epoch in a header is at most that.
 //! 4. Once `retired`, no cache holds blocks, and the heap frees itself with its last object.
 //!

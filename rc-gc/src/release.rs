@@ -209,27 +209,30 @@ unsafe fn release_other(obj: Obj) {
 /// Count 0, value whole; in a pool of `heap`; `value` is its value and `word` its count word: PURPLE or 0.
 #[inline(always)]
 unsafe fn release_plain<T: ?Sized>(heap: NonNull<Inner>, obj: Obj, value: NonNull<T>, word: u32) {
+    // SAFETY: whole until dropped below.
+    let place = place_of(unsafe { value.as_ref() });
+    // SAFETY: in a pool.
+    debug_assert!(heap == unsafe { PoolRef::of(obj) }.heap());
+    if !needs_drop::<T>() && obj.has(LEAF) {
+        // SAFETY: nothing to drop, nothing leads to it, and a leaf is no candidate. The last use of the heap.
+        return unsafe { Inner::free_near(heap, obj, place) };
+    }
     // From here on the value is coming apart: no collection may find the object.
     if word != 0 {
         // SAFETY: in a pool.
         unsafe { forget(obj) };
     }
-    // SAFETY: whole until dropped below.
-    let place = place_of(unsafe { value.as_ref() });
-    // SAFETY: in a pool.
-    debug_assert!(heap == unsafe { PoolRef::of(obj) }.heap());
-    if needs_drop::<T>() {
-        // SAFETY: a heap lives as long as its objects.
-        let heap_ref = unsafe { heap.as_ref() };
-        let Some(level) = Level::enter(heap_ref, obj) else { return defer(heap_ref, obj) };
-        // SAFETY: count 0: no handle sees the value again. USER CODE; `level` leaves all in order.
-        unsafe { value.drop_in_place() };
-        let later = level.leave();
-        if later.is_some() {
-            // SAFETY: as below.
-            unsafe { Inner::free_near(heap, obj, place) };
-            return resume(later);
-        }
+    // SAFETY: a heap lives as long as its objects.
+    let heap_ref = unsafe { heap.as_ref() };
+    // Even without anything to drop: the collector may be looking at it (`collector::tracing`).
+    let Some(level) = Level::enter(heap_ref, obj) else { return defer(heap_ref, obj) };
+    // SAFETY: count 0: no handle sees the value again. USER CODE; `level` leaves all in order.
+    unsafe { value.drop_in_place() };
+    let later = level.leave();
+    if later.is_some() {
+        // SAFETY: as below.
+        unsafe { Inner::free_near(heap, obj, place) };
+        return resume(later);
     }
     // SAFETY: dropped; nothing leads to it. The last use of the heap.
     unsafe { Inner::free_near(heap, obj, place) };
@@ -255,6 +258,19 @@ unsafe fn forget(obj: Obj) {
         let pool = unsafe { PoolRef::of(obj) };
         pool.clear_candidate(pool.index_of(obj));
         obj.set_word(0);
+    }
+}
+
+/// Drops what was put off while edges were followed, unless a drop is under way that will. `first` is there already.
+#[cold]
+pub(crate) fn drain_outermost(heap: &Inner, first: &mut Option<Panic>) {
+    if heap.drain_at.get() != heap.depth.get() {
+        return;
+    }
+    match (drain(heap), &first) {
+        (Some(later), Some(_)) => discard(later),
+        (later, None) => *first = later,
+        (None, Some(_)) => {}
     }
 }
 
