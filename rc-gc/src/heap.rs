@@ -108,6 +108,8 @@ pub(crate) struct Inner {
     pub(crate) scratch: Cell<Option<Box<Scratch>>>,
     /// The thread's heaps, in a list that `thread` keeps.
     pub(crate) next: Cell<*const Inner>,
+    /// Where the heap is, as its box said: what frees it needs more than a reference allows.
+    here: Cell<NonNull<Inner>>,
 }
 
 /// What a large object takes from the budget, in allocations: much memory that is garbage is not to wait for many objects.
@@ -154,9 +156,12 @@ impl Inner {
             counters: Counters::new(),
             scratch: Cell::new(None),
             next: Cell::new(std::ptr::null()),
+            here: Cell::new(NonNull::dangling()),
         });
         inner.refill_budget();
         let heap = NonNull::from(Box::leak(inner));
+        // SAFETY: just made.
+        unsafe { heap.as_ref() }.here.set(heap);
         crate::thread::enlist(heap);
         heap
     }
@@ -167,15 +172,29 @@ impl Inner {
     /// The object is allocated, and stays so for as long as the result is used.
     #[inline(always)]
     pub(crate) unsafe fn of<'a>(obj: Obj) -> &'a Inner {
-        let heap = if obj.has(LARGE) {
-            // SAFETY: just tested.
-            unsafe { large::heap_of(obj) }
-        } else {
-            // SAFETY: just tested.
-            unsafe { PoolRef::of(obj) }.heap()
-        };
+        // SAFETY: by contract.
+        let heap = unsafe { Inner::pointer_of(obj) };
         // SAFETY: a heap lives as long as its objects (4).
         unsafe { heap.as_ref() }
+    }
+
+    /// The heap of an object, for what may free it.
+    ///
+    /// # Safety
+    /// The object is allocated.
+    #[inline(always)]
+    pub(crate) unsafe fn pointer_of(obj: Obj) -> NonNull<Inner> {
+        if obj.has(LARGE) {
+            // SAFETY: just tested.
+            return unsafe { large::heap_of(obj) };
+        }
+        // SAFETY: just tested.
+        unsafe { PoolRef::of(obj) }.heap()
+    }
+
+    /// The heap, with all rights to it.
+    pub(crate) fn pointer(&self) -> NonNull<Inner> {
+        self.here.get()
     }
 
     /// Whether an object met while tracing belongs to this heap. Those of others count as outside.

@@ -167,7 +167,7 @@ impl PoolRef {
     ) -> Self {
         let pool = PoolRef(slot_of(base).cast());
         let capacity = blocks_per_pool(class);
-        pool.heap.set(Some(NonNull::from(heap)));
+        pool.heap.set(Some(heap.pointer()));
         pool.reciprocal.set(reciprocal(class));
         pool.size.set(class.size() as u16);
         pool.capacity.set(capacity as u16);

@@ -168,14 +168,16 @@ impl Drop for Level<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         // By value, so that the level need not be in memory for this alone.
-        abandon(self.heap, self.obj, self.outer);
+        abandon(self.heap.pointer(), self.obj, self.outer);
     }
 }
 
 /// After a panic in a value's drop: the object is freed, and what was put off is dropped, all the same.
 #[cold]
 #[inline(never)]
-fn abandon(heap: &Inner, obj: Obj, outer: u32) {
+fn abandon(heap: NonNull<Inner>, obj: Obj, outer: u32) {
+    // SAFETY: a heap lives as long as its objects. Not used across `bury`, which may free it.
+    let heap = unsafe { heap.as_ref() };
     let later = Level { heap, obj, outer }.leave();
     // SAFETY: the value is dropped, as far as it could be; no handle leads to it.
     unsafe { bury(obj) };
@@ -196,9 +198,11 @@ unsafe fn release_other(obj: Obj) {
         return unsafe { release_odd(obj) };
     }
     // SAFETY: allocated until the end.
-    let heap = unsafe { Inner::of(obj) };
+    let heap = unsafe { Inner::pointer_of(obj) };
+    // SAFETY: a heap lives as long as its objects.
+    let heap_ref = unsafe { heap.as_ref() };
     // SAFETY: of this heap.
-    unsafe { heap.clear_candidate(obj) };
+    unsafe { heap_ref.clear_candidate(obj) };
     // SAFETY: by contract, and no flag that asks for more.
     resume(unsafe { release_untyped(heap, obj) });
 }
@@ -296,7 +300,7 @@ fn drain(heap: &Inner) -> Option<Panic> {
             } else {
                 // SAFETY: as above, without a flag that asks for more. Not the outermost level, so
                 // nothing was put off that it dropped.
-                unsafe { release_untyped(heap, obj) };
+                unsafe { release_untyped(heap.pointer(), obj) };
             }
         });
     }
@@ -311,7 +315,9 @@ fn drain(heap: &Inner) -> Option<Panic> {
 ///
 /// # Safety
 /// Count 0, value whole; of `heap`; no candidate; without finalizer and callbacks.
-unsafe fn release_untyped(heap: &Inner, obj: Obj) -> Option<Panic> {
+unsafe fn release_untyped(heap: NonNull<Inner>, obj: Obj) -> Option<Panic> {
+    // SAFETY: a heap lives as long as its objects. Not used across `bury`, which may free it.
+    let heap = unsafe { heap.as_ref() };
     let Some(level) = Level::enter(heap, obj) else {
         defer(heap, obj);
         return None;
@@ -433,7 +439,7 @@ pub(crate) unsafe fn bury(obj: Obj) {
         unsafe { free_side(obj) };
     }
     // SAFETY: allocated until the next line.
-    let heap = NonNull::from(unsafe { Inner::of(obj) });
+    let heap = unsafe { Inner::pointer_of(obj) };
     // SAFETY: by contract.
     unsafe { Inner::free(heap, obj) };
 }

@@ -248,12 +248,15 @@ fn what_get_mut_lends_for_good_is_no_candidate_afterwards() {
     }
     for fuse in 0..6 {
         let mut all = candidates(3, || Gc::new(Bold(0)));
-        let one = Box::leak(Box::new(all.remove(1)));
+        let lender = Box::into_raw(Box::new(all.remove(1)));
+        // SAFETY: taken back below, when nobody has it any more.
+        let one = unsafe { &mut *lender };
         in_hook(fuse, || LENT.set(Some(&mut Gc::get_mut(one).unwrap().0)));
         assert!(catch_unwind(rc_gc::collect).is_err());
         *LENT.take().unwrap() = 1;
         assert_eq!(rc_gc::collect(), 0, "fuse {fuse}");
-        drop(all);
+        // SAFETY: from above.
+        drop((all, unsafe { Box::from_raw(lender) }));
     }
     rc_gc::check().unwrap();
 }
