@@ -113,14 +113,20 @@ impl Inner {
         if self.collecting.get() || self.is_retired() || is_tracing() {
             return 0;
         }
+        let (freed, panic) = self.collect_now(generation);
+        resume(panic);
+        freed
+    }
+
+    /// `collect` where nothing speaks against it; also the first panic of user code.
+    pub(crate) fn collect_now(&self, generation: Generation) -> (usize, Option<Panic>) {
         self.collecting.set(true);
         let running = Running(self);
         self.schedule.waiting.set(false);
         self.refill_budget();
         let (freed, panic) = self.run(generation);
         drop(running);
-        resume(panic);
-        freed
+        (freed, panic)
     }
 
     /// A budget of allocations is spent: collects what is due, if this is the time.

@@ -14,10 +14,12 @@
 //! 1. `born - freed` = blocks not free in all pools + large objects; blocks in caches are counted in.
 //! 2. `pending` holds objects with count 0 whose values are whole, and no candidates; it is empty when `depth` is 0.
 //! 3. `birth` is the present epoch; every epoch in a header is at most that.
-//! 4. Once `retired`, no cache holds blocks, and the heap frees itself with its last object.
+//! 4. Once `retired`, no cache holds blocks, and the heap frees itself with its last object. Outside of collections no
+//!    list has its pools then (of pool invariant 5 only what it says of `state`): see `ended`.
 //!
 //! It does not decide what is garbage.
 
+mod ended;
 mod free;
 mod walk;
 
@@ -86,6 +88,8 @@ pub(crate) struct Inner {
     caches: [[Cache; CLASS_TABLE]; SHAPES],
     pub(crate) collecting: Cell<bool>,
     retired: Cell<bool>,
+    /// What collections may cost once it is retired.
+    credit: Cell<i64>,
     lists: [[PoolList; CLASS_TABLE]; SHAPES],
     arenas: RefCell<Arenas>,
     /// Objects whose drop was put off.
@@ -142,6 +146,7 @@ impl Inner {
             deferred: Cell::new(None),
             collecting: Cell::new(false),
             retired: Cell::new(false),
+            credit: Cell::new(0),
             lists: [const { [const { PoolList::new() }; CLASS_TABLE] }; SHAPES],
             arenas: RefCell::new(Arenas::new()),
             pending: RefCell::new(Vec::new()),
@@ -235,11 +240,6 @@ impl Inner {
         self.refill_budget();
         self.scratch.set(self.scratch.take().filter(|scratch| scratch.is_small()));
         true
-    }
-
-    /// Ends the heap: new objects are large ones from now on.
-    pub(crate) fn set_retired(&self) {
-        self.retired.set(true);
     }
 
     /// Whether the heap has ended.
@@ -405,51 +405,76 @@ impl Inner {
             unsafe { self.large.set_candidate(obj, self.generation_of(obj)) };
         } else {
             // SAFETY: just tested.
-            self.set_pool_candidate(unsafe { PoolRef::of(obj) }, obj);
+            let pool = unsafe { PoolRef::of(obj) };
+            // SAFETY: by contract. A collection or a drop is under way, which keeps the heap.
+            unsafe { Inner::set_pool_candidate(pool.heap(), pool, obj) };
         }
     }
 
     /// The part of `set_candidate` that is the pool's: a bit, for the generation that the object is in, so that no
-    /// collection of a younger one looks at it.
+    /// collection of a younger one looks at it. The pool's first puts the pool into a list; see `noted`.
+    ///
+    /// # Safety
+    /// The object is in that pool of that heap. If nothing keeps the heap, it is not used afterwards, nor is the object.
     #[inline(always)]
-    pub(crate) fn set_pool_candidate(&self, pool: PoolRef, obj: Obj) {
+    pub(crate) unsafe fn set_pool_candidate(heap: NonNull<Inner>, pool: PoolRef, obj: Obj) {
+        // SAFETY: a heap lives as long as its objects; not used across the calls at the end.
+        let inner = unsafe { heap.as_ref() };
         let index = pool.index_of(obj);
-        if obj.epoch() >= self.epoch() {
+        if obj.epoch() >= inner.epoch() {
             pool.set_fresh(index);
             if !pool.is(IN_FRESH) {
-                self.list_fresh(pool);
+                // SAFETY: by contract.
+                unsafe { Inner::list_fresh(heap, pool) };
             }
         } else {
             pool.set_stale(index);
-            if obj.epoch() < self.middle_from.get() {
+            if obj.epoch() < inner.middle_from.get() {
                 pool.set_fresh(index);
                 if !pool.is(IN_OLD) {
-                    self.list_old(pool);
+                    // SAFETY: by contract.
+                    unsafe { Inner::list_old(heap, pool) };
                 }
             } else if !pool.is(IN_MID) {
-                self.list_mid(pool);
+                // SAFETY: by contract.
+                unsafe { Inner::list_mid(heap, pool) };
             }
         }
     }
 
+    /// # Safety
+    /// As for `set_pool_candidate`.
     #[cold]
     #[inline(never)]
-    fn list_fresh(&self, pool: PoolRef) {
+    unsafe fn list_fresh(heap: NonNull<Inner>, pool: PoolRef) {
         pool.set_state(IN_FRESH, 0);
-        self.fresh.borrow_mut().push(pool);
+        // SAFETY: by contract.
+        unsafe { heap.as_ref() }.fresh.borrow_mut().push(pool);
+        // SAFETY: by contract.
+        unsafe { Inner::noted(heap) };
     }
 
+    /// # Safety
+    /// As for `set_pool_candidate`.
     #[cold]
     #[inline(never)]
-    fn list_mid(&self, pool: PoolRef) {
+    unsafe fn list_mid(heap: NonNull<Inner>, pool: PoolRef) {
         pool.set_state(IN_MID, 0);
-        self.mid.borrow_mut().push(pool);
+        // SAFETY: by contract.
+        unsafe { heap.as_ref() }.mid.borrow_mut().push(pool);
+        // SAFETY: by contract.
+        unsafe { Inner::noted(heap) };
     }
 
+    /// # Safety
+    /// As for `set_pool_candidate`.
     #[cold]
     #[inline(never)]
-    fn list_old(&self, pool: PoolRef) {
-        self.old.push(pool);
+    unsafe fn list_old(heap: NonNull<Inner>, pool: PoolRef) {
+        // SAFETY: by contract.
+        unsafe { heap.as_ref() }.old.push(pool);
+        // SAFETY: by contract.
+        unsafe { Inner::noted(heap) };
     }
 
     /// `set_candidate` for an object that may be one already.

@@ -102,7 +102,8 @@ unsafe fn drop_last_elsewhere<T: ?Sized>(value: NonNull<T>, word: u32) {
 /// from now on.
 ///
 /// # Safety
-/// The object has handles, and `word` is its count word; if it is not IMMORTAL, it is neither PURPLE nor LEAF.
+/// The object has handles, and `word` is its count word; if it is not IMMORTAL, it is neither PURPLE nor LEAF. The caller
+/// uses neither it nor its heap afterwards, unless by another handle: in a heap that has ended this collects (USER CODE).
 #[inline(never)]
 pub(crate) unsafe fn note(obj: Obj, word: u32) {
     if word & IMMORTAL != 0 || obj.has(DEAD | LARGE) {
@@ -111,10 +112,9 @@ pub(crate) unsafe fn note(obj: Obj, word: u32) {
     }
     // SAFETY: just tested, and allocated: it has handles.
     let pool = unsafe { PoolRef::of(obj) };
-    // SAFETY: a heap lives as long as its objects.
-    let heap = unsafe { pool.heap().as_ref() };
     obj.set_word(word | PURPLE);
-    heap.set_pool_candidate(pool, obj);
+    // SAFETY: of that heap; by contract, neither is used afterwards.
+    unsafe { Inner::set_pool_candidate(pool.heap(), pool, obj) };
 }
 
 /// # Safety
@@ -126,9 +126,13 @@ unsafe fn note_odd(obj: Obj, word: u32) {
         obj.pin();
     } else if !obj.has(DEAD) {
         // SAFETY: it has handles, so it is allocated.
-        let heap = unsafe { Inner::of(obj) };
+        let heap = unsafe { Inner::pointer_of(obj) };
+        // SAFETY: a heap lives as long as its objects.
+        let heap_ref = unsafe { heap.as_ref() };
         // SAFETY: of that heap; by contract no leaf, and no candidate yet.
-        unsafe { heap.set_candidate(obj) };
+        unsafe { heap_ref.set_candidate(obj) };
+        // SAFETY: the caller has given up the handle, and uses neither object nor heap.
+        unsafe { Inner::noted(heap) };
     }
 }
 
@@ -378,6 +382,9 @@ pub(crate) unsafe fn release_odd(obj: Obj) {
     if dead {
         // SAFETY: the value is dropped, no handle exists.
         unsafe { bury(obj) };
+    } else {
+        // SAFETY: resurrected, but perhaps by a cycle only. Not used any more.
+        unsafe { Inner::noted(heap.pointer()) };
     }
     resume(panic);
 }

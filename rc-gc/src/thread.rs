@@ -160,8 +160,6 @@ pub(crate) unsafe fn retire(heap: NonNull<Inner>) {
         }
     }
     inner.set_retired();
-    inner.flush_caches();
-    inner.release_listed();
     // SAFETY: by contract the caller is done with it.
     unsafe { free_if_done(heap) };
 }
