@@ -12,8 +12,9 @@ use std::mem::ManuallyDrop;
 use std::path::Path;
 
 use crate::collector::is_tracing;
+use crate::convert::CloneNear;
 use crate::gc::{Gc, first_word, type_flags};
-use crate::header::{DEAD, Obj, VtableOf};
+use crate::header::{DEAD, FINALIZER, Obj, VtableOf};
 use crate::heap::Inner;
 use crate::pools::Place;
 use crate::release::{self, bury};
@@ -208,6 +209,10 @@ impl<T: Trace + Clone + 'static> CloneToGc for T {
         // value is not looked at again.
         let value = unsafe { this.value_ptr().read() };
         let fresh = room.fill(value);
+        if !old.has(FINALIZER) {
+            // It ran already, for this very value.
+            fresh.obj().clear(FINALIZER);
+        }
         let old = ManuallyDrop::new(std::mem::replace(this, fresh)).obj();
         // SAFETY: its only handle was just taken out of `this`, and forgotten.
         release::resume(unsafe { retire_moved(old) });
@@ -221,7 +226,7 @@ macro_rules! unsized_clones {
 
         impl$(<$t: Trace + Clone + 'static>)? CloneToGc for $type {
             fn unshare(this: &mut Gc<Self>) {
-                *this = Gc::from(&**this);
+                *this = Self::clone_near(this);
             }
         }
     )*};
