@@ -276,11 +276,9 @@ pub unsafe fn count_garbage_slowly() -> usize {
 
 impl Inner {
     fn safepoint(&self) -> usize {
-        if self.schedule.waiting.get() && self.schedule.enabled.get() {
-            self.collect_due()
-        } else {
-            0
-        }
+        let due = self.schedule.waiting.get() && self.schedule.enabled.get();
+        // The mode may have changed since.
+        if due && self.schedule.mode.get() != Mode::Manual { self.collect_due() } else { 0 }
     }
 
     fn set_thresholds(&self, thresholds: Thresholds) {
