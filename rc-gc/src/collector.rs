@@ -126,6 +126,10 @@ impl Inner {
         self.refill_budget();
         let (freed, panic) = self.run(generation);
         drop(running);
+        if self.is_retired() {
+            // It may have ended in a drop just now; there is another object then that leads to it.
+            self.unlist();
+        }
         (freed, panic)
     }
 

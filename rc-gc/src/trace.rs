@@ -146,6 +146,9 @@ pub unsafe trait Trace {
 /// * It may *resurrect*: an object that is reachable again afterwards stays alive, with all it
 ///   reaches. Its finalizer does not run a second time.
 /// * A panic in it does not stop the others; the first one continues when the work is done.
+/// * It is that of the object's own type: for `#[gc(finalize)]` on `S`, that of a `Gc<S>` (or a `Gc<dyn Trait>` of an `S`). In
+///   a `Gc<RefCell<S>>`, a `Gc<Option<S>>`, a `Gc<[S]>` or a `Gc<(S, u8)>` the `S` is a part of the value, and **its
+///   `finalize` is never called**. Put the cell into `S` instead.
 ///
 /// The idea is Python's PEP 442.
 ///

@@ -34,7 +34,7 @@ impl Inner {
     }
 
     /// Takes all pools out of the lists of candidates, and gives back what is empty.
-    fn unlist(&self) {
+    pub(crate) fn unlist(&self) {
         for pool in self.fresh.take().into_iter().chain(self.mid.take()) {
             pool.set_state(0, IN_FRESH | IN_MID);
         }
@@ -100,7 +100,8 @@ impl Inner {
                 break;
             }
         }
-        if !inner.collecting.get() {
+        if is_tracing() && !inner.collecting.get() {
+            // Not now: with the next candidate, then.
             inner.unlist();
         }
         // SAFETY: by contract.
