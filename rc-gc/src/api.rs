@@ -9,14 +9,17 @@ use crate::generations::{Generation, Mode, Thresholds};
 use crate::header::{DEAD, LARGE, LEAF, Obj, PURPLE, VISITED};
 use crate::heap::Inner;
 use crate::pools::PoolRef;
+use crate::release::resume;
 use crate::stats::Stats;
 use crate::thread;
 
 /// A heap apart from the thread's own, with its own collector, thresholds and statistics.
 ///
 /// Handles may lead from one heap to another and count as held from outside there: **a cycle across two
-/// heaps is not collected.** Dropping the `Heap` collects it; what is still held stays until it is dropped. Drops that go
-/// from heap to heap may be 64 deep in each before any is put off.
+/// heaps is not collected.** Dropping the `Heap` collects it; what is still held stays until it is dropped. Cycles that
+/// become garbage after that are collected when a handle to them is dropped, there and then; but once such collections have
+/// looked at a million objects more than they freed, there are no others in that heap, and **what is left of its cycles is leaked**.
+/// Drops that go from heap to heap may be 64 deep in each before any is put off.
 ///
 /// ```
 /// use rc_gc::{Gc, Heap};
@@ -150,8 +153,10 @@ fn current<R>(f: impl FnOnce(&Inner) -> R) -> R {
 ///
 /// (Where drops allocate, as many of what they free may be left out of the number.)
 ///
+/// After the end of the thread's heap, in destructors of thread-locals, it collects what of it is left.
+///
 /// Looks at what candidates can reach, not at the whole heap. Inside another collection it does
-/// nothing and answers 0.
+/// nothing and answers 0; also in a panic hook that runs on top of a `Trace` that panicked.
 ///
 /// # Panics
 /// With the first panic of user code (`Trace`, `Finalize`, callbacks, `Drop`), after all is done.
@@ -166,11 +171,16 @@ pub fn collect() -> usize {
 /// # Panics
 /// As [`collect`].
 pub fn collect_generation(generation: Generation) -> usize {
-    match thread::existing() {
-        // SAFETY: the thread's heap.
-        Some(heap) => unsafe { heap.as_ref() }.collect(generation),
-        None => 0,
+    let Some(heap) = thread::existing() else { return 0 };
+    // SAFETY: the thread's heap.
+    let inner = unsafe { heap.as_ref() };
+    if !inner.is_retired() {
+        return inner.collect(generation);
     }
+    // SAFETY: the thread's heap, which nobody uses afterwards but by handles.
+    let (freed, panic) = unsafe { Inner::collect_ended(heap) };
+    resume(panic);
+    freed
 }
 
 /// Collects if a collection is due in the thread's heap; the number of objects freed. For
@@ -266,11 +276,9 @@ pub unsafe fn count_garbage_slowly() -> usize {
 
 impl Inner {
     fn safepoint(&self) -> usize {
-        if self.schedule.waiting.get() && self.schedule.enabled.get() {
-            self.collect_due()
-        } else {
-            0
-        }
+        let due = self.schedule.waiting.get() && self.schedule.enabled.get();
+        // The mode may have changed since.
+        if due && self.schedule.mode.get() != Mode::Manual { self.collect_due() } else { 0 }
     }
 
     fn set_thresholds(&self, thresholds: Thresholds) {

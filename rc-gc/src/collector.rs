@@ -23,22 +23,27 @@
 //! 1. Only a full collection that found an object live clears PURPLE (or `get_mut`, which has it
 //!    from its caller that the object is live now).
 //! 2. A survivor of a younger collection stays a candidate; one that a finalizer resurrected too.
-//! 3. After a panic while tracing, everything visited is a candidate again.
+//! 3. After a panic while tracing, what was a candidate and is still PURPLE is one again.
 //!
-//! Both passes (`detect`) trace the same objects with no user code between them that could change an edge.
+//! Both passes (`detect`) trace the same objects with no user code between them that could change an edge. If a `Trace`
+//! panics, there is some before it unwinds: the panic hook. It may do what it likes with handles while `Scratch` is full of
+//! pointers to objects that nothing pins; see [`Tracing`].
 //! Nothing here drops or frees: that is `garbage`.
 
 mod detect;
+mod tracing;
 
 use std::time::Instant;
 
 use detect::{push_within, rescue, visit};
+use tracing::Tracing;
+pub(crate) use tracing::is_tracing;
 
 use crate::Generation;
-use crate::header::{DEAD, FINALIZER, LEAF, Obj, SIDE, STEP, VISITED};
+use crate::header::{DEAD, FINALIZER, LEAF, Obj, PURPLE, SIDE, STEP, VISITED};
 use crate::heap::Inner;
 use crate::pools::{IN_FRESH, IN_MID, IN_OLD, PoolRef, WORDS};
-use crate::release::{Panic, discard, guarded, resume};
+use crate::release::{Panic, discard, drain_outermost, guarded, resume};
 use crate::stats::GenerationStats;
 use crate::trace::Tracer;
 use crate::verify::Verify;
@@ -103,19 +108,29 @@ impl Drop for Running<'_> {
 
 impl Inner {
     /// Collects a generation and all younger ones; the number of objects freed. Does nothing inside
-    /// another collection of the same heap, or in a heap that has ended.
+    /// another collection of the same heap, while any heap's edges are followed, or in a heap that has ended.
     pub(crate) fn collect(&self, generation: Generation) -> usize {
-        if self.collecting.get() || self.is_retired() {
+        if self.collecting.get() || self.is_retired() || is_tracing() {
             return 0;
         }
+        let (freed, panic) = self.collect_now(generation);
+        resume(panic);
+        freed
+    }
+
+    /// `collect` where nothing speaks against it; also the first panic of user code.
+    pub(crate) fn collect_now(&self, generation: Generation) -> (usize, Option<Panic>) {
         self.collecting.set(true);
         let running = Running(self);
         self.schedule.waiting.set(false);
         self.refill_budget();
         let (freed, panic) = self.run(generation);
         drop(running);
-        resume(panic);
-        freed
+        if self.is_retired() {
+            // It may have ended in a drop just now; there is another object then that leads to it.
+            self.unlist();
+        }
+        (freed, panic)
     }
 
     /// A budget of allocations is spent: collects what is due, if this is the time.
@@ -172,12 +187,12 @@ impl Inner {
         self.gather(generation, &mut s.candidates);
         run.candidates = s.candidates.len() as u64;
         if !s.candidates.is_empty() {
-            // USER CODE: implementations of `Trace`.
+            // USER CODE: implementations of `Trace`; the panic hook.
             let verdict = self.verdict(generation);
             guarded(&mut panic, || self.detect(&mut s, floor, verdict));
             run.visited = s.visited.len() as u64;
             if panic.is_some() {
-                self.undo(&mut s);
+                self.undo(&mut s, &mut panic);
             } else if s.live < s.visited.len() {
                 // USER CODE: finalizers, callbacks, drops.
                 freed = self.dispose(&mut s, &mut run, &mut panic);
@@ -252,25 +267,31 @@ impl Inner {
         self.large.age_candidates(middle, |obj| to.add_one(obj));
     }
 
-    /// After a panic in pass 1 or 2: nothing was judged, everything is a candidate again.
-    fn undo(&self, s: &mut Scratch) {
+    /// After a panic in pass 1 or 2: nothing becomes garbage, what was a candidate is one again. USER CODE: drops.
+    fn undo(&self, s: &mut Scratch, panic: &mut Option<Panic>) {
         self.spare(&s.visited);
+        self.spare(&s.candidates);
         s.visited.clear();
-        for &obj in s.candidates.iter().filter(|obj| !obj.has(DEAD)) {
-            // SAFETY: a candidate of this heap that nobody could drop meanwhile.
-            unsafe { self.set_candidate_anew(obj) };
-        }
+        drain_outermost(self, panic);
     }
 
-    /// Takes objects out of the set, alive and as candidates. (After a panic in `recheck` one may have no handle left,
-    /// given up by its finalizer: nothing leads to it but the list of candidates, by which the next collection finds it.)
-    fn spare(&self, visited: &[Obj]) {
+    /// Takes objects out of the set, alive and, if they are PURPLE, as candidates. Those that are not have been found to be
+    /// live, or a panic hook has dropped their last handle, or lent the value for good (`get_mut`).
+    ///
+    /// (After a panic in `recheck` one may have no handle left, given up by its finalizer: nothing leads to it but the
+    /// list of candidates, by which the next collection finds it.)
+    fn spare(&self, objects: &[Obj]) {
         let birth = self.birth();
-        for &obj in visited {
+        for &obj in objects {
             let mark = obj.mark();
-            obj.set_mark(mark & (STEP - 1) & !VISITED | birth & !(STEP - 1));
-            // SAFETY: of this heap, and alive.
-            unsafe { self.set_candidate_anew(obj) };
+            if mark & VISITED != 0 {
+                obj.set_mark(mark & (STEP - 1) & !VISITED | birth & !(STEP - 1));
+            }
+            if obj.word() & PURPLE != 0 {
+                // SAFETY: of this heap, and allocated: what was dropped meanwhile was put off. No leaf, which never was a
+                // candidate, and not DEAD: nothing dies while edges are followed.
+                unsafe { self.set_candidate_anew(obj) };
+            }
         }
     }
 
@@ -292,19 +313,19 @@ impl Inner {
     }
 
     /// After finalizers: whether the garbage, pinned by one count each, is garbage still. What is
-    /// not leaves the set; the number of those. A panic spares all.
+    /// not leaves the set; the number of those. A panic spares all. USER CODE: `Trace`; after a panic, drops.
     pub(crate) fn recheck(&self, s: &mut Scratch, panic: &mut Option<Panic>) -> usize {
         let garbage = std::mem::take(&mut s.visited);
         for &obj in &garbage {
-            obj.decrement();
+            // A candidate, as far as decrements and `get_mut` are concerned, and noted nowhere: see `spare`.
+            obj.set_word(obj.decrement() | PURPLE);
         }
         s.candidates.clone_from(&garbage);
         s.crowded.clear();
         // Every member is visited before the first is traced, so that none is discovered.
         let mut first = None;
         guarded(&mut first, || {
-            #[cfg(feature = "verify")]
-            let _tracing = crate::verify::tracing::Guard::new();
+            let _tracing = Tracing::new(self);
             s.verify = Verify::new();
             s.visited.reserve(garbage.len());
             for &obj in &garbage {
@@ -319,10 +340,12 @@ impl Inner {
             garbage.iter().partition(|obj| first.is_some() || !obj.has(VISITED));
         self.spare(&live);
         (s.visited, s.live) = (dead, 0);
-        match (panic.is_some(), first) {
-            (true, Some(later)) => discard(later),
-            (false, first) => *panic = first,
-            (true, None) => {}
+        if let Some(first) = first {
+            match panic {
+                Some(_) => discard(first),
+                None => *panic = Some(first),
+            }
+            drain_outermost(self, panic);
         }
         live.len()
     }

@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::ptr::NonNull;
 
-use crate::dst::{make, make_copy};
+use crate::dst::{here, make, make_copy};
 use crate::gc::{Gc, LEAF_DEPTH};
 use crate::header::{FINALIZER, LEAF};
+use crate::heap::Inner;
 use crate::trace::Trace;
 
 impl<T: ?Sized + Trace + 'static> From<Box<T>> for Gc<T> {
@@ -27,7 +28,7 @@ impl<T: ?Sized + Trace + 'static> From<Box<T>> for Gc<T> {
         // holds no handle.
         let flags = FINALIZER | if needs_drop::<T>() { 0 } else { LEAF };
         // SAFETY: moved out: `moved` frees the box only.
-        let gc = unsafe { make_copy::<T>(from, layout, flags) };
+        let gc = unsafe { make_copy::<T>(here(), from, layout, flags) };
         drop(moved);
         gc
     }
@@ -55,19 +56,38 @@ pub(crate) fn slice_flags<T: Trace>() -> u32 {
 
 impl<T: Trace + 'static> From<Vec<T>> for Gc<[T]> {
     /// Moves the elements; the vector's memory is freed.
-    fn from(mut values: Vec<T>) -> Gc<[T]> {
-        let len = values.len();
-        let layout = Layout::for_value(&values[..]);
-        let place = |at: *mut u8| {
-            let to = at.cast::<T>();
-            // SAFETY: `len` elements, to memory of their layout.
-            unsafe { values.as_ptr().copy_to_nonoverlapping(to, len) };
-            // SAFETY: 0 elements; the others were moved out just now.
-            unsafe { values.set_len(0) };
-            std::ptr::slice_from_raw_parts_mut(to, len)
-        };
-        // SAFETY: `place` moves the elements.
-        unsafe { make(layout, slice_flags::<T>(), place) }
+    fn from(values: Vec<T>) -> Gc<[T]> {
+        slice_in(here(), values)
+    }
+}
+
+/// A slice of the elements of a vector, whose memory is freed, on a heap.
+fn slice_in<T: Trace + 'static>(heap: &Inner, mut values: Vec<T>) -> Gc<[T]> {
+    let len = values.len();
+    let layout = Layout::for_value(&values[..]);
+    let place = |at: *mut u8| {
+        let to = at.cast::<T>();
+        // SAFETY: `len` elements, to memory of their layout.
+        unsafe { values.as_ptr().copy_to_nonoverlapping(to, len) };
+        // SAFETY: 0 elements; the others were moved out just now.
+        unsafe { values.set_len(0) };
+        std::ptr::slice_from_raw_parts_mut(to, len)
+    };
+    // SAFETY: `place` moves the elements.
+    unsafe { make(heap, layout, slice_flags::<T>(), place) }
+}
+
+/// What can be cloned into a new object of the same heap, though it has no size.
+pub(crate) trait CloneNear {
+    /// A new object with an equal value.
+    fn clone_near(this: &Gc<Self>) -> Gc<Self>;
+}
+
+impl<T: Trace + Clone + 'static> CloneNear for [T] {
+    fn clone_near(this: &Gc<[T]>) -> Gc<[T]> {
+        // USER CODE. The heap is asked for after it; `this` keeps it.
+        let values = this.to_vec();
+        slice_in(this.heap(), values)
     }
 }
 
@@ -110,7 +130,14 @@ macro_rules! text {
             /// Copies the text.
             fn from(text: &$borrowed) -> Self {
                 // SAFETY: bytes may be copied.
-                unsafe { make_copy(text, Layout::for_value(text), LEAF) }
+                unsafe { make_copy(here(), text, Layout::for_value(text), LEAF) }
+            }
+        }
+
+        impl CloneNear for $borrowed {
+            fn clone_near(this: &Gc<Self>) -> Gc<Self> {
+                // SAFETY: bytes may be copied.
+                unsafe { make_copy(this.heap(), &raw const **this, Layout::for_value(&**this), LEAF) }
             }
         }
 

@@ -19,6 +19,7 @@ use std::ptr::NonNull;
 
 use crate::gc::{Gc, first_word};
 use crate::header::{Obj, Vtable, run, run_off};
+use crate::heap::Inner;
 use crate::pools::{Place, SHAPE_STEP};
 use crate::side::side_or_new;
 use crate::thread;
@@ -107,10 +108,10 @@ impl<T: Trace> VtableOf<[T]> {
     };
 }
 
-/// Gives a leaf whose handles are slices of values that were written the flags and the vtable of those slices.
+/// Gives an object whose handles are slices of values that were written the flags and the vtable of those slices.
 ///
 /// # Safety
-/// `value` is the whole value of an object that is LEAF and not DEAD, as a handle has it; `flags` are those of `[T]`.
+/// `value` is the whole value of an object that is neither DEAD nor a candidate, as a handle has it; `flags` are those of `[T]`.
 pub(crate) unsafe fn become_slice<T: Trace>(value: NonNull<[T]>, flags: u32) {
     // SAFETY: the pointer of a handle.
     let obj = unsafe { Obj::of(value) };
@@ -177,18 +178,23 @@ unsafe fn finalize_counted<T: Trace>(value: *const u8) {
     unsafe { &*value }.finalize_hook();
 }
 
-/// Makes an object on the thread's heap.
+/// The thread's heap, for an object that is made there at once.
+pub(crate) fn here<'a>() -> &'a Inner {
+    // SAFETY: the thread's heap lives at least as long as its objects, and the caller makes one.
+    unsafe { thread::current().as_ref() }
+}
+
+/// Makes an object on a heap.
 ///
 /// # Safety
 /// `place` writes a value of `layout` to the address it is given, and gives the pointer to it there. It
 /// does not panic.
 pub(crate) unsafe fn make<T: ?Sized + Trace>(
+    heap: &Inner,
     layout: Layout,
     flags: u32,
     place: impl FnOnce(*mut u8) -> *mut T,
 ) -> Gc<T> {
-    // SAFETY: the thread's heap lives at least as long as its objects, and this makes one.
-    let heap = unsafe { thread::current().as_ref() };
     let room = heap.allocate(Place::of(layout.size(), layout.align(), true), layout);
     // SAFETY: memory for an object, ours alone.
     let obj = unsafe { Obj::at(room.header) };
@@ -214,6 +220,7 @@ pub(crate) unsafe fn make<T: ?Sized + Trace>(
 /// # Safety
 /// The value at `from` may be copied, or is not used as a value afterwards, even if this unwinds.
 pub(crate) unsafe fn make_copy<T: ?Sized + Trace>(
+    heap: &Inner,
     from: *const T,
     layout: Layout,
     flags: u32,
@@ -225,7 +232,7 @@ pub(crate) unsafe fn make_copy<T: ?Sized + Trace>(
         with_address(from.cast_mut(), at)
     };
     // SAFETY: the value of `from`, moved or copied.
-    unsafe { make(layout, flags, place) }
+    unsafe { make(heap, layout, flags, place) }
 }
 
 /// `of` with the address and provenance of `at`.

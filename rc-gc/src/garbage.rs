@@ -15,8 +15,6 @@
 //!
 //! It does not decide what is garbage.
 
-use std::ptr::NonNull;
-
 use alloc_core::block_index;
 
 use crate::collector::{ODD, Scratch};
@@ -203,7 +201,7 @@ impl Batch {
     fn flush(&mut self, heap: &Inner) {
         if let Some(pool) = self.pool.take() {
             // SAFETY: `add`; a collection is under way, so the heap stays.
-            unsafe { Inner::free_blocks(NonNull::from(heap), pool, self.at, self.bits) };
+            unsafe { Inner::free_blocks(heap.pointer(), pool, self.at, self.bits) };
         }
     }
 }

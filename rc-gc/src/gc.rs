@@ -183,7 +183,7 @@ impl<T: ?Sized> Gc<T> {
     #[inline(always)]
     fn touched(&self) {
         #[cfg(feature = "verify")]
-        crate::verify::tracing::touched(self.obj().vtable().name);
+        crate::verify::touched(self.obj().vtable().name);
     }
 
     /// The pointer.

@@ -60,6 +60,9 @@ pub(crate) const ISOLATED: u32 = 1 << 5;
 /// In the set a collection looks at, and not found to be reachable from outside.
 pub(crate) const VISITED: u32 = 1 << 6;
 
+/// The object was one of `MaybeUninit`s, and got the type of its value.
+pub(crate) const TYPED: u32 = 1 << 7;
+
 /// One epoch, one unexplained handle.
 pub(crate) const STEP: u32 = 1 << 8;
 /// The number of epochs; the number of handles from which an object counts as held from outside.
@@ -294,10 +297,10 @@ impl Obj {
         }
     }
 
-    /// Gives a leaf another type: the flags that objects of it are born with, and its vtable.
+    /// Gives an object of `MaybeUninit`s its type: the flags that objects of it are born with, and its vtable.
     ///
     /// # Safety
-    /// The object is LEAF and not DEAD; its value is of that type too, and looked for where the type's
+    /// The object is neither DEAD nor a candidate; its value is of that type too, and looked for where the type's
     /// vtable does.
     pub(crate) unsafe fn retype(self, flags: u32, vtable: &'static Vtable) {
         match self.side() {
@@ -305,11 +308,10 @@ impl Obj {
             None => self.get().info.set(NonNull::from(vtable).cast()),
         }
         self.clear(LEAF | FINALIZER);
-        self.set(flags);
-        if flags & LEAF == 0 {
-            // Only leaves are PURPLE without being candidates.
-            self.set_word(self.word() & !PURPLE);
-        }
+        self.set(flags | TYPED);
+        // Only leaves are PURPLE without being candidates.
+        let purple = if flags & LEAF == 0 { 0 } else { PURPLE };
+        self.set_word(self.word() & !PURPLE | purple);
     }
 
     /// The side box, if the object has one. It lives until `side::free_side`.

@@ -12,12 +12,15 @@
 //! Invariants (checked by [`Inner::check`], with those of `header`, `pools` and `large`):
 //!
 //! 1. `born - freed` = blocks not free in all pools + large objects; blocks in caches are counted in.
-//! 2. `pending` holds objects with count 0 whose values are whole; it is empty when `depth` is 0.
+//! 2. `pending` holds objects with count 0 whose values are whole, and no candidates; it is empty when `depth` is 0.
 //! 3. `birth` is the present epoch; every epoch in a header is at most that.
-//! 4. Once `retired`, no cache holds blocks, and the heap frees itself with its last object.
+//! 4. Once `retired`, no cache holds blocks, and the heap frees itself with its last object. Outside of collections no
+//!    list has its pools then (of pool invariant 5 only what it says of `state`): see `ended`.
 //!
 //! It does not decide what is garbage.
 
+mod candidates;
+mod ended;
 mod free;
 mod walk;
 
@@ -29,10 +32,10 @@ use alloc_core::{Arenas, CLASS_STEP, CLASS_TABLE, MappedChunk, OsPages, SizeClas
 
 use crate::collector::Scratch;
 use crate::generations::Schedule;
-use crate::header::{Header, ISOLATED, LARGE, LEAF, Obj, PURPLE, STEP};
+use crate::header::{Header, ISOLATED, LARGE, Obj, STEP};
 use crate::large::{self, Large};
 use crate::pools::{
-    Cache, IN_FRESH, IN_MID, IN_OLD, LISTED, OldList, Place, PoolList, PoolRef, SHAPE_STEP, SHAPES,
+    Cache, IN_FRESH, IN_MID, LISTED, OldList, Place, PoolList, PoolRef, SHAPE_STEP, SHAPES,
 };
 use crate::release::{Panic, guarded, resume};
 use crate::side::Sides;
@@ -86,6 +89,8 @@ pub(crate) struct Inner {
     caches: [[Cache; CLASS_TABLE]; SHAPES],
     pub(crate) collecting: Cell<bool>,
     retired: Cell<bool>,
+    /// What collections may cost once it is retired.
+    credit: Cell<i64>,
     lists: [[PoolList; CLASS_TABLE]; SHAPES],
     arenas: RefCell<Arenas>,
     /// Objects whose drop was put off.
@@ -108,6 +113,8 @@ pub(crate) struct Inner {
     pub(crate) scratch: Cell<Option<Box<Scratch>>>,
     /// The thread's heaps, in a list that `thread` keeps.
     pub(crate) next: Cell<*const Inner>,
+    /// Where the heap is, as its box said: what frees it needs more than a reference allows.
+    here: Cell<NonNull<Inner>>,
 }
 
 /// What a large object takes from the budget, in allocations: much memory that is garbage is not to wait for many objects.
@@ -140,6 +147,7 @@ impl Inner {
             deferred: Cell::new(None),
             collecting: Cell::new(false),
             retired: Cell::new(false),
+            credit: Cell::new(0),
             lists: [const { [const { PoolList::new() }; CLASS_TABLE] }; SHAPES],
             arenas: RefCell::new(Arenas::new()),
             pending: RefCell::new(Vec::new()),
@@ -154,9 +162,12 @@ impl Inner {
             counters: Counters::new(),
             scratch: Cell::new(None),
             next: Cell::new(std::ptr::null()),
+            here: Cell::new(NonNull::dangling()),
         });
         inner.refill_budget();
         let heap = NonNull::from(Box::leak(inner));
+        // SAFETY: just made.
+        unsafe { heap.as_ref() }.here.set(heap);
         crate::thread::enlist(heap);
         heap
     }
@@ -167,15 +178,29 @@ impl Inner {
     /// The object is allocated, and stays so for as long as the result is used.
     #[inline(always)]
     pub(crate) unsafe fn of<'a>(obj: Obj) -> &'a Inner {
-        let heap = if obj.has(LARGE) {
-            // SAFETY: just tested.
-            unsafe { large::heap_of(obj) }
-        } else {
-            // SAFETY: just tested.
-            unsafe { PoolRef::of(obj) }.heap()
-        };
+        // SAFETY: by contract.
+        let heap = unsafe { Inner::pointer_of(obj) };
         // SAFETY: a heap lives as long as its objects (4).
         unsafe { heap.as_ref() }
+    }
+
+    /// The heap of an object, for what may free it.
+    ///
+    /// # Safety
+    /// The object is allocated.
+    #[inline(always)]
+    pub(crate) unsafe fn pointer_of(obj: Obj) -> NonNull<Inner> {
+        if obj.has(LARGE) {
+            // SAFETY: just tested.
+            return unsafe { large::heap_of(obj) };
+        }
+        // SAFETY: just tested.
+        unsafe { PoolRef::of(obj) }.heap()
+    }
+
+    /// The heap, with all rights to it.
+    pub(crate) fn pointer(&self) -> NonNull<Inner> {
+        self.here.get()
     }
 
     /// Whether an object met while tracing belongs to this heap. Those of others count as outside.
@@ -216,11 +241,6 @@ impl Inner {
         self.refill_budget();
         self.scratch.set(self.scratch.take().filter(|scratch| scratch.is_small()));
         true
-    }
-
-    /// Ends the heap: new objects are large ones from now on.
-    pub(crate) fn set_retired(&self) {
-        self.retired.set(true);
     }
 
     /// Whether the heap has ended.
@@ -373,95 +393,6 @@ impl Inner {
     /// Blocks that are not free, those in caches among them.
     pub(crate) fn in_use(&self) -> u64 {
         self.born.get() - self.freed.get()
-    }
-
-    /// Notes an object as a candidate: the first decrement to non-zero.
-    ///
-    /// # Safety
-    /// The object is of this heap, and neither LEAF nor DEAD; it is no candidate.
-    pub(crate) unsafe fn set_candidate(&self, obj: Obj) {
-        obj.set_word(obj.word() | PURPLE);
-        if obj.has(LARGE) {
-            // SAFETY: just tested.
-            unsafe { self.large.set_candidate(obj, self.generation_of(obj)) };
-        } else {
-            // SAFETY: just tested.
-            self.set_pool_candidate(unsafe { PoolRef::of(obj) }, obj);
-        }
-    }
-
-    /// The part of `set_candidate` that is the pool's: a bit, for the generation that the object is in, so that no
-    /// collection of a younger one looks at it.
-    #[inline(always)]
-    pub(crate) fn set_pool_candidate(&self, pool: PoolRef, obj: Obj) {
-        let index = pool.index_of(obj);
-        if obj.epoch() >= self.epoch() {
-            pool.set_fresh(index);
-            if !pool.is(IN_FRESH) {
-                self.list_fresh(pool);
-            }
-        } else {
-            pool.set_stale(index);
-            if obj.epoch() < self.middle_from.get() {
-                pool.set_fresh(index);
-                if !pool.is(IN_OLD) {
-                    self.list_old(pool);
-                }
-            } else if !pool.is(IN_MID) {
-                self.list_mid(pool);
-            }
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn list_fresh(&self, pool: PoolRef) {
-        pool.set_state(IN_FRESH, 0);
-        self.fresh.borrow_mut().push(pool);
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn list_mid(&self, pool: PoolRef) {
-        pool.set_state(IN_MID, 0);
-        self.mid.borrow_mut().push(pool);
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn list_old(&self, pool: PoolRef) {
-        self.old.push(pool);
-    }
-
-    /// `set_candidate` for an object that may be one already.
-    ///
-    /// # Safety
-    /// The object is of this heap, and neither LEAF nor DEAD.
-    pub(crate) unsafe fn set_candidate_anew(&self, obj: Obj) {
-        // SAFETY: by contract.
-        unsafe { self.clear_candidate(obj) };
-        // SAFETY: by contract, and no candidate any more.
-        unsafe { self.set_candidate(obj) };
-    }
-
-    /// Forgets an object as a candidate: it is known to be live, or about to be dropped.
-    ///
-    /// # Safety
-    /// The object is of this heap.
-    #[inline]
-    pub(crate) unsafe fn clear_candidate(&self, obj: Obj) {
-        if obj.word() & PURPLE == 0 || obj.has(LEAF) {
-            return;
-        }
-        obj.set_word(obj.word() & !PURPLE);
-        if obj.has(LARGE) {
-            // SAFETY: just tested.
-            unsafe { self.large.clear_candidate(obj) };
-            return;
-        }
-        // SAFETY: just tested.
-        let pool = unsafe { PoolRef::of(obj) };
-        pool.clear_candidate(pool.index_of(obj));
     }
 
     /// Objects in the heap, dead ones that are still held among them.

@@ -108,7 +108,7 @@ impl Large {
         let mut objects = self.objects.borrow_mut();
         let index = Cell::new(objects.len());
         let prefix =
-            Prefix { heap: NonNull::from(heap), base, layout, index, candidate: Cell::new(NONE) };
+            Prefix { heap: heap.pointer(), base, layout, index, candidate: Cell::new(NONE) };
         // SAFETY: in bounds, aligned to 8, exclusive.
         unsafe { at.write(prefix) };
         objects.push(obj);

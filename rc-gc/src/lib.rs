@@ -229,7 +229,9 @@
 //!
 //! Each thread has its own heap, and `Gc` is not `Send`. At the end of a thread its heap is collected;
 //! objects that are still held, by other thread-locals for example, stay valid, and their heap
-//! goes with the last of them. Objects held for ever are leaked. A [`Heap`] does the same when it is dropped.
+//! goes with the last of them. A cycle among them is collected when the drop of a handle has made it garbage, in that drop; a
+//! large structure to which many handles are dropped one by one is not gone over for each, and what is left of it may
+//! leak ([`Heap`] says when; [`collect`] helps). Objects held for ever are leaked. A [`Heap`] does the same when it is dropped.
 //!
 //! # How it works
 //!

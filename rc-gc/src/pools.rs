@@ -167,7 +167,7 @@ impl PoolRef {
     ) -> Self {
         let pool = PoolRef(slot_of(base).cast());
         let capacity = blocks_per_pool(class);
-        pool.heap.set(Some(NonNull::from(heap)));
+        pool.heap.set(Some(heap.pointer()));
         pool.reciprocal.set(reciprocal(class));
         pool.size.set(class.size() as u16);
         pool.capacity.set(capacity as u16);
@@ -358,6 +358,11 @@ impl PoolRef {
         (self.noted[at].fresh.get() | self.noted[at].stale.get()) >> (index % 64) & 1 != 0
     }
 
+    /// Word `at` of the candidates.
+    pub(crate) fn noted_word(self, at: usize) -> u64 {
+        self.noted[at].fresh.get() | self.noted[at].stale.get()
+    }
+
     /// Makes word `at` of the candidates of generation 0 ones of generation 1; their bits.
     #[inline]
     pub(crate) fn age_candidates(self, at: usize) -> u64 {
@@ -388,8 +393,8 @@ impl PoolRef {
         all & !self.free[at].get()
     }
 
-    /// Verifies invariants 1, 2 and the parts of 3, 4 and 5 that can be seen here.
-    pub(crate) fn check(self) -> Result<(), &'static str> {
+    /// Verifies invariants 1, 2 and the parts of 3, 4 and (if `listed`) 5 that can be seen here.
+    pub(crate) fn check(self, listed: bool) -> Result<(), &'static str> {
         let class = SizeClass::from_index(self.class()).ok_or("pool 1: no such class")?;
         let capacity = blocks_per_pool(class);
         if self.block_size() != class.size() || usize::from(self.capacity.get()) != capacity {
@@ -399,8 +404,7 @@ impl PoolRef {
         if used as usize != self.used() {
             return Err("pool 2: used blocks and free bits do not add up");
         }
-        let noted = |at: usize| self.noted[at].fresh.get() | self.noted[at].stale.get();
-        if (0..WORDS).any(|at| noted(at) & !self.used_word(at) != 0) {
+        if (0..WORDS).any(|at| self.noted_word(at) & !self.used_word(at) != 0) {
             return Err("pool 4: a free block is a candidate");
         }
         if self.is(LISTED) != (self.used() < capacity) {
@@ -408,8 +412,9 @@ impl PoolRef {
         }
         for noted in &self.noted {
             let (fresh, stale) = (noted.fresh.get(), noted.stale.get());
-            if fresh & !stale != 0 && !self.is(IN_FRESH) || stale & !fresh != 0 && !self.is(IN_MID)
-            {
+            let lost = fresh & !stale != 0 && !self.is(IN_FRESH)
+                || stale & !fresh != 0 && !self.is(IN_MID);
+            if listed && lost {
                 return Err("pool 5: a candidate that no collection of its generation would find");
             }
         }

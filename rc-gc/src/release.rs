@@ -102,7 +102,8 @@ unsafe fn drop_last_elsewhere<T: ?Sized>(value: NonNull<T>, word: u32) {
 /// from now on.
 ///
 /// # Safety
-/// The object has handles, and `word` is its count word; if it is not IMMORTAL, it is neither PURPLE nor LEAF.
+/// The object has handles, and `word` is its count word; if it is not IMMORTAL, it is neither PURPLE nor LEAF. The caller
+/// uses neither it nor its heap afterwards, unless by another handle: in a heap that has ended this collects (USER CODE).
 #[inline(never)]
 pub(crate) unsafe fn note(obj: Obj, word: u32) {
     if word & IMMORTAL != 0 || obj.has(DEAD | LARGE) {
@@ -111,10 +112,9 @@ pub(crate) unsafe fn note(obj: Obj, word: u32) {
     }
     // SAFETY: just tested, and allocated: it has handles.
     let pool = unsafe { PoolRef::of(obj) };
-    // SAFETY: a heap lives as long as its objects.
-    let heap = unsafe { pool.heap().as_ref() };
     obj.set_word(word | PURPLE);
-    heap.set_pool_candidate(pool, obj);
+    // SAFETY: of that heap; by contract, neither is used afterwards.
+    unsafe { Inner::set_pool_candidate(pool.heap(), pool, obj) };
 }
 
 /// # Safety
@@ -126,9 +126,13 @@ unsafe fn note_odd(obj: Obj, word: u32) {
         obj.pin();
     } else if !obj.has(DEAD) {
         // SAFETY: it has handles, so it is allocated.
-        let heap = unsafe { Inner::of(obj) };
+        let heap = unsafe { Inner::pointer_of(obj) };
+        // SAFETY: a heap lives as long as its objects.
+        let heap_ref = unsafe { heap.as_ref() };
         // SAFETY: of that heap; by contract no leaf, and no candidate yet.
-        unsafe { heap.set_candidate(obj) };
+        unsafe { heap_ref.set_candidate(obj) };
+        // SAFETY: the caller has given up the handle, and uses neither object nor heap.
+        unsafe { Inner::noted(heap) };
     }
 }
 
@@ -168,14 +172,16 @@ impl Drop for Level<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         // By value, so that the level need not be in memory for this alone.
-        abandon(self.heap, self.obj, self.outer);
+        abandon(self.heap.pointer(), self.obj, self.outer);
     }
 }
 
 /// After a panic in a value's drop: the object is freed, and what was put off is dropped, all the same.
 #[cold]
 #[inline(never)]
-fn abandon(heap: &Inner, obj: Obj, outer: u32) {
+fn abandon(heap: NonNull<Inner>, obj: Obj, outer: u32) {
+    // SAFETY: a heap lives as long as its objects. Not used across `bury`, which may free it.
+    let heap = unsafe { heap.as_ref() };
     let later = Level { heap, obj, outer }.leave();
     // SAFETY: the value is dropped, as far as it could be; no handle leads to it.
     unsafe { bury(obj) };
@@ -196,9 +202,11 @@ unsafe fn release_other(obj: Obj) {
         return unsafe { release_odd(obj) };
     }
     // SAFETY: allocated until the end.
-    let heap = unsafe { Inner::of(obj) };
+    let heap = unsafe { Inner::pointer_of(obj) };
+    // SAFETY: a heap lives as long as its objects.
+    let heap_ref = unsafe { heap.as_ref() };
     // SAFETY: of this heap.
-    unsafe { heap.clear_candidate(obj) };
+    unsafe { heap_ref.clear_candidate(obj) };
     // SAFETY: by contract, and no flag that asks for more.
     resume(unsafe { release_untyped(heap, obj) });
 }
@@ -209,27 +217,30 @@ unsafe fn release_other(obj: Obj) {
 /// Count 0, value whole; in a pool of `heap`; `value` is its value and `word` its count word: PURPLE or 0.
 #[inline(always)]
 unsafe fn release_plain<T: ?Sized>(heap: NonNull<Inner>, obj: Obj, value: NonNull<T>, word: u32) {
+    // SAFETY: whole until dropped below.
+    let place = place_of(unsafe { value.as_ref() });
+    // SAFETY: in a pool.
+    debug_assert!(heap == unsafe { PoolRef::of(obj) }.heap());
+    if !needs_drop::<T>() && obj.has(LEAF) {
+        // SAFETY: nothing to drop, nothing leads to it, and a leaf is no candidate. The last use of the heap.
+        return unsafe { Inner::free_near(heap, obj, place) };
+    }
     // From here on the value is coming apart: no collection may find the object.
     if word != 0 {
         // SAFETY: in a pool.
         unsafe { forget(obj) };
     }
-    // SAFETY: whole until dropped below.
-    let place = place_of(unsafe { value.as_ref() });
-    // SAFETY: in a pool.
-    debug_assert!(heap == unsafe { PoolRef::of(obj) }.heap());
-    if needs_drop::<T>() {
-        // SAFETY: a heap lives as long as its objects.
-        let heap_ref = unsafe { heap.as_ref() };
-        let Some(level) = Level::enter(heap_ref, obj) else { return defer(heap_ref, obj) };
-        // SAFETY: count 0: no handle sees the value again. USER CODE; `level` leaves all in order.
-        unsafe { value.drop_in_place() };
-        let later = level.leave();
-        if later.is_some() {
-            // SAFETY: as below.
-            unsafe { Inner::free_near(heap, obj, place) };
-            return resume(later);
-        }
+    // SAFETY: a heap lives as long as its objects.
+    let heap_ref = unsafe { heap.as_ref() };
+    // Even without anything to drop: the collector may be looking at it (`collector::tracing`).
+    let Some(level) = Level::enter(heap_ref, obj) else { return defer(heap_ref, obj) };
+    // SAFETY: count 0: no handle sees the value again. USER CODE; `level` leaves all in order.
+    unsafe { value.drop_in_place() };
+    let later = level.leave();
+    if later.is_some() {
+        // SAFETY: as below.
+        unsafe { Inner::free_near(heap, obj, place) };
+        return resume(later);
     }
     // SAFETY: dropped; nothing leads to it. The last use of the heap.
     unsafe { Inner::free_near(heap, obj, place) };
@@ -258,6 +269,19 @@ unsafe fn forget(obj: Obj) {
     }
 }
 
+/// Drops what was put off while edges were followed, unless a drop is under way that will. `first` is there already.
+#[cold]
+pub(crate) fn drain_outermost(heap: &Inner, first: &mut Option<Panic>) {
+    if heap.drain_at.get() != heap.depth.get() {
+        return;
+    }
+    match (drain(heap), &first) {
+        (Some(later), Some(_)) => discard(later),
+        (later, None) => *first = later,
+        (None, Some(_)) => {}
+    }
+}
+
 /// Puts an object off until the outermost drop.
 #[cold]
 fn defer(heap: &Inner, obj: Obj) {
@@ -280,7 +304,7 @@ fn drain(heap: &Inner) -> Option<Panic> {
             } else {
                 // SAFETY: as above, without a flag that asks for more. Not the outermost level, so
                 // nothing was put off that it dropped.
-                unsafe { release_untyped(heap, obj) };
+                unsafe { release_untyped(heap.pointer(), obj) };
             }
         });
     }
@@ -295,7 +319,9 @@ fn drain(heap: &Inner) -> Option<Panic> {
 ///
 /// # Safety
 /// Count 0, value whole; of `heap`; no candidate; without finalizer and callbacks.
-unsafe fn release_untyped(heap: &Inner, obj: Obj) -> Option<Panic> {
+unsafe fn release_untyped(heap: NonNull<Inner>, obj: Obj) -> Option<Panic> {
+    // SAFETY: a heap lives as long as its objects. Not used across `bury`, which may free it.
+    let heap = unsafe { heap.as_ref() };
     let Some(level) = Level::enter(heap, obj) else {
         defer(heap, obj);
         return None;
@@ -356,6 +382,9 @@ pub(crate) unsafe fn release_odd(obj: Obj) {
     if dead {
         // SAFETY: the value is dropped, no handle exists.
         unsafe { bury(obj) };
+    } else {
+        // SAFETY: resurrected, but perhaps by a cycle only. Not used any more.
+        unsafe { Inner::noted(heap.pointer()) };
     }
     resume(panic);
 }
@@ -417,7 +446,7 @@ pub(crate) unsafe fn bury(obj: Obj) {
         unsafe { free_side(obj) };
     }
     // SAFETY: allocated until the next line.
-    let heap = NonNull::from(unsafe { Inner::of(obj) });
+    let heap = unsafe { Inner::pointer_of(obj) };
     // SAFETY: by contract.
     unsafe { Inner::free(heap, obj) };
 }

@@ -160,8 +160,6 @@ pub(crate) unsafe fn retire(heap: NonNull<Inner>) {
         }
     }
     inner.set_retired();
-    inner.flush_caches();
-    inner.release_listed();
     // SAFETY: by contract the caller is done with it.
     unsafe { free_if_done(heap) };
 }
@@ -187,4 +185,56 @@ pub(crate) unsafe fn free_if_done(heap: NonNull<Inner>) {
     }
     // SAFETY: made by `Box::leak` in `create`; no object leads to it any more (1).
     drop(unsafe { Box::from_raw(heap.as_ptr()) });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+    use crate::{Finalize, Gc, Heap};
+
+    /// The thread's heaps, but for the one at hand.
+    fn heaps() -> usize {
+        let (mut at, mut count) = (ALL.get(), 0);
+        // SAFETY: only heaps that exist are in the list.
+        while let Some(heap) = unsafe { at.as_ref() } {
+            at = heap.next.get();
+            count += 1;
+        }
+        count
+    }
+
+    #[derive(rc_gc::Trace)]
+    #[gc(finalize)]
+    struct Saved(RefCell<Option<Gc<Saved>>>, Cell<u32>);
+
+    thread_local!(static SAVED: RefCell<Vec<Gc<Saved>>> = const { RefCell::new(Vec::new()) });
+
+    impl Finalize for Saved {
+        fn finalize(&self) {
+            let me = self.0.borrow_mut().take().unwrap();
+            SAVED.with_borrow_mut(|saved| saved.push(me));
+        }
+    }
+
+    #[test]
+    fn a_heap_goes_with_an_object_that_its_last_collection_resurrected() {
+        let before = heaps();
+        for round in 0..20 {
+            let heap = Heap::new();
+            let saved = Gc::new_in(Saved(RefCell::default(), Cell::new(round)), &heap);
+            *saved.0.borrow_mut() = Some(saved.clone());
+            // Also where the object has survived a collection of the youngest.
+            if round % 2 == 0 {
+                heap.collect_generation(Generation::Young);
+            }
+            drop((saved, heap));
+            assert_eq!(heaps(), before + 1);
+            let saved = SAVED.take().remove(0);
+            assert_eq!(saved.1.get(), round);
+            drop(saved);
+            assert_eq!(heaps(), before, "{round}");
+        }
+    }
 }

@@ -90,6 +90,8 @@ use crate::header::Obj;
 /// 2. **Each at most once** per call.
 /// 3. **The same each time**, as long as nobody changed the value in between.
 /// 4. **No user code**: no handle is cloned, dropped or dereferenced, nothing in a cell is changed, nothing is collected.
+///    It may panic: nothing is freed then. But it catches no panic, and while it unwinds it does not look at `self` any more,
+///    which the panic hook may have changed.
 /// 5. [`holds_gc`](Trace::holds_gc) answers `true` if `trace` could ever report an edge.
 ///
 /// Reporting *less* than is owned is always sound: what is not reported counts as held from
@@ -144,6 +146,9 @@ pub unsafe trait Trace {
 /// * It may *resurrect*: an object that is reachable again afterwards stays alive, with all it
 ///   reaches. Its finalizer does not run a second time.
 /// * A panic in it does not stop the others; the first one continues when the work is done.
+/// * It is that of the object's own type: for `#[gc(finalize)]` on `S`, that of a `Gc<S>` (or a `Gc<dyn Trait>` of an `S`). In
+///   a `Gc<RefCell<S>>`, a `Gc<Option<S>>`, a `Gc<[S]>` or a `Gc<(S, u8)>` the `S` is a part of the value, and **its
+///   `finalize` is never called**. Put the cell into `S` instead.
 ///
 /// The idea is Python's PEP 442.
 ///

@@ -13,7 +13,7 @@ use std::ptr::NonNull;
 use crate::convert::slice_flags;
 use crate::dst;
 use crate::gc::{Gc, type_flags};
-use crate::header::{LEAF, VtableOf};
+use crate::header::{LEAF, TYPED, VtableOf};
 use crate::large;
 use crate::trace::Trace;
 
@@ -84,7 +84,7 @@ impl<T: Trace + 'static> Gc<[T]> {
             std::ptr::slice_from_raw_parts_mut(at.cast::<MaybeUninit<T>>(), len)
         };
         // SAFETY: any bytes are a `MaybeUninit`.
-        unsafe { dst::make(layout, LEAF, place) }
+        unsafe { dst::make(dst::here(), layout, LEAF, place) }
     }
 }
 
@@ -96,12 +96,17 @@ impl<T: Trace + 'static> Gc<MaybeUninit<T>> {
     /// The value was written. If there are other handles, they must not be used to overwrite it.
     pub unsafe fn assume_init(self) -> Gc<T> {
         let obj = self.obj();
-        let value = ManuallyDrop::new(self).value_ptr().cast::<T>();
+        let this = ManuallyDrop::new(self);
+        let value = this.value_ptr().cast::<T>();
         let wide = obj.vtable().wide;
         let vtable = if wide { dst::VtableOf::<T>::WIDE } else { VtableOf::<T>::SIZED };
-        if obj.has(LEAF) {
-            // SAFETY: a leaf, so never DEAD while it has handles; the value is there by contract.
-            unsafe { obj.retype(type_flags::<T>(), vtable) };
+        if !obj.has(TYPED) {
+            let flags = type_flags::<T>();
+            // SAFETY: the object's heap.
+            unsafe { this.heap().clear_candidate(obj) };
+            // SAFETY: no candidate; it has been a leaf, or the likes of it, so never DEAD while it has handles. The value is
+            // there by contract.
+            unsafe { obj.retype(flags, vtable) };
         }
         // SAFETY: the count of the handle just forgotten.
         unsafe { Gc::from_value(value) }
@@ -118,10 +123,13 @@ impl<T: Trace + 'static> Gc<[MaybeUninit<T>]> {
     /// All elements were written. If there are other handles, they must not be used to overwrite them.
     pub unsafe fn assume_init(self) -> Gc<[T]> {
         let obj = self.obj();
-        let value = ManuallyDrop::new(self).value_ptr().as_ptr() as *mut [T];
+        let this = ManuallyDrop::new(self);
+        let value = this.value_ptr().as_ptr() as *mut [T];
         // SAFETY: from a handle: not null.
         let value = unsafe { NonNull::new_unchecked(value) };
-        if obj.has(LEAF) {
+        if !obj.has(TYPED) {
+            // SAFETY: as above.
+            unsafe { this.heap().clear_candidate(obj) };
             // SAFETY: as above; a handle to a slice of `MaybeUninit`s is one to the whole object.
             unsafe { dst::become_slice(value, slice_flags::<T>()) };
         }
@@ -172,6 +180,45 @@ mod tests {
         assert_eq!(unsafe { *Gc::<[u64; 90]>::new_zeroed().assume_init() }, [0; 90]);
         rc_gc::check().unwrap();
         assert_eq!(rc_gc::stats().live, 0);
+    }
+
+    #[test]
+    fn what_was_behind_a_trait_before_it_was_filled_is_dropped_and_collected_too() {
+        trait Object: Trace + std::any::Any {}
+        impl<T: Trace + 'static> Object for T {}
+        fn behind<T: Trace + 'static>(value: T) -> Gc<T> {
+            let object: Gc<dyn Object> = Gc::from(Box::new(value) as Box<dyn Object>);
+            // A candidate, as no leaf is.
+            drop(object.clone());
+            let any: Gc<dyn std::any::Any> = crate::coerce!(object);
+            any.downcast().unwrap()
+        }
+        let rc = Rc::new(());
+        let knot = || {
+            let mut knot = behind(MaybeUninit::<Knot>::uninit());
+            Gc::get_mut(&mut knot).unwrap().write(Knot(RefCell::default(), rc.clone()));
+            // SAFETY: written.
+            unsafe { knot.assume_init() }
+        };
+        drop(knot());
+        assert_eq!((Rc::strong_count(&rc), rc_gc::stats().live), (1, 0));
+        let ring = knot();
+        ring.0.borrow_mut().push(ring.clone());
+        rc_gc::check().unwrap();
+        drop(ring);
+        assert_eq!((rc_gc::collect(), Rc::strong_count(&rc)), (1, 1));
+        let array: Raw = crate::coerce!(behind([const { MaybeUninit::<Knot>::uninit() }; 3]));
+        drop(filled(array, &rc));
+        assert_eq!((Rc::strong_count(&rc), rc_gc::stats().live), (1, 0));
+        // And one of what is a leaf with its type, too.
+        let mut number = behind(MaybeUninit::<u64>::uninit());
+        drop(number.clone());
+        Gc::get_mut(&mut number).unwrap().write(7);
+        // SAFETY: written.
+        let number = unsafe { number.assume_init() };
+        drop(number.clone());
+        assert!(*number == 7 && !Gc::is_tracked(&number));
+        rc_gc::check().unwrap();
     }
 
     #[test]

@@ -11,8 +11,10 @@ use std::ffi::{CStr, OsStr};
 use std::mem::ManuallyDrop;
 use std::path::Path;
 
+use crate::collector::is_tracing;
+use crate::convert::CloneNear;
 use crate::gc::{Gc, first_word, type_flags};
-use crate::header::{DEAD, Obj, VtableOf};
+use crate::header::{DEAD, FINALIZER, Obj, VtableOf};
 use crate::heap::Inner;
 use crate::pools::Place;
 use crate::release::{self, bury};
@@ -119,11 +121,12 @@ impl<T> Gc<T> {
     /// `Weak`s to it become `None`; a finalizer does not run.
     ///
     /// # Errors
-    /// The handle, if there are others or it is dead.
+    /// The handle, if there are others or it is dead; also in a panic hook that runs on top of a
+    /// [`Trace`] that panicked, while the collector looks at objects.
     #[inline]
     pub fn try_unwrap(this: Self) -> Result<T, Self> {
         let obj = this.obj();
-        if obj.count() != 1 || obj.has(DEAD) {
+        if obj.count() != 1 || obj.has(DEAD) || is_tracing() {
             return Err(this);
         }
         let this = ManuallyDrop::new(this);
@@ -198,7 +201,7 @@ impl<T: Trace + Clone + 'static> CloneToGc for T {
         // May run USER CODE, so what was true of the object before is asked again after it.
         let room = Unborn::new::<T>(heap);
         let old = this.obj();
-        if old.count() != 1 || old.has(DEAD) {
+        if old.count() != 1 || old.has(DEAD) || is_tracing() {
             *this = room.fill(T::clone(this));
             return;
         }
@@ -206,6 +209,10 @@ impl<T: Trace + Clone + 'static> CloneToGc for T {
         // value is not looked at again.
         let value = unsafe { this.value_ptr().read() };
         let fresh = room.fill(value);
+        if !old.has(FINALIZER) {
+            // It ran already, for this very value.
+            fresh.obj().clear(FINALIZER);
+        }
         let old = ManuallyDrop::new(std::mem::replace(this, fresh)).obj();
         // SAFETY: its only handle was just taken out of `this`, and forgotten.
         release::resume(unsafe { retire_moved(old) });
@@ -219,7 +226,7 @@ macro_rules! unsized_clones {
 
         impl$(<$t: Trace + Clone + 'static>)? CloneToGc for $type {
             fn unshare(this: &mut Gc<Self>) {
-                *this = Gc::from(&**this);
+                *this = Self::clone_near(this);
             }
         }
     )*};

@@ -81,33 +81,10 @@ impl Verify {
     pub(crate) fn edge(_: Obj, _: u32) {}
 }
 
-/// Whether the thread is tracing; for obligation 4.
+/// A handle is cloned, dropped or dereferenced; for obligation 4.
 #[cfg(feature = "verify")]
-pub(crate) mod tracing {
-    use std::cell::Cell;
-
-    thread_local!(static TRACING: Cell<bool> = const { Cell::new(false) });
-
-    /// Tracing lasts as long as this.
-    pub(crate) struct Guard;
-
-    impl Guard {
-        pub(crate) fn new() -> Self {
-            TRACING.set(true);
-            Guard
-        }
-    }
-
-    impl Drop for Guard {
-        fn drop(&mut self) {
-            TRACING.set(false);
-        }
-    }
-
-    /// A handle is cloned, dropped or dereferenced.
-    #[track_caller]
-    pub(crate) fn touched(name: fn() -> &'static str) {
-        let bad = TRACING.get() && !std::thread::panicking();
-        assert!(!bad, "rc-gc verify: a handle to a {} is used while tracing", name());
-    }
+#[track_caller]
+pub(crate) fn touched(name: fn() -> &'static str) {
+    let bad = crate::collector::is_tracing() && !std::thread::panicking();
+    assert!(!bad, "rc-gc verify: a handle to a {} is used while tracing", name());
 }

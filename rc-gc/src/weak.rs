@@ -178,7 +178,7 @@ unsafe fn free_buried(obj: Obj) {
     // SAFETY: the vtable is not needed any more.
     unsafe { free_side(obj) };
     // SAFETY: allocated until the next line.
-    let heap = NonNull::from(unsafe { Inner::of(obj) });
+    let heap = unsafe { Inner::pointer_of(obj) };
     // SAFETY: value gone, no handle, no `Weak`.
     unsafe { Inner::free(heap, obj) };
 }

@@ -222,6 +222,27 @@ fn what_a_borrowed_cell_holds_is_live_until_it_is_returned() {
 }
 
 #[test]
+fn a_collection_while_a_cell_gets_its_value_sees_none_and_what_it_gets_stays() {
+    use std::cell::OnceCell;
+    #[derive(Trace)]
+    struct Lazy(OnceCell<Gc<Lazy>>, u8);
+    let lazy = || Gc::new(Lazy(OnceCell::new(), 1));
+    let a = lazy();
+    drop(a.clone());
+    let b = a.0.get_or_init(|| {
+        let (b, garbage) = (lazy(), lazy());
+        garbage.0.set(garbage.clone()).ok();
+        b.0.set(a.clone()).ok();
+        drop((garbage, b.clone()));
+        assert_eq!(rc_gc::collect(), 1);
+        b
+    });
+    assert_eq!((b.1, rc_gc::collect()), (1, 0));
+    drop(a);
+    assert_eq!((rc_gc::collect(), rc_gc::stats().live), (2, 0));
+}
+
+#[test]
 fn get_mut_keeps_the_object_out_of_a_collection_that_runs_meanwhile() {
     let mut a = Gc::new(RefCell::new(Vec::<Gc<Link>>::new()));
     drop(a.clone());
@@ -331,8 +352,9 @@ fn callbacks_run_once_when_the_object_is_dead_and_before_drops() {
 mod verify {
     use super::*;
     use rc_gc::Tracer;
+    use std::mem::ManuallyDrop;
 
-    struct Wrong(RefCell<Option<Gc<Wrong>>>, u8);
+    struct Wrong(RefCell<Option<Gc<Wrong>>>, u8, Vec<ManuallyDrop<Gc<Wrong>>>, Cell<bool>);
 
     // SAFETY: none; the feature is there to find out.
     unsafe impl Trace for Wrong {
@@ -340,13 +362,25 @@ mod verify {
             self.0.trace(tracer);
             match self.1 {
                 0 => self.0.trace(tracer),
-                _ => drop(self.0.borrow().clone()),
+                1 => drop(self.0.borrow().clone()),
+                // Copies of the handle, which nobody counted.
+                2 => self.2.iter().for_each(|copy| (**copy).trace(tracer)),
+                _ => {
+                    // Another handle each second time.
+                    if self.3.replace(!self.3.get()) {
+                        (*self.2[0]).trace(tracer);
+                    }
+                }
             }
         }
     }
 
     fn found(kind: u8) -> String {
-        let a = Gc::new(Wrong(RefCell::default(), kind));
+        let mut a = Gc::new(Wrong(RefCell::default(), kind, Vec::new(), Cell::new(false)));
+        // SAFETY: never dropped, and gone with the object they lead to.
+        let copies =
+            (0..4).map(|_| ManuallyDrop::new(unsafe { std::ptr::read(&raw const a) })).collect();
+        Gc::get_mut(&mut a).unwrap().2 = copies;
         *a.0.borrow_mut() = Some(a.clone());
         drop(a.clone());
         let text = collect_caught().unwrap_err();
@@ -357,6 +391,18 @@ mod verify {
     #[test]
     fn a_handle_reported_twice_is_named() {
         assert!(found(0).contains("Trace of edges::verify::Wrong reports a handle that was"));
+    }
+
+    #[test]
+    fn handles_that_nobody_counted_are_named() {
+        let text = "more handles to a edges::verify::Wrong are reported than exist";
+        assert!(found(2).contains(text));
+    }
+
+    #[test]
+    fn a_trace_that_changes_its_mind_is_named() {
+        let text = "Trace of edges::verify::Wrong does not report the same handles twice";
+        assert!(found(3).contains(text));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::borrow::{Borrow, Cow};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::error::Error;
 use std::ffi::{CStr, CString, OsStr, OsString};
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::rc::Rc;
 
-use rc_gc::{Gc, Trace, Weak, coerce};
+use rc_gc::{CloneToGc, Finalize, Gc, Heap, Trace, Weak, coerce};
 
 #[test]
 fn it_has_the_traits_of_rc() {
@@ -238,4 +238,87 @@ fn serde_writes_the_value_and_reads_a_new_object() {
     let shared = (both.1.clone(), both.1, slice);
     assert_eq!(serde_json::to_string(&shared).expect("values"), "[\"text\",\"text\",[1,2]]");
     assert!(serde_json::from_str::<Gc<u32>>("true").is_err());
+}
+
+#[test]
+fn make_mut_stays_in_the_heap_of_the_object() {
+    let heap = Heap::new();
+    let mut number = Gc::new_in(1u64, &heap);
+    let other = number.clone();
+    *Gc::make_mut(&mut number) = 2;
+    assert_eq!((*number, *other, heap.stats().live), (2, 1, 2));
+    // A slice and text get there by being cloned from one that is there.
+    fn in_heap<T: ?Sized + CloneToGc>(mut one: Gc<T>) {
+        let before = rc_gc::stats().live;
+        let other = one.clone();
+        Gc::make_mut(&mut one);
+        assert!(!Gc::ptr_eq(&one, &other));
+        assert_eq!(rc_gc::stats().live, before);
+    }
+    let array = Gc::new_in([String::from("a"), String::from("b")], &heap);
+    let slice: Gc<[String]> = coerce!(array);
+    in_heap(slice);
+    assert_eq!(heap.stats().live, 2);
+    let bytes: Gc<[u8]> = coerce!(Gc::new_in(*b"text", &heap));
+    let bytes = Gc::into_raw(bytes);
+    let text = std::str::from_utf8(b"text").map(|_| bytes as *const str).unwrap();
+    // SAFETY: the same object, whose bytes are text.
+    in_heap(unsafe { Gc::from_raw(text) });
+    drop((number, other));
+    assert_eq!((heap.stats().live, rc_gc::stats().live), (0, 0));
+}
+
+#[test]
+fn make_mut_with_a_clone_that_panics_changes_nothing() {
+    struct Bomb(Rc<()>);
+    // SAFETY: owns no handle.
+    unsafe impl Trace for Bomb {
+        fn trace(&self, _: &mut rc_gc::Tracer) {}
+    }
+    impl Clone for Bomb {
+        fn clone(&self) -> Self {
+            panic!("no clone")
+        }
+    }
+    let rc = Rc::new(());
+    let mut one = Gc::new(Bomb(rc.clone()));
+    let other = one.clone();
+    let make = std::panic::AssertUnwindSafe(|| drop(Gc::make_mut(&mut one).0.clone()));
+    assert!(std::panic::catch_unwind(make).is_err());
+    assert!(Gc::ptr_eq(&one, &other));
+    assert_eq!((Gc::strong_count(&one), rc_gc::stats().live, Rc::strong_count(&rc)), (2, 1, 2));
+    drop(other);
+    assert_eq!(Rc::strong_count(&Gc::make_mut(&mut one).0), 2);
+    drop(one);
+    assert_eq!((rc_gc::stats().live, Rc::strong_count(&rc)), (0, 1));
+    rc_gc::check().unwrap();
+}
+
+#[test]
+fn a_value_that_make_mut_moves_is_not_finalized_again() {
+    thread_local!(static SAVED: RefCell<Option<Gc<Once>>> = const { RefCell::new(None) });
+    #[derive(Clone, Trace)]
+    #[gc(finalize)]
+    struct Once(Weak<Once>, Rc<Cell<u32>>);
+    impl Finalize for Once {
+        fn finalize(&self) {
+            self.1.set(self.1.get() + 1);
+            SAVED.set(self.0.upgrade());
+        }
+    }
+    let count = Rc::new(Cell::new(0));
+    drop(Gc::new_cyclic(|me| Once(me.clone(), count.clone())));
+    let mut once = SAVED.take().expect("resurrected");
+    assert_eq!(count.get(), 1);
+    let before = Gc::as_ptr(&once);
+    Gc::make_mut(&mut once).0 = Weak::new();
+    assert_ne!(Gc::as_ptr(&once), before, "it moved: there was a `Weak`");
+    drop(once);
+    assert_eq!(count.get(), 1);
+    // One that has not been is, wherever it went.
+    let mut once = Gc::new(Once(Weak::new(), count.clone()));
+    let weak = Gc::downgrade(&once);
+    Gc::make_mut(&mut once);
+    drop((once, weak));
+    assert_eq!((count.get(), rc_gc::stats().live), (2, 0));
 }

@@ -12,7 +12,7 @@
 //! What an object's mark word says of it: VISITED, garbage unless found to be live; its upper bits then count the handles
 //! not yet explained. A live one is not VISITED after pass 2, and as old as the present epoch.
 
-use super::Scratch;
+use super::{Scratch, Tracing};
 use crate::Generation;
 use crate::header::{AHEAD, DEAD, ISOLATED, LEAF, Obj, PURPLE, STEP, STEPS, VISITED};
 use crate::heap::Inner;
@@ -31,8 +31,7 @@ impl Inner {
 
     /// Passes 1 and 2. What is live is not VISITED afterwards, and counted; the garbage is VISITED.
     pub(super) fn detect(&self, s: &mut Scratch, floor: u32, verdict: Verdict) {
-        #[cfg(feature = "verify")]
-        let _tracing = crate::verify::tracing::Guard::new();
+        let _tracing = Tracing::new(self);
         s.verify = Verify::new();
         let unexplained = self.visit_closure(s, floor, true);
         if unexplained != 0 || !s.crowded.is_empty() {

@@ -117,10 +117,11 @@ impl Inner {
         if !pool.is(LISTED) {
             list.push_back(pool);
         }
-        if pool.used() != 0 || pool.is(IN_FRESH | IN_MID) {
+        if pool.used() != 0 {
             return;
         }
-        if inner.retired.get() || !list.is_only(pool) {
+        // While it is in a list of candidates it stays.
+        if !pool.is(IN_FRESH | IN_MID) && (inner.retired.get() || !list.is_only(pool)) {
             inner.release(pool);
         }
         // SAFETY: by contract the caller is done with the heap.

@@ -128,7 +128,7 @@ impl Inner {
         let (mut used, mut fault) = (self.large.len() as u64, None);
         self.for_each_pool(|pool| {
             used += pool.used() as u64;
-            fault = fault.or(pool.check().err());
+            fault = fault.or(pool.check(!self.is_retired()).err());
         });
         if used != self.in_use() {
             return Err("heap 1: the count of live objects is wrong");
