@@ -363,6 +363,8 @@ fn site(&(percent, mean, thread, region, temporary, stack): &Row, all: f64, rate
         *count = freed * share;
     }
     let of_rate = 1.0 - (-mean / rate).exp();
+    // Of so many blocks, each in with that chance.
+    let variance = |blocks: f64| blocks * (1.0 - of_rate) / of_rate;
     Site {
         stack: stack.to_vec(),
         truncated: thread == "worker-1" && region.is_empty(),
@@ -370,8 +372,11 @@ fn site(&(percent, mean, thread, region, temporary, stack): &Row, all: f64, rate
         thread: thread.to_owned(),
         allocs: live + freed,
         alloc_bytes: (live + freed) * mean,
+        alloc_bytes_variance: variance(live + freed) * mean * mean,
         live,
+        live_variance: variance(live),
         live_bytes,
+        live_bytes_variance: variance(live) * mean * mean,
         live_requested_bytes: live_bytes * 0.94,
         live_lost_bytes: live_bytes * 0.06,
         most: Peak { bytes: live_bytes * 1.5, blocks: live * 1.5 },

@@ -151,10 +151,9 @@ fn profile(snapshot: &Snapshot, symbols: &dyn Symbols) -> Value {
     let sites: Vec<Value> = snapshot
         .sites
         .iter()
-        .map(|site| self::site(site, snapshot.rate, frames.places(resolved.calls(site))))
+        .map(|site| self::site(site, frames.places(resolved.calls(site))))
         .collect();
-    let total = |of: fn(&Site) -> f64| snapshot.sites.iter().map(of).sum::<f64>();
-    let live_bytes = total(|site| site.live_bytes);
+    let totals = snapshot.totals();
     json!({
         "rate": snapshot.rate,
         "taken_ms": since_1970(snapshot.taken),
@@ -162,12 +161,13 @@ fn profile(snapshot: &Snapshot, symbols: &dyn Symbols) -> Value {
         "tool_bytes": snapshot.tool_bytes,
         "stats": stats(&snapshot.stats),
         "estimated": {
-            "allocs": total(|site| site.allocs),
-            "alloc_bytes": total(|site| site.alloc_bytes),
-            "live_blocks": total(|site| site.live),
-            "live_bytes": live_bytes,
-            "live_blocks_error": blocks_error(snapshot),
-            "live_bytes_error": error(live_bytes, snapshot.rate),
+            "allocs": totals.allocs,
+            "alloc_bytes": totals.alloc_bytes,
+            "alloc_bytes_error": totals.alloc_bytes_error,
+            "live_blocks": totals.live,
+            "live_bytes": totals.live_bytes,
+            "live_blocks_error": totals.live_error,
+            "live_bytes_error": totals.live_bytes_error,
         },
         "dropped": {
             "stacks": snapshot.dropped.stacks,
@@ -179,21 +179,6 @@ fn profile(snapshot: &Snapshot, symbols: &dyn Symbols) -> Value {
         "sites": sites,
         "modules": snapshot.modules.iter().map(module).collect::<Vec<_>>(),
     })
-}
-
-/// One standard error of an estimate of `bytes`: each sample stands for about `rate` of them, so their number is the
-/// estimate over the rate, and its relative error the inverse of the root of that. 0 where blocks are traced.
-pub(super) fn error(bytes: f64, rate: u64) -> f64 {
-    if rate > 1 { (bytes.max(0.0) * rate as f64).sqrt() } else { 0.0 }
-}
-
-/// One standard error of the estimate of live blocks: a site's relative error is that of its bytes.
-fn blocks_error(snapshot: &Snapshot) -> f64 {
-    let square = |site: &Site| {
-        let relative = error(site.live_bytes, snapshot.rate) / site.live_bytes.max(1.0);
-        (site.live * relative).powi(2)
-    };
-    snapshot.sites.iter().map(square).sum::<f64>().sqrt()
 }
 
 /// Frames, each once.
@@ -226,7 +211,8 @@ impl Frames {
     }
 }
 
-fn site(site: &Site, rate: u64, frames: Vec<usize>) -> Value {
+fn site(site: &Site, frames: Vec<usize>) -> Value {
+    let totals = site.totals();
     json!({
         "stack": site.stack.iter().map(|&address| hex(address)).collect::<Vec<_>>(),
         "frames": frames,
@@ -235,9 +221,11 @@ fn site(site: &Site, rate: u64, frames: Vec<usize>) -> Value {
         "thread": site.thread,
         "allocs": site.allocs,
         "alloc_bytes": site.alloc_bytes,
+        "alloc_bytes_error": totals.alloc_bytes_error,
         "live_blocks": site.live,
+        "live_blocks_error": totals.live_error,
         "live_bytes": site.live_bytes,
-        "live_bytes_error": error(site.live_bytes, rate),
+        "live_bytes_error": totals.live_bytes_error,
         "live_requested_bytes": site.live_requested_bytes,
         "live_lost_bytes": site.live_lost_bytes,
         "most": {"bytes": site.most.bytes, "blocks": site.most.blocks},
@@ -464,11 +452,27 @@ mod tests {
     }
 
     #[test]
-    fn the_error_of_an_estimate_falls_with_the_number_of_samples() {
-        assert_eq!(error(100.0, 1), 0.0);
-        // Fifty MiB at one sample in half a MiB: a hundred samples, ten percent.
-        let bytes = (50 << 20) as f64;
-        assert!((error(bytes, 512 << 10) / bytes - 0.1).abs() < 1e-9);
-        assert_eq!(error(-5.0, 100), 0.0);
+    fn errors_are_those_of_the_sites_and_not_of_the_rate() {
+        let one = Site {
+            stack: vec![1],
+            live: 1.0,
+            live_bytes: 1e8,
+            samples: 1,
+            live_samples: 1,
+            ..Site::default()
+        };
+        let mixed = Site { live_variance: 9.0, live_bytes_variance: 1e6, ..one.clone() };
+        let mut report = testing::report();
+        for rate in [1, 512 << 10, 1 << 30] {
+            let mut snapshot = testing::snapshot(vec![one.clone(), mixed.clone()]);
+            snapshot.rate = rate;
+            report.snapshot = Some(snapshot);
+            let profile = &read(&report)["profile"];
+            assert_eq!(profile["sites"][0]["live_bytes_error"], 0.0, "in for sure");
+            assert_eq!(profile["sites"][1]["live_bytes_error"], 1e3);
+            let estimated = &profile["estimated"];
+            assert_eq!(estimated["live_bytes_error"], 1e3);
+            assert_eq!(estimated["live_blocks_error"], 3.0);
+        }
     }
 }

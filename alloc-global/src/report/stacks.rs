@@ -172,8 +172,11 @@ impl Resolved {
 fn add(sum: &mut Site, site: &Site) {
     sum.allocs += site.allocs;
     sum.alloc_bytes += site.alloc_bytes;
+    sum.alloc_bytes_variance += site.alloc_bytes_variance;
     sum.live += site.live;
+    sum.live_variance += site.live_variance;
     sum.live_bytes += site.live_bytes;
+    sum.live_bytes_variance += site.live_bytes_variance;
     sum.live_requested_bytes += site.live_requested_bytes;
     sum.live_lost_bytes += site.live_lost_bytes;
     // Not at one moment: the sum is at least the maximum of the sum.

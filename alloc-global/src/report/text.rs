@@ -6,7 +6,6 @@
 //! No unsafe here.
 
 use super::frame::Symbols;
-use super::json::error;
 use super::model::Report;
 use super::stacks::{Resolved, naming};
 use crate::{Dropped, Snapshot};
@@ -193,7 +192,7 @@ fn sites(text: &mut String, snapshot: &Snapshot, symbols: &dyn Symbols) {
     };
     let _ = writeln!(text, "\ncall sites: {} with live blocks ({watched})", sites.len());
     for (name, site) in sites.iter().take(ROWS) {
-        let within = error(site.live_bytes, snapshot.rate);
+        let within = site.totals().live_bytes_error;
         let within = if within > 0.0 { format!("+-{}", bytes(within)) } else { String::new() };
         let live = count(super::stacks::whole(site.live));
         let size = bytes(site.live_bytes);
