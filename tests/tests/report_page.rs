@@ -165,6 +165,7 @@ fn every_section_is_drawn_and_answers() {
     assert_eq!(shown.number("arenas-bar", "data-sum"), report.memory.mapped as f64);
     assert_eq!(shown.number("rss-bar", "data-sum"), report.rss.expect("parts").resident as f64);
     assert!(shown.part("identity").contains(" bytes = "), "the parts sum to what is mapped");
+    assert_eq!(shown.part("summary").matches("<b class=\"num\">").count(), 22, "every counter");
     assert!(shown.part("timeline").contains("after "), "pointing at a moment tells it");
     assert!(shown.part("pins").contains("&lt;server::session::Store as Open&gt;::open"));
     assert!(shown.part("gc").contains("server::Scope&lt;T&gt;"));

@@ -226,17 +226,25 @@ fn stats(memory: &Memory, classes: &[ClassStats]) -> Stats {
         allocs: sum(|class| class.allocs) + 61_003 + fallback,
         deallocs: sum(|class| class.deallocs) + 61_003,
         reallocs: 48_211,
+        reallocs_in_place: 39_870,
+        reallocs_moved: 8_341,
+        realloc_bytes_copied: 17_440_102,
         live_blocks: sum(|class| class.live_blocks) + fallback,
         live_bytes,
         peak_live_bytes: live_bytes + 3 * MIB,
         arenas: ARENAS,
+        peak_arenas: ARENAS + 3,
+        pools: classes.iter().map(|class| class.pools).sum(),
+        peak_pools: classes.iter().map(|class| class.pools).sum::<u64>() + 131,
         mapped_bytes: memory.mapped,
         free_bytes: memory.mapped - memory.live,
         fallback_live_blocks: fallback,
         fallback_live_bytes: memory.fallback_live,
         fallback_cached_bytes: memory.fallback_cached,
-        orphan_allocs: 3,
-        ..Stats::default()
+        fallback_allocs: 61_003 + fallback,
+        fallback_deallocs: 61_003,
+        orphan_allocs: 307,
+        threads: 23,
     }
 }
 

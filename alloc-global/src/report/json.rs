@@ -71,22 +71,10 @@ fn since_1970(time: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Every counter, by the name of its field.
 fn stats(stats: &Stats) -> Value {
-    json!({
-        "allocs": stats.allocs,
-        "deallocs": stats.deallocs,
-        "reallocs": stats.reallocs,
-        "live_blocks": stats.live_blocks,
-        "live_bytes": stats.live_bytes,
-        "peak_live_bytes": stats.peak_live_bytes,
-        "arenas": stats.arenas,
-        "mapped_bytes": stats.mapped_bytes,
-        "free_bytes": stats.free_bytes,
-        "fallback_live_blocks": stats.fallback_live_blocks,
-        "fallback_live_bytes": stats.fallback_live_bytes,
-        "fallback_cached_bytes": stats.fallback_cached_bytes,
-        "orphan_allocs": stats.orphan_allocs,
-    })
+    let rows = stats.rows().map(|(name, value)| (name.replace(' ', "_"), value.into()));
+    Value::Object(rows.collect())
 }
 
 fn memory(memory: &Memory) -> Value {
@@ -417,6 +405,8 @@ mod tests {
         let value = read(&report);
         let stats = &value["stats"];
         assert_eq!(stats["live_bytes"], report.stats.live_bytes);
+        assert_eq!(stats["realloc_bytes_copied"], report.stats.realloc_bytes_copied);
+        assert_eq!(stats.as_object().map(Map::len), Some(report.stats.rows().count()));
         let sites = value["profile"]["sites"].as_array().expect("sites");
         let sum: f64 =
             sites.iter().map(|site| site["live_bytes"].as_f64().expect("a number")).sum();

@@ -116,6 +116,13 @@ function summary(element, stats) {
     [bytes(stats.live_bytes), "live"], [count(stats.live_blocks), "live blocks"],
     [bytes(stats.peak_live_bytes), "live at most"], [bytes(stats.mapped_bytes), "mapped in arenas"],
     [count(stats.allocs), "allocations"], [count(stats.deallocs), "frees"], [count(stats.reallocs), "reallocations"],
+    [count(stats.reallocs_in_place), "of them in place"], [count(stats.reallocs_moved), "moved"],
+    [bytes(stats.realloc_bytes_copied), "copied for that"], [count(stats.arenas), "arenas"],
+    [count(stats.peak_arenas), "arenas at most"], [count(stats.pools), "pools"], [count(stats.peak_pools), "pools at most"],
+    [bytes(stats.free_bytes), "of arenas not live"], [count(stats.fallback_live_blocks), "fallback blocks live"],
+    [bytes(stats.fallback_live_bytes), "live in them"], [bytes(stats.fallback_cached_bytes), "cached fallback blocks"],
+    [count(stats.fallback_allocs), "fallback allocations"], [count(stats.fallback_deallocs), "fallback frees"],
+    [count(stats.orphan_allocs), "allocations without a cache"], [count(stats.threads), "threads with a cache"],
   ]) {
     const tile = add(tiles, "div");
     add(tile, "b", { class: "num" }, value);

@@ -91,17 +91,28 @@ fn totals(text: &mut String, report: &Report) {
     );
     let _ = writeln!(
         text,
-        "calls: {} allocations, {} frees, {} reallocations",
+        "calls: {} allocations ({} without a cache), {} frees; {} threads",
         count(stats.allocs),
+        count(stats.orphan_allocs),
         count(stats.deallocs),
-        count(stats.reallocs)
+        count(stats.threads)
     );
     let _ = writeln!(
         text,
-        "fallback: {} live in {} blocks, {} cached",
+        "reallocations: {}, {} in place, {} moved, {} copied",
+        count(stats.reallocs),
+        count(stats.reallocs_in_place),
+        count(stats.reallocs_moved),
+        bytes(stats.realloc_bytes_copied as f64)
+    );
+    let _ = writeln!(
+        text,
+        "fallback: {} live in {} blocks, {} cached; {} allocations, {} frees",
         bytes(stats.fallback_live_bytes as f64),
         count(stats.fallback_live_blocks),
-        bytes(stats.fallback_cached_bytes as f64)
+        bytes(stats.fallback_cached_bytes as f64),
+        count(stats.fallback_allocs),
+        count(stats.fallback_deallocs)
     );
 }
 
@@ -118,7 +129,15 @@ fn identity(text: &mut String, report: &Report) {
         ("rounding", memory.rounding),
         ("= mapped", memory.mapped),
     ];
-    let _ = writeln!(text, "\narenas: {}", count(report.stats.arenas));
+    let stats = &report.stats;
+    let _ = writeln!(
+        text,
+        "\narenas: {}, at most {} so far; pools: {}, at most {}",
+        count(stats.arenas),
+        count(stats.peak_arenas),
+        count(stats.pools),
+        count(stats.peak_pools)
+    );
     for (name, part) in rows {
         let percent = 100.0 * part as f64 / (memory.mapped.max(1)) as f64;
         let _ = writeln!(text, "{name:<15} {part:>15} {percent:>6.1} %  {}", bar(percent));
@@ -328,6 +347,22 @@ mod tests {
             "(-1.7 %)\n",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
+        }
+    }
+
+    #[test]
+    fn every_counter_is_on_the_screen() {
+        let report = testing::report();
+        let text = screen(&report);
+        for (name, value) in report.stats.rows() {
+            // The rest of what is mapped is in the table of its parts.
+            let shown = match name {
+                "free bytes" => continue,
+                "mapped bytes" => value.to_string(),
+                name if name.contains("bytes") => bytes(value as f64),
+                _ => count(value),
+            };
+            assert!(text.contains(&shown), "{name} {shown}\n{text}");
         }
     }
 
