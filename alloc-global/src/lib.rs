@@ -46,6 +46,7 @@ mod rss;
 mod scope;
 mod shared;
 mod stats;
+mod template;
 mod thread;
 #[cfg(feature = "report")]
 mod time_line;

@@ -6,6 +6,7 @@
 //! process or send it a signal.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -34,6 +35,8 @@ fn main() -> ExitCode {
         Case::new("each_ending_has_its_format", formats),
         Case::new("the_screen_and_none", screen),
         Case::new("bad_settings_are_one_line_each_and_change_nothing", bad_settings),
+        Case::new("zero_and_off_switch_everything_off", switched_off),
+        Case::new("paths_that_are_not_unicode_are_kept", bytes_in_paths),
         Case::new("paths_that_cannot_be_written_are_one_line_each", bad_paths),
         Case::new("a_disk_that_is_full_is_one_line", full),
     ])
@@ -169,6 +172,14 @@ fn forked() {
         let json = fs::read_to_string(path).expect("a report");
         assert!(json.contains(&format!("\"pid\":{parent}")), "the parent's, not the child's");
         assert_eq!(folder.take(), ["one.json"]);
+        // A percent sign and a letter are not the process.
+        let envs = [("POOLALLOC_REPORT", &*folder.path("%%p.json")), ("POOLALLOC_SAMPLE", profile)];
+        let output = run("fork", &envs);
+        assert_eq!((code(&output), &*output.stderr), (Some(7), ""));
+        let parent = output.stdout.lines().next().expect("its number").to_owned();
+        let json = fs::read_to_string(folder.path("%p.json")).expect("a report");
+        assert!(json.contains(&format!("\"pid\":{parent}")), "the parent's, not the child's");
+        assert_eq!(folder.take(), ["%p.json"]);
     }
 }
 
@@ -243,6 +254,13 @@ fn bad_settings() {
             "bad value in POOLALLOC_SEED=99999999999999999999, ignored",
         ),
         ("POOLALLOC_SIGNAL", "SEGV", "bad value in POOLALLOC_SIGNAL=SEGV, ignored"),
+        // No second line, and nothing that a terminal obeys.
+        (
+            "POOLALLOC_TRACE",
+            "1\npoolalloc: all is well\x1B[2J\u{9B}2J\u{E9}\x7F",
+            "bad value in POOLALLOC_TRACE=1?poolalloc: all is well?[2J??2J\u{E9}?, ignored",
+        ),
+        ("POOLALLOC_\x1B]0;x", "", "unknown setting POOLALLOC_?]0;x, ignored"),
         (
             "POOLALLOC_SIGNAL",
             "USR2",
@@ -264,14 +282,65 @@ fn bad_settings() {
     );
 }
 
+fn switched_off() {
+    for off in ["0", "off"] {
+        for name in [
+            "REPORT",
+            "PROFILE",
+            "STATS_FILE",
+            "SIGNAL",
+            "SAMPLE",
+            "TRACE",
+            "PURGER",
+            "HUGE_PAGES",
+            "FALLBACK_CACHE",
+            "UPDATE_BASELINE",
+        ] {
+            let output = run("exit", &[(&format!("POOLALLOC_{name}"), off)]);
+            assert_eq!((code(&output), &*output.stderr), (Some(3), ""), "{name}={off}");
+            assert!(!PathBuf::from(off).exists(), "a file of the switch's name");
+        }
+        // A profile without samples, as asked for.
+        let folder = Folder::new();
+        let path = folder.path("a.folded");
+        let output = run("exit", &[("POOLALLOC_PROFILE", &*path), ("POOLALLOC_SAMPLE", off)]);
+        assert_eq!((code(&output), &*output.stderr), (Some(3), ""));
+        assert_eq!(fs::read_to_string(&path).expect("a profile"), "");
+    }
+}
+
+fn bytes_in_paths() {
+    let folder = Folder::new();
+    let path = |name: &[u8]| folder.0.join(std::ffi::OsStr::from_bytes(name));
+    let output = std::process::Command::new(std::env::current_exe().expect("this binary"))
+        .env(DO, "exit")
+        .env("POOLALLOC_REPORT", path(b"\xFF\xC3-%p.txt"))
+        .env("POOLALLOC_PROFILE", path(b"\xFE.folded"))
+        .output()
+        .expect("it starts");
+    assert_eq!((output.status.code(), &*output.stderr), (Some(3), &b""[..]));
+    let process = String::from_utf8(output.stdout).expect("a number");
+    let report = [b"\xFF\xC3-", process.trim().as_bytes(), b".txt"].concat();
+    let text = fs::read_to_string(path(&report)).expect("the report");
+    assert!(text.starts_with("poolalloc: "), "{text}");
+    assert!(path(b"\xFE.folded").exists());
+    assert_eq!(fs::read_dir(&folder.0).expect("a folder").count(), 2, "and nothing else");
+}
+
 fn bad_paths() {
     let folder = Folder::new();
     let file = folder.path("file");
     fs::write(&file, "").expect("a file");
+    // Said when the environment is read; the program may run for long.
     let endings = "no format has this ending (txt, json, html, dhat.json, pb.gz, folded)";
+    for setting in ["POOLALLOC_REPORT", "POOLALLOC_PROFILE"] {
+        for path in [folder.path("a.xml"), folder.path("a"), "txt".to_owned()] {
+            let output = run("at once", &[(setting, &*path)]);
+            let line = format!("poolalloc: bad value in {setting}={path}, ignored: {endings}\n");
+            assert_eq!((&*output.stderr, code(&output)), (&*line, Some(4)));
+        }
+    }
     for (path, reason) in [
-        (folder.path("a.xml"), endings),
-        (folder.path("a"), endings),
         (folder.path("missing/a.json"), "No such file or directory (os error 2)"),
         (format!("{file}/a.txt"), "Not a directory (os error 20)"),
         ("/proc/a.html".to_owned(), "No such file or directory (os error 2)"),

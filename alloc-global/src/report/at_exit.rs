@@ -11,12 +11,15 @@
 use super::model::Report;
 use super::write::write_or_say;
 use crate::fatal::Line;
-use crate::{DebugInfo, config, latency, purger, time_line};
+use crate::{DebugInfo, config, latency, purger, template, time_line};
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 /// The process that read the environment.
 static PROCESS: AtomicI32 = AtomicI32::new(0);
@@ -114,14 +117,14 @@ fn write_all() {
 }
 
 fn write_both(is_child: bool) {
-    let paths = [config::REPORT.get(), config::PROFILE.get()].map(String::from_utf8_lossy);
-    let wanted = paths.iter().filter(|path| !path.is_empty() && (!is_child || path.contains("%p")));
-    let wanted: Vec<_> = wanted.collect();
+    let paths = [config::REPORT.get(), config::PROFILE.get()];
+    let may = |path: &[u8]| !path.is_empty() && (!is_child || template::names_process(path));
+    let wanted: Vec<_> = paths.into_iter().filter(|path| may(path)).collect();
     if wanted.is_empty() {
         return;
     }
     let report = Report::gather();
     for path in wanted {
-        write_or_say(path, &report, &DebugInfo);
+        write_or_say(Path::new(OsStr::from_bytes(path)), &report, &DebugInfo);
     }
 }
