@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         Case::new("each_signal_writes_a_report", signalled),
         Case::new("each_ending_has_its_format", formats),
         Case::new("the_screen_and_none", screen),
+        Case::new("what_was_never_freed_is_in_each_report_by_site", leaks),
         Case::new("bad_settings_are_one_line_each_and_change_nothing", bad_settings),
         Case::new("zero_and_off_switch_everything_off", switched_off),
         Case::new("paths_that_are_not_unicode_are_kept", bytes_in_paths),
@@ -61,9 +62,34 @@ fn work(deed: &str) -> ExitCode {
             return ExitCode::from(7);
         }
         "signals" => signals(),
+        "leak" => {
+            // One call each: not unrolled.
+            let count = std::hint::black_box(20);
+            for tag in 0..count {
+                std::mem::forget(the_leak(tag));
+            }
+            for tag in 0..count {
+                let block = no_leak(tag);
+                if std::hint::black_box(tag) == 7 {
+                    std::mem::forget(block);
+                }
+            }
+        }
         _ => {}
     }
     ExitCode::from(7)
+}
+
+/// Blocks of which none is ever freed.
+#[inline(never)]
+fn the_leak(tag: u64) -> Box<[u64; 37]> {
+    std::hint::black_box(Box::new([tag; 37]))
+}
+
+/// Blocks of which all but the first are.
+#[inline(never)]
+fn no_leak(tag: u64) -> Box<[u64; 39]> {
+    std::hint::black_box(Box::new([tag; 39]))
 }
 
 /// Asks for three reports, and waits for each to be there.
@@ -236,6 +262,33 @@ fn screen() {
         let output = run("exit", &[(ignored, "4k")]);
         assert_eq!((code(&output), &*output.stderr), (Some(3), ""), "a profile for nobody");
     }
+}
+
+fn leaks() {
+    let folder = Folder::new();
+    let report = |name: &str| {
+        let path = folder.path(name);
+        let envs = [("POOLALLOC_REPORT", &*path), ("POOLALLOC_TRACE", "32")];
+        let output = run("leak", &envs);
+        assert_eq!((code(&output), &*output.stderr), (Some(7), ""), "{name}");
+        fs::read_to_string(path).expect("a report")
+    };
+    let text = report("a.txt");
+    let (_, after) = text.split_once("\nnever freed: ").expect("a section");
+    let rows: Vec<&str> = after.lines().skip(1).take(3).collect();
+    assert!(rows.iter().any(|row| row.contains("the_leak")), "{text}");
+    assert!(!rows.iter().any(|row| row.contains("no_leak")), "{text}");
+    let json = report("a.json");
+    // 20 blocks of 296 bytes.
+    let (_, places) = json.split_once("\"never_freed\":[").expect("places");
+    let places = places.split(']').next().expect("their end").split(',');
+    let places: Vec<usize> = places.map(|place| place.parse().expect("a place")).collect();
+    let (_, sites) = json.split_once("\"sites\":[{\"alloc_bytes\"").expect("sites");
+    let sites: Vec<&str> = sites.split("{\"alloc_bytes\"").collect();
+    let leaks = |bytes: &str| places.iter().any(|place| sites[*place].contains(bytes));
+    assert!(leaks("\"live_bytes\":5920.0") && !leaks("\"live_bytes\":312.0"));
+    let page = report("a.html");
+    assert!(page.contains("\"never_freed\":[") && page.contains("\"Never freed\""));
 }
 
 fn bad_settings() {

@@ -363,7 +363,8 @@ fn snapshot(stats: Stats, taken: SystemTime) -> Snapshot {
 fn site(&(percent, mean, thread, region, temporary, stack): &Row, all: f64, rate: f64) -> Site {
     let live_bytes = all * percent / 100.0;
     let live = live_bytes / mean;
-    let freed = live * (3.0 + 40.0 * temporary);
+    // What a program sets up at its start it often keeps.
+    let freed = if region == "startup" { 0.0 } else { live * (3.0 + 40.0 * temporary) };
     let mut lifetimes = Lifetimes::default();
     // A hump around a millisecond, and a tail.
     let shares = [0.05, 0.1, 0.2, 0.3, 0.2, 0.1, 0.04, 0.01];

@@ -4,8 +4,8 @@
 //! 2. Addresses are texts in hexadecimal: JavaScript's numbers are exact to 2^53 only.
 //! 3. What was not switched on is `null`, not empty.
 //!
-//! Frames and pools, of which there are many, are tables: a site's `frames` are places in `profile.frames`, and a
-//! pool's row follows `heatmap.columns`.
+//! Frames and pools, of which there are many, are tables: a site's `frames` are places in `profile.frames`,
+//! `profile.never_freed` are places in `profile.sites`, and a pool's row follows `heatmap.columns`.
 //!
 //! No unsafe here.
 
@@ -142,6 +142,9 @@ fn profile(snapshot: &Snapshot, symbols: &dyn Symbols) -> Value {
         .map(|site| self::site(site, frames.places(resolved.calls(site))))
         .collect();
     let totals = snapshot.totals();
+    let numbered = snapshot.sites.iter().enumerate();
+    let leaks = numbered.filter(|(_, site)| site.is_never_freed());
+    let never_freed: Vec<usize> = leaks.map(|(place, _)| place).collect();
     json!({
         "rate": snapshot.rate,
         "taken_ms": since_1970(snapshot.taken),
@@ -165,6 +168,7 @@ fn profile(snapshot: &Snapshot, symbols: &dyn Symbols) -> Value {
         },
         "frames": frames.rows,
         "sites": sites,
+        "never_freed": never_freed,
         "modules": snapshot.modules.iter().map(module).collect::<Vec<_>>(),
     })
 }
@@ -394,6 +398,15 @@ mod tests {
         ];
         assert_eq!(names, expected);
         assert_eq!(site["stack"].as_array().expect("addresses").len(), 5, "the stack is whole");
+        let snapshot = report.snapshot.as_ref().expect("a snapshot");
+        let places: Vec<&crate::Site> = profile["never_freed"]
+            .as_array()
+            .expect("places")
+            .iter()
+            .filter_map(|place| snapshot.sites.get(place.as_u64()? as usize))
+            .collect();
+        let leaks = snapshot.leaks().into_iter().map(|site| &site.stack);
+        assert!(!places.is_empty() && places.iter().map(|site| &site.stack).eq(leaks));
         let frames = profile["frames"].as_array().expect("frames");
         let distinct: std::collections::HashSet<&Value> = frames.iter().collect();
         assert_eq!(distinct.len(), frames.len(), "each once");

@@ -485,6 +485,19 @@ function sites(element, profile) {
   ], profile.sites, 30);
 }
 
+function neverFreed(element, profile) {
+  const rows = profile.never_freed.map(place => profile.sites[place]).sort((a, b) => b.live_bytes - a.live_bytes);
+  const most = Math.max(1, ...rows.map(site => site.live_bytes));
+  longTable(element, [
+    ["call site", site => siteName(profile, site), false], ["live", site => bytes(site.live_bytes), true],
+    ["±", site => site.live_bytes_error ? bytes(site.live_bytes_error) : "", true],
+    ["blocks", site => count(site.live_blocks), true], ["on record", site => count(site.live_samples), true],
+    ["thread", site => site.thread], ["region", site => site.region],
+    ["", site => meter(site.live_bytes, 0, most), false],
+  ], rows, 20);
+  return rows.length;
+}
+
 function timeLine(element, points) {
   const lines = [["live", "live_bytes"], ["mapped", "mapped_bytes"], ["resident", "resident_bytes"]];
   const first = points[0].ms, span = Math.max(1, points[points.length - 1].ms - first);
@@ -596,6 +609,8 @@ const sections = [
   ["latency", "Latency", "How long calls took, by path; the further right, the rarer.", report.latency, "Latency was not recorded.", latency],
   ["flame", "Call sites", "The outermost call on top; width is the chosen metric. Click to zoom.", profiled,
     "No profile was on, or it saw nothing.", flame],
+  ["leaks", "Never freed", "Call sites of which nothing on record was ever freed: leaks, and what the program needs to its end.",
+    profiled && profiled.never_freed.length ? profiled : null, "Every call site freed something, or no profile was on.", neverFreed],
   ["timeline", "Memory over time", "Live bytes, arenas, and what is resident.", report.time_line, "No time line was recorded.", timeLine],
   ["pins", "What keeps arenas", "Call sites whose few blocks keep nearly empty arenas from going back to the system.",
     report.pins, "No nearly empty arena is held.", pins],

@@ -7,8 +7,8 @@
 
 use super::frame::Symbols;
 use super::model::Report;
-use super::stacks::{Resolved, naming};
-use crate::{Dropped, Snapshot};
+use super::stacks::{Call, Resolved, naming};
+use crate::{Dropped, Site, Snapshot};
 use std::fmt::Write;
 
 /// Columns of a line.
@@ -16,6 +16,9 @@ const WIDTH: usize = 100;
 
 /// Lines of a table at most.
 const ROWS: usize = 8;
+
+/// Lines of what was never freed at most.
+const LEAKS: usize = 3;
 
 /// A report as one screen of text.
 ///
@@ -195,29 +198,51 @@ fn more(text: &mut String, rows: usize) {
 
 fn sites(text: &mut String, snapshot: &Snapshot, symbols: &dyn Symbols) {
     let resolved = Resolved::new(snapshot, symbols);
-    let name = |calls: Vec<super::stacks::Call>| {
+    let name = |calls: Vec<Call>| {
         naming(&calls).map_or(String::new(), |call| match call.frame.place() {
             Some(place) => format!("{} ({})", call.name(), short(&place)),
             None => call.name(),
         })
     };
-    let mut sites = resolved.merged(&snapshot.sites, name);
-    sites.retain(|(_, site)| site.live_bytes > 0.0);
-    sites.sort_by(|(_, a), (_, b)| b.live_bytes.total_cmp(&a.live_bytes));
+    let sites = named(&resolved, &snapshot.sites, name);
     let watched = match snapshot.rate {
         0 => "nothing watched".to_owned(),
         1 => "every block traced".to_owned(),
         rate => format!("estimates, one sample in {}", bytes(rate as f64)),
     };
     let _ = writeln!(text, "\ncall sites: {} with live blocks ({watched})", sites.len());
-    for (name, site) in sites.iter().take(ROWS) {
-        let within = site.totals().live_bytes_error;
-        let within = if within > 0.0 { format!("+-{}", bytes(within)) } else { String::new() };
-        let live = count(super::stacks::whole(site.live));
-        let size = bytes(site.live_bytes);
-        let _ = writeln!(text, "{size:>10} {within:>11} in {live:>9}  {name}");
-    }
+    sites.iter().take(ROWS).for_each(|(name, site)| row(text, name, site));
     more(text, sites.len());
+    let leaks: Vec<Site> = snapshot.leaks().into_iter().cloned().collect();
+    never_freed(text, &named(&resolved, &leaks, name));
+}
+
+fn row(text: &mut String, name: &str, site: &Site) {
+    let within = site.totals().live_bytes_error;
+    let within = if within > 0.0 { format!("+-{}", bytes(within)) } else { String::new() };
+    let live = count(super::stacks::whole(site.live));
+    let size = bytes(site.live_bytes);
+    let _ = writeln!(text, "{size:>10} {within:>11} in {live:>9}  {name}");
+}
+
+/// Sites put together by `name`, the most live bytes first.
+fn named(
+    resolved: &Resolved,
+    sites: &[Site],
+    name: impl Fn(Vec<Call>) -> String,
+) -> Vec<(String, Site)> {
+    let mut sites = resolved.merged(sites, name);
+    sites.retain(|(_, site)| site.live_bytes > 0.0);
+    sites.sort_by(|(_, a), (_, b)| b.live_bytes.total_cmp(&a.live_bytes));
+    sites
+}
+
+/// The call sites of which nothing was freed: leaks are among them, and what the program needs to its end. `sites` has them by
+/// name; by their stacks they were told apart.
+fn never_freed(text: &mut String, sites: &[(String, Site)]) {
+    let all = sites.iter().fold(0.0, |all, (_, site)| all + site.live_bytes);
+    let _ = writeln!(text, "never freed: {} at {} call sites", bytes(all), sites.len());
+    sites.iter().take(LEAKS).for_each(|(name, site)| row(text, name, site));
 }
 
 /// What rounding costs in one line, and the class that would save most in another.
@@ -321,7 +346,6 @@ fn cost(text: &mut String, report: &Report) {
 mod tests {
     use super::super::{NoSymbols, testing};
     use super::*;
-    use crate::Site;
 
     fn screen(report: &Report) -> String {
         let text = text(report, &testing::symbols);
@@ -339,6 +363,7 @@ mod tests {
             "classes: 8 with live blocks\n",
             "call sites: 7 with live blocks (estimates, one sample in 512 KiB)\n",
             "server::http::parse (src/http.rs:88)\n",
+            "never freed: 605 KiB at 1 call sites\n",
             " pinned by 61 blocks (7.6 KiB) of <server::session::Store as Open>::open (src/session.rs:63)\n",
             "one more class of 1,312 bytes below that of 1,536 would save 140 KiB\n",
             "dropped: 2 stacks, 5 blocks; walks cut: 17, corrupt: 1\n",

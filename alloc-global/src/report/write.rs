@@ -265,7 +265,7 @@ mod tests {
             ("a.folded", b"server::main;"),
         ];
         for (name, begin) in begins {
-            let written = write(&folder.path(name), &testing::report(), &testing::symbols);
+            let written = write(folder.path(name), &testing::report(), &testing::symbols);
             let bytes = fs::read(written.expect(name)).expect(name);
             assert!(bytes.starts_with(begin), "{name} {}", String::from_utf8_lossy(&bytes));
         }
