@@ -7,6 +7,8 @@
 //! The child has one thread. Caches of the parent's other threads stay as they are, attached to nobody: what
 //! they held is lost to the child, at most what a cache may hold for each thread.
 
+#[cfg(feature = "report")]
+use crate::time_line;
 use crate::{lock, membarrier, profile, purger, shared, thread};
 
 /// Registers the handlers; called once.
@@ -34,6 +36,8 @@ unsafe extern "C" fn in_parent() {
 
 unsafe extern "C" fn in_child() {
     purger::forget_after_fork();
+    #[cfg(feature = "report")]
+    time_line::forget_after_fork();
     membarrier::register();
     thread::adopt_after_fork();
     lock::set_holds_all(false);
