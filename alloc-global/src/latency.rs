@@ -6,7 +6,7 @@
 //! | refill | half an array of blocks from the shared heaps | always |
 //! | arena | a chunk of arenas mapped | always |
 //! | fallback | a block from the fallback | always |
-//! | purge | free memory given back | always |
+//! | purge | free memory given back once it is due; `trim` is not in it | always |
 //!
 //! A cell holds values whose top five bits agree, as an HDR histogram's does (Gil Tene): at most 6 % wide. Nothing is
 //! allocated or formatted here; `hdrhistogram` comes in with the report. While it is off, each of these slow paths

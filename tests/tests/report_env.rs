@@ -1,9 +1,7 @@
 //! Reports that the environment asks for: when they are written, where, and what is said when they cannot be.
 //!
 //! Each case starts this binary again with settings, and looks at its end: the files, standard error to the letter, and
-//! the exit code, which no report may change. A program with more rights than its caller, which ignores all settings,
-//! cannot be made without rights of our own: not tested. Unsafe here: calls of the C library that end a
-//! process or send it a signal.
+//! the exit code, which no report may change. Unsafe here: calls of the C library that end a process or send it a signal.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
