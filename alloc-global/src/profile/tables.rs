@@ -216,12 +216,13 @@ impl Tables {
         self.live.may_hold_any(blocks)
     }
 
-    /// Records that a block is free. `now` tells the time for a block that was one of all, or of some; `stamp`
+    /// Records that a block is free. `now` tells the time for a block that was one of all, or of some (those have no stamp); `stamp`
     /// is that of the calling thread's last allocation.
     #[inline]
     pub(crate) fn on_free(&self, block: Block, stamp: u64, now: impl Fn(bool) -> u64) {
         self.live.remove(block, |entry| {
-            let lifetime = now(entry.weight == WEIGHT_ONE).saturating_sub(entry.birth);
+            // By the clock that its birth was read from. A sample may have the weight of one too.
+            let lifetime = now(entry.stamp != 0).saturating_sub(entry.birth);
             let temporary = entry.stamp == stamp && stamp != 0;
             self.count_freed(self.sites.counts(entry.site), entry, Some(lifetime), temporary);
         });

@@ -364,6 +364,18 @@ fn lifetimes_and_temporaries_are_counted() {
 }
 
 #[test]
+fn a_sample_that_stands_for_itself_has_the_clock_of_samples() {
+    let tables = Tables::new(|| 64 << 10, || 64 << 10, || 0);
+    // A thousand times the rate: in for sure.
+    tables.on_alloc(Allocation { stamp: 0, ..allocation(16, 1 << 20, 1 << 10) }, &stack(&[1]));
+    tables.on_free(block(16), 0, |coarse| if coarse { 0 } else { 100 + 8 });
+    tables.for_each(|known| {
+        assert_eq!(known.tally.freed_blocks(), WEIGHT_ONE);
+        assert_eq!(known.tally.counted.lifetimes[3], WEIGHT_ONE, "8 us");
+    });
+}
+
+#[test]
 fn a_block_whose_end_was_not_seen_is_freed_when_it_comes_again() {
     let tables = Tables::new(|| 64 << 10, || 64 << 10, || 0);
     tables.on_alloc(allocation(16, 10, 1), &stack(&[1]));
