@@ -7,7 +7,7 @@
 //! | `POOLALLOC_HUGE_PAGES` | `always`, or bytes in use from which on they are asked for; `never`, as `off` | `4m` |
 //! | `POOLALLOC_PURGER` | `1`: a background thread gives memory back while the program is idle | `0` |
 //! | `POOLALLOC_SAMPLE` | mean bytes between two samples of the profile | `off` |
-//! | `POOLALLOC_TRACE` | frames of each stack: every block is recorded | `off` |
+//! | `POOLALLOC_TRACE` | frames of each stack, to 58, the allocator's own not counted: every block is recorded | `off` |
 //! | `POOLALLOC_SEED` | a number: samples repeat from run to run | differs |
 //! | `POOLALLOC_REPORT` | `1`: a report on standard error when the program ends; or a path: `.txt`, `.json`, `.html` | none |
 //! | `POOLALLOC_PROFILE` | a path: `.pb.gz`, `.dhat.json`, `.folded`; turns sampling on | none |
@@ -25,6 +25,7 @@
 //! It does not watch for changes: a program that sets variables in itself does so too late.
 
 use crate::fatal::Line;
+use crate::profile::MOST_ASKED;
 use crate::watch;
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char};
@@ -54,31 +55,33 @@ pub(crate) static STATS_FILE: Text = Text::new();
 const SAMPLE_DEFAULT: u64 = 512 << 10;
 
 /// Longest value kept of a setting that is text.
-const LONGEST: usize = 1024;
+pub(crate) const LONGEST: usize = 1024;
 
-/// A setting that is text: written once, when the environment is read.
+/// A setting that is text: written once, when the environment is read or by the program.
 ///
 /// Invariant: `bytes[..len]` are not written any more once `len` is not 0.
 pub(crate) struct Text {
     bytes: UnsafeCell<[u8; LONGEST]>,
     len: AtomicUsize,
+    claimed: AtomicBool,
 }
 
-// SAFETY: written by the one call that reads the environment, before `len` says that there is anything.
+// SAFETY: written by the one call that claimed it, before `len` says that there is anything.
 unsafe impl Sync for Text {}
 
 impl Text {
     const fn new() -> Text {
-        Text { bytes: UnsafeCell::new([0; LONGEST]), len: AtomicUsize::new(0) }
+        let claimed = AtomicBool::new(false);
+        Text { bytes: UnsafeCell::new([0; LONGEST]), len: AtomicUsize::new(0), claimed }
     }
 
     /// Keeps a value; whether it is there now: not if it is empty, too long, or not the first.
-    fn set(&self, value: &[u8]) -> bool {
-        // Relaxed: this thread alone writes.
-        if value.is_empty() || value.len() > LONGEST || self.len.load(Relaxed) != 0 {
+    pub(crate) fn set(&self, value: &[u8]) -> bool {
+        // Relaxed: only decides who writes.
+        if value.is_empty() || value.len() > LONGEST || self.claimed.swap(true, Relaxed) {
             return false;
         }
-        // SAFETY: nobody reads while `len` is 0, and one thread writes.
+        // SAFETY: nobody reads while `len` is 0, and only who claimed it writes.
         let bytes = unsafe { &mut *self.bytes.get() };
         bytes.iter_mut().zip(value).for_each(|(to, from)| *to = *from);
         // Release: pairs with the Acquire in `get`.
@@ -97,6 +100,18 @@ impl Text {
         let bytes = unsafe { &*self.bytes.get() };
         bytes.get(..len).unwrap_or_default()
     }
+}
+
+/// Makes samples repeat from run to run, as far as the program does: for threads that have not drawn one yet. The same as
+/// `POOLALLOC_SEED`.
+///
+/// ```
+/// alloc_global::seed_samples(7);
+/// alloc_global::start_sampling(512 << 10);
+/// # alloc_global::stop_profiling();
+/// ```
+pub fn seed_samples(seed: u64) {
+    watch::set_seed(seed);
 }
 
 /// Bytes of the fallback's blocks that a thread may cache.
@@ -254,7 +269,17 @@ fn apply(name: &[u8], value: &[u8]) -> Option<bool> {
             let rate = bytes(value).map(|rate| if rate == 0 { OFF } else { rate as u64 });
             Some(rate.map(|rate| SAMPLE.store(rate, Relaxed)).is_some())
         }
-        b"TRACE" => Some(store(&TRACE, bytes(value))),
+        b"TRACE" => {
+            let frames = bytes(value);
+            if frames.is_some_and(|frames| frames > MOST_ASKED) {
+                Line::new()
+                    .text("POOLALLOC_TRACE: at most ")
+                    .number(MOST_ASKED)
+                    .text(" frames")
+                    .write();
+            }
+            Some(store(&TRACE, frames))
+        }
         b"SEED" => Some(number(value).map(watch::set_seed).is_some()),
         b"SIGNAL" | b"REPORT" | b"PROFILE" if cfg!(not(feature = "report")) => None,
         b"SIGNAL" => {

@@ -28,8 +28,13 @@ static LEN: AtomicUsize = AtomicUsize::new(0);
 static STEP: AtomicU64 = AtomicU64::new(FIRST_STEP);
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// Takes points from now on.
-pub(crate) fn start() {
+/// Takes points of the time line from now on, for reports: one look at a clock on each slow path, and a few system calls for each
+/// point. A process that is started with `POOLALLOC_REPORT` has it from its beginning.
+///
+/// ```
+/// alloc_global::report::start_time_line();
+/// ```
+pub fn start_time_line() {
     // Relaxed: only says whether to look.
     ON.store(true, Relaxed);
 }
@@ -46,7 +51,7 @@ pub(crate) fn forget_after_fork() {
 /// Takes a point if it is time for one. Called on slow paths.
 #[inline]
 pub(crate) fn tick() {
-    // Relaxed: see `start`.
+    // Relaxed: see `start_time_line`.
     if ON.load(Relaxed) {
         tick_at(clock::milliseconds());
     }

@@ -256,8 +256,8 @@ fn screen() {
     assert!(output.stderr.contains("= mapped"), "{}", output.stderr);
     let output = run("exit", &[("POOLALLOC_REPORT", "0")]);
     assert_eq!((code(&output), &*output.stderr), (Some(3), ""));
-    for ignored in ["POOLALLOC_SAMPLE", "POOLALLOC_TRACE"] {
-        let output = run("exit", &[(ignored, "4k")]);
+    for (ignored, value) in [("POOLALLOC_SAMPLE", "4k"), ("POOLALLOC_TRACE", "40")] {
+        let output = run("exit", &[(ignored, value)]);
         assert_eq!((code(&output), &*output.stderr), (Some(3), ""), "a profile for nobody");
     }
 }

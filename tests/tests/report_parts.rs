@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::hint::black_box;
+use std::io::ErrorKind;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -16,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use alloc_global::report::{self, Report};
 use alloc_global::{
-    PoolAlloc, Region, Snapshot, start_latency, start_sampling, stop_latency, thread_flush, trim,
+    Grouping, PoolAlloc, Region, Snapshot, limit_frames, seed_samples, start_latency,
+    start_sampling, start_tracing, stop_latency, thread_flush, trim,
 };
 use tests::block::Block;
 use tests::cases::{self, Case, run_self};
@@ -35,6 +37,8 @@ fn main() -> ExitCode {
         Ok("samples") => return print_samples(),
         Ok("time line") => time_line_here(),
         Ok("signal in a child") => signal_here(),
+        Ok("from code") => from_code_here(),
+        Ok("shallow") => shallow_here(),
         _ => {
             return cases::main(&[
                 Case::new(LATENCIES, latencies),
@@ -43,6 +47,8 @@ fn main() -> ExitCode {
                 Case::new("a_program_with_more_rights_ignores_all_settings", rights),
                 Case::new("a_signal_harms_no_child_of_fork", signal_in_child),
                 Case::new("a_snapshot_knows_what_its_thread_freed", own_cache),
+                Case::new("what_the_environment_can_ask_for_code_can_too", from_code),
+                Case::new("one_frame_is_one_of_the_program", shallow),
             ]);
         }
     }
@@ -150,6 +156,10 @@ fn time_line() {
 
 /// Says which samples were drawn: of blocks of each size how many.
 fn print_samples() -> ExitCode {
+    if let Ok(seed) = std::env::var("REPORT_PARTS_SEED") {
+        seed_samples(seed.parse().expect("a number"));
+        start_sampling(2 << 10);
+    }
     let names = [8, 64, 200, 700, 5_000].map(|size| (size, format!("size {size}")));
     for (size, name) in &names {
         let _region = Region::enter(name);
@@ -177,6 +187,14 @@ fn seeds() {
     assert!(!first.lines().any(|line| line.ends_with(": 0")), "{first}");
     assert_eq!(samples("7"), first);
     assert!(["8", "9", "10"].iter().any(|seed| samples(seed) != first), "the seed is used");
+    let from_code = |seed: &str| {
+        let settings = [(DO, "samples"), ("REPORT_PARTS_SEED", seed)];
+        run_self(&[], &settings, Duration::from_secs(60)).stdout
+    };
+    let first = from_code("7");
+    assert_eq!(first.lines().count(), 5, "{first}");
+    assert_eq!(from_code("7"), first);
+    assert!(["8", "9", "10"].iter().any(|seed| from_code(seed) != first), "the seed is used");
 }
 
 /// Says who the process is, for itself and in effect.
@@ -318,6 +336,93 @@ fn own_cache() {
     flush.send(()).expect("it waits");
     other.join().expect("no panic");
     invariants().expect("invariants");
+}
+
+fn from_code_here() {
+    let folder = PathBuf::from(std::env::var("REPORT_PARTS_FOLDER").expect("the case sets it"));
+    let path = |name: &str| folder.join(name);
+    let kind = |result: std::io::Result<()>| result.map_err(|error| error.kind());
+    assert_eq!(kind(report::write_at_exit(path("a.xml"))), Err(ErrorKind::InvalidInput));
+    let long = "x".repeat(2_000) + ".txt";
+    assert_eq!(kind(report::write_at_exit(path(&long))), Err(ErrorKind::InvalidInput));
+    assert_eq!(kind(report::write_at_exit(path("%p.txt"))), Ok(()));
+    assert_eq!(kind(report::write_at_exit(path("%p.json"))), Ok(()));
+    assert_eq!(kind(report::write_at_exit(path("b.html"))), Err(ErrorKind::AlreadyExists));
+    limit_frames(2);
+    start_tracing();
+    report::start_time_line();
+    let kept = blocks(30, 72);
+    let snapshot = Snapshot::take();
+    assert!(snapshot.sites.iter().any(|site| site.live >= 30. && site.truncated));
+    // The allocator's own come on top, six at most.
+    assert!(snapshot.sites.iter().all(|site| site.stack.len() <= 8), "{:?}", snapshot.sites);
+    assert!(until_points(2).len() > 2);
+    assert_eq!(kind(report::write_on_signal(libc::SIGUSR2)), Ok(()));
+    assert_eq!(kind(report::write_on_signal(libc::SIGUSR1)), Ok(()));
+    assert!(report::write_on_signal(-1).is_err());
+    let mine = |ending: &str| path(&format!("{}.{ending}", std::process::id()));
+    raise();
+    assert!(appears(&mine("txt")) && appears(&mine("json")));
+    // Whole before it is gone: the second is written after the first.
+    for ending in ["txt", "json"] {
+        fs::remove_file(mine(ending)).expect("a report");
+    }
+    drop(kept);
+}
+
+fn from_code() {
+    let folder = Folder::new("from-code");
+    let path = folder.0.to_str().expect("Unicode");
+    let settings = [(DO, "from code"), ("REPORT_PARTS_FOLDER", path)];
+    let output = run_self(&[], &settings, Duration::from_secs(80));
+    assert!(output.status.is_some_and(|status| status.success()), "{}", output.stderr);
+    let reports: Vec<_> = fs::read_dir(&folder.0).expect("a folder").collect();
+    assert_eq!(reports.len(), 2, "at its end, once more: {reports:?}");
+}
+
+#[inline(never)]
+fn shallow_box() -> Box<[u8; 72]> {
+    black_box(Box::new([1; 72]))
+}
+
+#[inline(never)]
+fn shallow_vec(size: usize) -> Vec<u8> {
+    black_box(Vec::with_capacity(size))
+}
+
+fn shallow_here() {
+    let named = |region: &str| {
+        let mut snapshot = Snapshot::take();
+        snapshot.sites.retain(|site| site.region == region);
+        assert_eq!(snapshot.sites.len(), 1, "{region}");
+        snapshot.group_by(Grouping::Function).remove(0).name
+    };
+    let region = Region::enter("box");
+    let kept = shallow_box();
+    drop(region);
+    assert_eq!(named("box"), "report_parts::shallow_box");
+    for (size, name) in [(80, "small"), (700, "middling"), (5_000, "large")] {
+        let region = Region::enter(name);
+        let kept = shallow_vec(size);
+        drop(region);
+        let function = named(name);
+        // Where the library's calls in between are not inlined, one of them is the one frame.
+        assert!(function.contains("shallow_vec") || function.contains("alloc::"), "{function}");
+        drop(kept);
+    }
+    drop(kept);
+}
+
+fn shallow() {
+    let run = |frames: &str| {
+        let settings = [(DO, "shallow"), ("POOLALLOC_TRACE", frames)];
+        let output = run_self(&[], &settings, Duration::from_secs(80));
+        assert!(output.status.is_some_and(|status| status.success()), "{}", output.stderr);
+        output.stderr
+    };
+    assert_eq!(run("1"), "");
+    assert_eq!(run("58"), "");
+    assert_eq!(run("59"), "poolalloc: POOLALLOC_TRACE: at most 58 frames\n");
 }
 
 /// A folder for one case, gone at its end.
