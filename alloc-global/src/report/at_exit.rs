@@ -89,9 +89,8 @@ fn register() -> bool {
 /// `InvalidInput` where no format has the ending or the path is longer than 1,024 bytes, `AlreadyExists` for a third path,
 /// `OutOfMemory` where the system has no room to note it.
 ///
-/// ```
-/// # let path = std::env::temp_dir().join("poolalloc-doc-%p.txt");
-/// alloc_global::report::write_at_exit(path)?;
+/// ```no_run
+/// alloc_global::report::write_at_exit("heap-%e-%p.html")?;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn write_at_exit(template: impl AsRef<Path>) -> io::Result<()> {

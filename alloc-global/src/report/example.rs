@@ -398,16 +398,17 @@ fn site(&(percent, mean, thread, region, temporary, stack): &Row, all: f64, rate
 }
 
 fn pins() -> Vec<Pin> {
-    let pin = |site: &str, arenas, blocks, bytes| Pin {
-        site: site.to_owned(),
+    let pin = |stack: &[u64], arenas, blocks, bytes| Pin {
+        site: stack.first().map_or(String::new(), |call| format!("{call:#x}")),
+        stack: stack.to_vec(),
         arenas,
         blocks,
         bytes,
         would_return_bytes: arenas * (MIB - POOL) - bytes,
     };
     vec![
-        pin("<server::session::Store as Open>::open (src/session.rs:63)", 2, 61, 7_808),
-        pin("server::log::line (src/log.rs:31)", 1, 9, 432),
+        pin(&[ALLOC, PROGRAM + 0x4c00, MAIN, BEGIN], 2, 61, 7_808),
+        pin(&[ALLOC, PROGRAM + 0x5400, PROGRAM + 0x4800, MAIN, BEGIN], 1, 9, 432),
     ]
 }
 

@@ -34,6 +34,10 @@ pub fn json(report: &Report, symbols: &dyn Symbols) -> String {
 }
 
 fn value(report: &Report, symbols: &dyn Symbols) -> Value {
+    let resolved = Resolved::of_report(report, symbols);
+    let pins = report.pins.as_ref();
+    let pins =
+        pins.map(|pins| pins.iter().map(|pin| self::pin(pin, &resolved)).collect::<Vec<_>>());
     json!({
         "format": "poolalloc-report",
         "version": 1,
@@ -46,10 +50,10 @@ fn value(report: &Report, symbols: &dyn Symbols) -> Value {
         "classes": list(report.classes.as_deref(), class),
         "requested": list(report.requested.as_deref(), requested),
         "rounding": list(report.rounding.as_deref(), rounding),
-        "profile": report.snapshot.as_ref().map(|snapshot| profile(snapshot, symbols)),
+        "profile": report.snapshot.as_ref().map(|snapshot| profile(snapshot, &resolved)),
         "mappings": report.mappings.iter().map(mapping).collect::<Vec<_>>(),
         "heatmap": report.heatmap.as_ref().map(heatmap),
-        "pins": list(report.pins.as_deref(), pin),
+        "pins": pins,
         "rss": report.rss.as_ref().map(rss),
         "latency": list(report.latency.as_deref(), latency),
         "gc": report.gc.as_ref().map(gc),
@@ -133,8 +137,7 @@ fn rounding(class: &Rounding) -> Value {
     })
 }
 
-fn profile(snapshot: &Snapshot, symbols: &dyn Symbols) -> Value {
-    let resolved = Resolved::new(snapshot, symbols);
+fn profile(snapshot: &Snapshot, resolved: &Resolved) -> Value {
     let mut frames = Frames::default();
     let sites: Vec<Value> = snapshot
         .sites
@@ -271,9 +274,10 @@ fn heatmap(heatmap: &HeatMap) -> Value {
     })
 }
 
-fn pin(pin: &Pin) -> Value {
+fn pin(pin: &Pin, resolved: &Resolved) -> Value {
     json!({
-        "site": pin.site,
+        "site": resolved.pin_name(pin),
+        "stack": pin.stack.iter().map(|&address| hex(address)).collect::<Vec<_>>(),
         "arenas": pin.arenas,
         "blocks": pin.blocks,
         "bytes": pin.bytes,

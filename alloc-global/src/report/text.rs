@@ -42,11 +42,12 @@ pub fn text(report: &Report, symbols: &dyn Symbols) -> String {
     totals(&mut text, report);
     identity(&mut text, report);
     classes(&mut text, report);
+    let resolved = Resolved::of_report(report, symbols);
     if let Some(snapshot) = &report.snapshot {
-        sites(&mut text, snapshot, symbols);
+        sites(&mut text, snapshot, &resolved);
         rounding(&mut text, report);
     }
-    kept(&mut text, report);
+    kept(&mut text, report, &resolved);
     cost(&mut text, report);
     text.lines().map(|line| cut(line) + "\n").collect()
 }
@@ -196,15 +197,14 @@ fn more(text: &mut String, rows: usize) {
     }
 }
 
-fn sites(text: &mut String, snapshot: &Snapshot, symbols: &dyn Symbols) {
-    let resolved = Resolved::new(snapshot, symbols);
+fn sites(text: &mut String, snapshot: &Snapshot, resolved: &Resolved) {
     let name = |calls: Vec<Call>| {
         naming(&calls).map_or(String::new(), |call| match call.frame.place() {
             Some(place) => format!("{} ({})", call.name(), short(&place)),
             None => call.name(),
         })
     };
-    let sites = named(&resolved, &snapshot.sites, name);
+    let sites = named(resolved, &snapshot.sites, name);
     let watched = match snapshot.rate {
         0 => "nothing watched".to_owned(),
         1 => "every block traced".to_owned(),
@@ -214,7 +214,7 @@ fn sites(text: &mut String, snapshot: &Snapshot, symbols: &dyn Symbols) {
     sites.iter().take(ROWS).for_each(|(name, site)| row(text, name, site));
     more(text, sites.len());
     let leaks: Vec<Site> = snapshot.leaks().into_iter().cloned().collect();
-    never_freed(text, &named(&resolved, &leaks, name));
+    never_freed(text, &named(resolved, &leaks, name));
 }
 
 fn row(text: &mut String, name: &str, site: &Site) {
@@ -269,7 +269,7 @@ fn rounding(text: &mut String, report: &Report) {
     }
 }
 
-fn kept(text: &mut String, report: &Report) {
+fn kept(text: &mut String, report: &Report, resolved: &Resolved) {
     if let Some(rss) = &report.rss {
         let _ = write!(text, "\nresident: {} =", bytes(rss.resident as f64));
         for (place, part) in rss.parts.iter().filter(|part| part.bytes > 0).enumerate() {
@@ -286,7 +286,7 @@ fn kept(text: &mut String, report: &Report) {
             bytes(pin.would_return_bytes as f64),
             count(pin.blocks),
             bytes(pin.bytes as f64),
-            pin.site
+            resolved.pin_name(pin)
         );
     }
     match report.memory.due_in_ms {
