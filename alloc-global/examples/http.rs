@@ -43,13 +43,13 @@ fn answer(request: Request) -> std::io::Result<()> {
     if !known.contains(&path) {
         return request.respond(Response::from_string(known.join("\n")).with_status_code(404));
     }
-    let report = Report::gather();
+    // What scrapers ask for every few seconds gathers only what they get.
     let (kind, bytes) = match path {
-        "/debug/pprof/heap" => handlers::heap(&report, &NoSymbols),
-        "/debug/pprof/allocs" => handlers::allocs(&report, &NoSymbols),
-        "/metrics" => handlers::metrics(&report),
-        // A person waits for this one, not a scraper: functions by their names, out of the program's debug information.
-        _ => handlers::report(&report, &DebugInfo),
+        "/debug/pprof/heap" => handlers::heap(&Report::gather_profile(), &NoSymbols),
+        "/debug/pprof/allocs" => handlers::allocs(&Report::gather_profile(), &NoSymbols),
+        "/metrics" => handlers::metrics(&Report::gather_metrics()),
+        // A person waits for this one: everything, functions by their names, out of the program's debug information.
+        _ => handlers::report(&Report::gather(), &DebugInfo),
     };
     let response = Response::from_data(bytes);
     match Header::from_bytes("Content-Type", kind) {

@@ -2,12 +2,12 @@
 //!
 //! | variable | values | default |
 //! |---|---|---|
-//! | `POOLALLOC_FALLBACK_CACHE` | bytes a thread may cache of blocks above 512 bytes; 0 = none | `32m` |
+//! | `POOLALLOC_FALLBACK_CACHE` | bytes a thread may cache of blocks above 512 bytes | `32m` |
 //! | `POOLALLOC_PURGE_DELAY_MS` | milliseconds that free memory is kept; 0 = none; `never` | `500` |
-//! | `POOLALLOC_HUGE_PAGES` | `never`, `always`, or bytes in use from which on they are asked for | `4m` |
+//! | `POOLALLOC_HUGE_PAGES` | `always`, or bytes in use from which on they are asked for; `never`, as `off` | `4m` |
 //! | `POOLALLOC_PURGER` | `1`: a background thread gives memory back while the program is idle | `0` |
-//! | `POOLALLOC_SAMPLE` | mean bytes between two samples of the profile; `off` | `off` |
-//! | `POOLALLOC_TRACE` | frames of each stack: every block is recorded; 0 = off | `0` |
+//! | `POOLALLOC_SAMPLE` | mean bytes between two samples of the profile | `off` |
+//! | `POOLALLOC_TRACE` | frames of each stack, to 58, the allocator's own not counted: every block is recorded | `off` |
 //! | `POOLALLOC_SEED` | a number: samples repeat from run to run | differs |
 //! | `POOLALLOC_REPORT` | `1`: a report on standard error when the program ends; or a path: `.txt`, `.json`, `.html` | none |
 //! | `POOLALLOC_PROFILE` | a path: `.pb.gz`, `.dhat.json`, `.folded`; turns sampling on | none |
@@ -15,8 +15,9 @@
 //! | `POOLALLOC_STATS_FILE` | a path, or `1` for the default one: counters for `poolalloc-top` | none |
 //! | `POOLALLOC_UPDATE_BASELINE` | `1`: `assert_baseline!` writes its files anew | `0` |
 //!
-//! In paths `%p` stands for the process, `%t` for the time in seconds, `%e` for the program.
+//! In paths `%p` stands for the process, `%t` for the time in seconds, `%e` for the program, `%%` for `%`.
 //!
+//! `0` and `off` switch off whatever can be switched: all but the delay and the seed. A file of that name is `./0`.
 //! Bytes and counts may end in `k`, `m` or `g`. A variable that starts with `POOLALLOC_` and is not listed, and
 //! a value that cannot be read, are named once on standard error and ignored. A program that runs
 //! with more rights than its caller (setuid) ignores them all.
@@ -24,6 +25,7 @@
 //! It does not watch for changes: a program that sets variables in itself does so too late.
 
 use crate::fatal::Line;
+use crate::profile::MOST_ASKED;
 use crate::watch;
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char};
@@ -53,31 +55,33 @@ pub(crate) static STATS_FILE: Text = Text::new();
 const SAMPLE_DEFAULT: u64 = 512 << 10;
 
 /// Longest value kept of a setting that is text.
-const LONGEST: usize = 1024;
+pub(crate) const LONGEST: usize = 1024;
 
-/// A setting that is text: written once, when the environment is read.
+/// A setting that is text: written once, when the environment is read or by the program.
 ///
 /// Invariant: `bytes[..len]` are not written any more once `len` is not 0.
 pub(crate) struct Text {
     bytes: UnsafeCell<[u8; LONGEST]>,
     len: AtomicUsize,
+    claimed: AtomicBool,
 }
 
-// SAFETY: written by the one call that reads the environment, before `len` says that there is anything.
+// SAFETY: written by the one call that claimed it, before `len` says that there is anything.
 unsafe impl Sync for Text {}
 
 impl Text {
     const fn new() -> Text {
-        Text { bytes: UnsafeCell::new([0; LONGEST]), len: AtomicUsize::new(0) }
+        let claimed = AtomicBool::new(false);
+        Text { bytes: UnsafeCell::new([0; LONGEST]), len: AtomicUsize::new(0), claimed }
     }
 
     /// Keeps a value; whether it is there now: not if it is empty, too long, or not the first.
-    fn set(&self, value: &[u8]) -> bool {
-        // Relaxed: this thread alone writes.
-        if value.is_empty() || value.len() > LONGEST || self.len.load(Relaxed) != 0 {
+    pub(crate) fn set(&self, value: &[u8]) -> bool {
+        // Relaxed: only decides who writes.
+        if value.is_empty() || value.len() > LONGEST || self.claimed.swap(true, Relaxed) {
             return false;
         }
-        // SAFETY: nobody reads while `len` is 0, and one thread writes.
+        // SAFETY: nobody reads while `len` is 0, and only who claimed it writes.
         let bytes = unsafe { &mut *self.bytes.get() };
         bytes.iter_mut().zip(value).for_each(|(to, from)| *to = *from);
         // Release: pairs with the Acquire in `get`.
@@ -96,6 +100,18 @@ impl Text {
         let bytes = unsafe { &*self.bytes.get() };
         bytes.get(..len).unwrap_or_default()
     }
+}
+
+/// Makes samples repeat from run to run, as far as the program does: for threads that have not drawn one yet. The same as
+/// `POOLALLOC_SEED`.
+///
+/// ```
+/// alloc_global::seed_samples(7);
+/// alloc_global::start_sampling(512 << 10);
+/// # alloc_global::stop_profiling();
+/// ```
+pub fn seed_samples(seed: u64) {
+    watch::set_seed(seed);
 }
 
 /// Bytes of the fallback's blocks that a thread may cache.
@@ -181,11 +197,52 @@ fn read_entry(entry: &[u8]) {
     let split = entry.iter().position(|&byte| byte == b'=').unwrap_or(entry.len());
     let (name, value) = entry.split_at_checked(split).unwrap_or_default();
     let value = value.get(1..).unwrap_or_default();
-    match apply(name, value) {
-        Some(true) => {}
-        Some(false) => Line::new().text("bad value in ").raw(entry).text(", ignored").write(),
-        None => Line::new().text("unknown setting ").raw(name).text(", ignored").write(),
+    let line = match apply(name, value) {
+        Some(true) => return,
+        Some(false) => clean(Line::new().text("bad value in "), entry).text(", ignored"),
+        None => clean(Line::new().text("unknown setting "), name).text(", ignored"),
+    };
+    let is_path = matches!(name.strip_prefix(PREFIX), Some(b"REPORT" | b"PROFILE"));
+    if is_path && !value.is_empty() && value.len() <= LONGEST && cfg!(feature = "report") {
+        line.text(": ").text(ENDINGS).write();
+    } else {
+        line.write();
     }
+}
+
+/// Adds a text of the user's, which must not begin another line or command the terminal.
+pub(crate) fn clean(line: Line, text: &[u8]) -> Line {
+    let second = |at: usize| text.get(at).is_some_and(|byte| (0x80..0xA0).contains(byte));
+    text.iter().enumerate().fold(line, |line, (at, &byte)| {
+        // In UTF-8 the second set of controls is C2 and one of these.
+        let is_pair = byte == 0xC2 && second(at + 1)
+            || second(at) && at.checked_sub(1).and_then(|at| text.get(at)) == Some(&0xC2);
+        let is_control = byte.is_ascii_control() || is_pair;
+        line.raw(if is_control { b"?" } else { core::slice::from_ref(&byte) })
+    })
+}
+
+/// Whether a value switches its setting off.
+fn is_off(value: &[u8]) -> bool {
+    matches!(value, b"0" | b"off")
+}
+
+#[cfg(feature = "report")]
+const ENDINGS: &str = crate::report::Format::NONE;
+#[cfg(not(feature = "report"))]
+const ENDINGS: &str = "";
+
+/// Keeps the path of a report or a profile, if its ending is that of a format.
+fn set_path(setting: &Text, value: &[u8]) -> bool {
+    #[cfg(feature = "report")]
+    {
+        use std::os::unix::ffi::OsStrExt;
+        let path = std::path::Path::new(std::ffi::OsStr::from_bytes(value));
+        if crate::report::Format::of(path).is_none() {
+            return false;
+        }
+    }
+    setting.set(value)
 }
 
 /// Applies a setting: `None` if there is none of that name, else whether its value could be read.
@@ -199,24 +256,30 @@ fn apply(name: &[u8], value: &[u8]) -> Option<bool> {
         b"HUGE_PAGES" => Some(store(
             &HUGE_FROM,
             match value {
-                b"never" => Some(usize::MAX),
+                b"0" | b"off" | b"never" => Some(usize::MAX),
                 b"always" => Some(0),
                 _ => bytes(value),
             },
         )),
-        b"PURGER" => match value {
-            b"0" | b"1" => {
-                PURGER.store(value == b"1", Relaxed);
-                Some(true)
-            }
-            _ => Some(false),
-        },
+        b"PURGER" => {
+            PURGER.store(value == b"1", Relaxed);
+            Some(value == b"1" || is_off(value))
+        }
         b"SAMPLE" => {
-            let rate =
-                if value == b"off" { Some(OFF) } else { bytes(value).map(|rate| rate as u64) };
+            let rate = bytes(value).map(|rate| if rate == 0 { OFF } else { rate as u64 });
             Some(rate.map(|rate| SAMPLE.store(rate, Relaxed)).is_some())
         }
-        b"TRACE" => Some(store(&TRACE, bytes(value))),
+        b"TRACE" => {
+            let frames = bytes(value);
+            if frames.is_some_and(|frames| frames > MOST_ASKED) {
+                Line::new()
+                    .text("POOLALLOC_TRACE: at most ")
+                    .number(MOST_ASKED)
+                    .text(" frames")
+                    .write();
+            }
+            Some(store(&TRACE, frames))
+        }
         b"SEED" => Some(number(value).map(watch::set_seed).is_some()),
         b"SIGNAL" | b"REPORT" | b"PROFILE" if cfg!(not(feature = "report")) => None,
         b"SIGNAL" => {
@@ -224,14 +287,15 @@ fn apply(name: &[u8], value: &[u8]) -> Option<bool> {
                 b"USR1" => libc::SIGUSR1,
                 b"USR2" => libc::SIGUSR2,
                 b"HUP" => libc::SIGHUP,
-                _ => return Some(false),
+                _ => return Some(is_off(value)),
             };
             SIGNAL.store(signal, Relaxed);
             Some(true)
         }
-        b"REPORT" => Some(value == b"0" || REPORT.set(value)),
-        b"PROFILE" => Some(PROFILE.set(value)),
-        b"STATS_FILE" => Some(STATS_FILE.set(value)),
+        b"REPORT" if value == b"1" => Some(REPORT.set(value)),
+        b"REPORT" => Some(is_off(value) || set_path(&REPORT, value)),
+        b"PROFILE" => Some(is_off(value) || set_path(&PROFILE, value)),
+        b"STATS_FILE" => Some(is_off(value) || STATS_FILE.set(value)),
         // Read where it is used: by test macros.
         b"UPDATE_BASELINE" => Some(true),
         _ => None,
@@ -252,8 +316,11 @@ fn number(text: &[u8]) -> Option<u64> {
     })
 }
 
-/// A number of bytes, perhaps with a suffix.
+/// A number of bytes, perhaps with a suffix; 0 where it is off.
 fn bytes(text: &[u8]) -> Option<usize> {
+    if is_off(text) {
+        return Some(0);
+    }
     let (last, rest) = text.split_last()?;
     let (digits, unit) = match last.to_ascii_lowercase() {
         b'k' => (rest, 1 << 10),
@@ -279,7 +346,7 @@ mod tests {
 
     #[test]
     fn bytes_take_suffixes_and_refuse_the_rest() {
-        assert_eq!(bytes(b"0"), Some(0));
+        assert_eq!((bytes(b"0"), bytes(b"off")), (Some(0), Some(0)));
         assert_eq!(bytes(b"64k"), Some(65_536));
         assert_eq!(bytes(b"3M"), Some(3 << 20));
         assert_eq!(bytes(b"1g"), Some(1 << 30));

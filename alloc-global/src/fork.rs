@@ -11,6 +11,8 @@
 //! Handlers of others that were registered before ours run while all our locks are held. They may allocate; but one that waits
 //! for another thread, which waits for a lock of ours in its turn, waits for ever.
 
+#[cfg(feature = "report")]
+use crate::time_line;
 use crate::{lock, membarrier, profile, purger, shared, thread};
 
 /// Registers the handlers; called once.
@@ -38,6 +40,8 @@ unsafe extern "C" fn in_parent() {
 
 unsafe extern "C" fn in_child() {
     purger::forget_after_fork();
+    #[cfg(feature = "report")]
+    time_line::forget_after_fork();
     membarrier::register();
     thread::adopt_after_fork();
     lock::set_holds_all(false);

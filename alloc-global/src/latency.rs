@@ -6,19 +6,22 @@
 //! | refill | half an array of blocks from the shared heaps | always |
 //! | arena | a chunk of arenas mapped | always |
 //! | fallback | a block from the fallback | always |
-//! | purge | free memory given back | always |
+//! | purge | free memory given back once it is due; `trim` is not in it | always |
 //!
 //! A cell holds values whose top five bits agree, as an HDR histogram's does (Gil Tene): at most 6 % wide. Nothing is
 //! allocated or formatted here; `hdrhistogram` comes in with the report. While it is off, each of these slow paths
 //! carries one load and a branch.
 //!
 //! Times are in ticks of the processor's counter where it has one, else in nanoseconds; a report turns ticks into
-//! nanoseconds by the clock's and the counter's advance since the first reading.
+//! nanoseconds by the clock's and the counter's advance from the first reading to the first report. That ratio then stays:
+//! otherwise a cell could cross a bound from one report to the next, and counts below the bound go down.
 //!
 //! Unsafe only to read that counter.
 
 use crate::clock;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+#[cfg(feature = "report")]
+use core::sync::atomic::Ordering::Acquire;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::Release};
 use crossbeam_utils::CachePadded;
 
 /// What is timed.
@@ -51,21 +54,35 @@ const FINE: u32 = 4;
 /// Cells: values below 2^40 ticks, some minutes.
 const CELLS: usize = (40 - FINE as usize + 1) << FINE;
 
-// Relaxed, all through: counts and switches of their own; nobody infers anything else from them.
+// Relaxed, where nothing else is said: counts and switches of their own; nobody infers anything else from them.
 static ON: AtomicBool = AtomicBool::new(false);
-static COUNTS: [CachePadded<[AtomicU32; CELLS]>; PATHS] =
-    [const { CachePadded::new([const { AtomicU32::new(0) }; CELLS]) }; PATHS];
+// 64 bits: a cell of 32 is full after minutes of a busy path.
+static COUNTS: [CachePadded<[AtomicU64; CELLS]>; PATHS] =
+    [const { CachePadded::new([const { AtomicU64::new(0) }; CELLS]) }; PATHS];
 
 /// The counter and the clock when timing was first switched on; 0 = never.
 static FIRST_TICKS: AtomicU64 = AtomicU64::new(0);
 static FIRST_NANOSECONDS: AtomicU64 = AtomicU64::new(0);
 
+/// Whether somebody set the two.
+static STARTED: AtomicBool = AtomicBool::new(false);
+
+/// The bits of the nanoseconds in a tick, as of the first report; 0 = not known yet.
+#[cfg(feature = "report")]
+static PER_TICK: AtomicU64 = AtomicU64::new(0);
+
+/// Nanoseconds that the ratio is taken over at least: two readings are off by some ten each.
+#[cfg(feature = "report")]
+const CALIBRATION: u64 = 1_000_000;
+
 /// Times the slow paths of the allocator from now on, for reports. Some 10 ns per refill, arena or fallback call; the
 /// fast path is probed now and then.
 pub fn start_latency() {
-    if FIRST_TICKS.load(Relaxed) == 0 {
-        FIRST_NANOSECONDS.store(clock::nanoseconds(), Relaxed);
-        FIRST_TICKS.store(ticks().max(1), Relaxed);
+    if !STARTED.swap(true, Relaxed) {
+        let (ticks, nanoseconds) = reading();
+        FIRST_NANOSECONDS.store(nanoseconds, Relaxed);
+        // Release: pairs with the Acquire in `nanoseconds_per_tick`.
+        FIRST_TICKS.store(ticks.max(1), Release);
     }
     ON.store(true, Relaxed);
 }
@@ -90,6 +107,21 @@ pub(crate) fn ticks() -> u64 {
     }
     #[cfg(not(target_arch = "x86_64"))]
     clock::nanoseconds()
+}
+
+/// The counter and the clock at one moment: of a few tries the one in which least time passed between the two, for a thread
+/// may lose its processor there.
+fn reading() -> (u64, u64) {
+    let (mut best, mut least) = ((0, 0), u64::MAX);
+    for _ in 0..4 {
+        let before = ticks();
+        let nanoseconds = clock::nanoseconds();
+        let took = ticks().wrapping_sub(before);
+        if took < least {
+            (best, least) = ((before, nanoseconds), took);
+        }
+    }
+    best
 }
 
 /// Runs `f`, and counts how long it took if calls are timed.
@@ -143,17 +175,37 @@ pub(crate) fn for_each(path: Path, mut f: impl FnMut(u64, u64)) {
         let count = count.load(Relaxed);
         if count > 0 {
             // Saturates; some minutes at most.
-            f((middle_of(cell) as f64 * per_tick).round() as u64, u64::from(count));
+            f((middle_of(cell) as f64 * per_tick).round() as u64, count);
         }
     }
 }
 
+/// The same in every report. The first one waits until there is something to divide, a millisecond at most.
 #[cfg(feature = "report")]
 fn nanoseconds_per_tick() -> f64 {
-    let first = FIRST_TICKS.load(Relaxed);
-    let passed = clock::nanoseconds().saturating_sub(FIRST_NANOSECONDS.load(Relaxed));
-    let ticked = ticks().saturating_sub(first);
-    if first == 0 || passed == 0 || ticked == 0 { 1.0 } else { passed as f64 / ticked as f64 }
+    let known = PER_TICK.load(Relaxed);
+    if known != 0 {
+        return f64::from_bits(known);
+    }
+    // Acquire: pairs with the Release in `start_latency`: the clock's first reading is there too.
+    let first = FIRST_TICKS.load(Acquire);
+    if first == 0 {
+        return 1.0;
+    }
+    let (ticks, nanoseconds) = loop {
+        let (ticks, nanoseconds) = reading();
+        let passed = nanoseconds.saturating_sub(FIRST_NANOSECONDS.load(Relaxed));
+        if passed >= CALIBRATION {
+            break (ticks.saturating_sub(first), passed);
+        }
+        std::thread::sleep(std::time::Duration::from_nanos(CALIBRATION - passed));
+    };
+    let ratio = if ticks == 0 { 1.0 } else { nanoseconds as f64 / ticks as f64 };
+    match PER_TICK.compare_exchange(0, ratio.to_bits(), Relaxed, Relaxed) {
+        Ok(_) => ratio,
+        // Another report was first.
+        Err(known) => f64::from_bits(known),
+    }
 }
 
 #[cfg(test)]
@@ -173,5 +225,28 @@ mod tests {
     #[test]
     fn cells_grow_with_values() {
         assert!((0..100_000u64).is_sorted_by_key(cell_of));
+    }
+
+    #[test]
+    fn a_cell_counts_beyond_32_bits() {
+        let cell = &COUNTS[Path::Purge as usize][CELLS - 1];
+        // No call of this process takes so long.
+        cell.store(u64::from(u32::MAX), Relaxed);
+        count(Path::Purge, u64::MAX);
+        assert_eq!(cell.swap(0, Relaxed), 1 << 32);
+    }
+
+    #[cfg(feature = "report")]
+    #[test]
+    fn the_length_of_a_tick_is_that_of_the_first_report() {
+        start_latency();
+        let first = nanoseconds_per_tick();
+        // From 100 MHz to 10 GHz, or the clock itself.
+        assert!((0.1..=10.0).contains(&first), "{first}");
+        for _ in 0..100 {
+            std::thread::sleep(std::time::Duration::from_micros(100));
+            assert_eq!(nanoseconds_per_tick(), first);
+        }
+        stop_latency();
     }
 }

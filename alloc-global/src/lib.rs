@@ -46,6 +46,7 @@ mod rss;
 mod scope;
 mod shared;
 mod stats;
+mod template;
 mod thread;
 #[cfg(feature = "report")]
 mod time_line;
@@ -54,6 +55,7 @@ mod visit;
 mod watch;
 
 pub use classes::{ClassStats, DebugPage, class_stats, debug_page};
+pub use config::seed_samples;
 pub use heatmap::{ArenaMap, HeatMap, PoolMap, PoolState, heatmap};
 pub use latency::{start_latency, stop_latency};
 pub use live_file::publish_stats;
@@ -67,7 +69,8 @@ pub use pool_alloc::PoolAlloc;
 pub use profile::DebugInfo;
 pub use profile::{
     BetterClass, Diff, Dropped, Filter, Group, Grouping, Growth, Lifetimes, Module, Peak, Region,
-    Rounding, RoundingSite, Site, Snapshot, Totals, limit_profile, rounding, untracked,
+    Rounding, RoundingSite, Site, Snapshot, Totals, limit_frames, limit_profile, rounding,
+    untracked,
 };
 pub use rss::{Rss, RssPart, explain_rss};
 pub use stats::{Stats, stats};

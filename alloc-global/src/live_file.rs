@@ -18,7 +18,8 @@ use crate::classes::class_of;
 use crate::fatal::Line;
 use crate::heatmap::map_pool;
 use crate::live_layout::{GRID, LEN, Live, class_words, pack, stat_words};
-use crate::{clock, config, futex, purge, purger, residency, shared, stats, watch};
+use crate::template::{self, Known};
+use crate::{clock, config, futex, purge, purger, shared, stats, watch};
 use alloc_core::{ArenaView, OsPages, PAGE_SIZE, PageSource, SizeClass};
 use core::ffi::{CStr, c_char};
 use core::ptr::null_mut;
@@ -48,7 +49,7 @@ const LONGEST: usize = PAGE_SIZE;
 
 /// Publishes the counters of this process in the file `path`, for `poolalloc-top`.
 ///
-/// `%p` stands for the process, `%t` for the time in seconds, `%e` for the program; `1` for the default: `poolalloc-%p` in
+/// `%p` stands for the process, `%t` for the time in seconds, `%e` for the program, `%%` for `%`; `1` for the default: `poolalloc-%p` in
 /// `XDG_RUNTIME_DIR`, or in `/dev/shm` where there is none. The same as `POOLALLOC_STATS_FILE`. Takes 80 KiB and a thread,
 /// which sleeps while nobody looks; while somebody does, it walks all pools ten times a second. An existing file of that name is
 /// replaced. The file is removed when the process exits.
@@ -76,9 +77,7 @@ pub(crate) fn start_from_environment() {
     if let Err(error) = start(path) {
         // Never negative, and none where the path is too long.
         let code = error.raw_os_error().unwrap_or(0).unsigned_abs() as usize;
-        Line::new()
-            .text("cannot publish statistics in ")
-            .raw(path)
+        config::clean(Line::new().text("cannot publish statistics in "), path)
             .text(", error ")
             .number(code)
             .write();
@@ -132,64 +131,37 @@ fn start_as(pattern: &[u8], process: u64) -> io::Result<()> {
 
 /// Puts the path together; `None` if it is empty, too long, or holds a zero byte.
 fn expand<'a>(pattern: &[u8], process: u64, out: &'a mut [u8]) -> Option<&'a CStr> {
-    let mut path = Path0 { out, len: 0 };
-    if pattern == b"1" {
-        path.push(runtime_folder())?;
-        path.push(b"/poolalloc-")?;
-        path.number(process)?;
-    } else {
-        let mut rest = pattern;
-        while let Some((&byte, after)) = rest.split_first() {
-            rest = after;
-            match (byte, after.first()) {
-                (b'%', Some(b'p')) => path.number(process)?,
-                (b'%', Some(b't')) => path.number(seconds())?,
-                (b'%', Some(b'e')) => {
-                    let mut name = [0; 64];
-                    let name = residency::read(c"/proc/self/comm", &mut name).unwrap_or("unknown");
-                    path.push(name.trim_end().as_bytes())?;
-                }
-                _ => {
-                    path.push(&[byte])?;
-                    continue;
-                }
-            }
-            rest = after.get(1..).unwrap_or_default();
-        }
-    }
-    let len = path.len;
-    // The byte after the path is still zero.
-    CStr::from_bytes_with_nul(path.out.get(..=len)?).ok().filter(|name| !name.is_empty())
-}
-
-/// A path under construction; the last byte stays zero.
-struct Path0<'a> {
-    out: &'a mut [u8],
-    len: usize,
-}
-
-impl Path0<'_> {
-    fn push(&mut self, bytes: &[u8]) -> Option<()> {
-        let end = self.len.checked_add(bytes.len()).filter(|end| *end < self.out.len())?;
-        self.out.get_mut(self.len..end)?.copy_from_slice(bytes);
-        self.len = end;
+    let mut len = 0usize;
+    let mut push = |bytes: &[u8]| {
+        // The last byte stays zero.
+        let end = len.checked_add(bytes.len()).filter(|end| *end < out.len())?;
+        out.get_mut(len..end)?.copy_from_slice(bytes);
+        len = end;
         Some(())
-    }
+    };
+    let mut file = [0; LONGEST];
+    let known = Known { process, seconds: seconds(), program: program(&mut file) };
+    let template = if pattern == b"1" {
+        push(runtime_folder())?;
+        b"/poolalloc-%p"
+    } else {
+        pattern
+    };
+    template::expand(template, known, push)?;
+    // The byte after the path is still zero.
+    CStr::from_bytes_with_nul(out.get(..=len)?).ok().filter(|name| !name.is_empty())
+}
 
-    fn number(&mut self, number: u64) -> Option<()> {
-        let mut digits = [0u8; 20];
-        let mut rest = number;
-        let mut first = digits.len();
-        for (index, digit) in digits.iter_mut().enumerate().rev() {
-            *digit = b'0' + (rest % 10) as u8;
-            rest /= 10;
-            first = index;
-            if rest == 0 {
-                break;
-            }
-        }
-        self.push(digits.get(first..)?)
-    }
+/// The last part of the path of the program's file, without allocating.
+fn program(buffer: &mut [u8; LONGEST]) -> &[u8] {
+    // SAFETY: a string that ends, and a buffer of this length.
+    let len = unsafe {
+        libc::readlink(c"/proc/self/exe".as_ptr(), buffer.as_mut_ptr().cast(), buffer.len())
+    };
+    // -1 where there is no such file.
+    let path = buffer.get(..usize::try_from(len).unwrap_or(0)).unwrap_or_default();
+    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    if name.is_empty() { b"program" } else { name }
 }
 
 fn seconds() -> u64 {
@@ -352,10 +324,15 @@ mod tests {
         assert_eq!(expanded(b"/a/%p.stats"), Some("/a/1234.stats".into()));
         assert_eq!(expanded(b"%p%p"), Some("12341234".into()));
         assert_eq!(expanded(b"100%"), Some("100%".into()));
-        assert_eq!(expanded(b"%x%%p"), Some("%x%1234".into()));
+        assert_eq!(expanded(b"%x%%p"), Some("%x%p".into()), "as reports have it");
         let time = expanded(b"/a/%t").unwrap();
         assert!(time["/a/".len()..].parse::<u64>().unwrap() > 1_600_000_000, "{time}");
-        assert!(expanded(b"/a/%e").unwrap().len() > "/a/".len());
+        let program = std::env::current_exe().unwrap();
+        let name = program.file_name().unwrap().to_str().unwrap();
+        assert!(name.len() > 16, "longer than a thread's name can be");
+        let mut buffer = [0; 512];
+        let path = expand(b"/a/%e", 1, &mut buffer).unwrap();
+        assert_eq!(path.to_str().unwrap(), format!("/a/{name}"));
         assert!(expanded(b"1").unwrap().ends_with("/poolalloc-1234"));
         assert_eq!((expanded(b""), expanded(b"a\0b")), (None, None));
         assert_eq!(

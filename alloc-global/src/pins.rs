@@ -31,6 +31,9 @@ const SPARE: usize = 1024;
 pub struct Pin {
     /// The call site where it is known (the block was sampled or traced), else size class and heap.
     pub site: String,
+    /// Addresses of the calls, as in [`Site::stack`](crate::Site), where the pin is of a report: formats name them by the symbols
+    /// that they are given, and until then `site` is an address. Empty from [`pins`], and where no call site is known.
+    pub stack: Vec<u64>,
     /// Nearly empty arenas with a block of it.
     pub arenas: u64,
     /// Its blocks there.
@@ -66,13 +69,29 @@ struct Found {
 /// }
 /// ```
 pub fn pins() -> Vec<Pin> {
+    let found = find();
+    let owners = Owners::of(found.iter().map(|found| found.block));
+    let names = owners.names();
+    let name_of = |block| names.get(&owners.site_of(block)?.0).cloned();
+    group(&found, |block| name_of(block).map(Holder::Site))
+}
+
+/// The same by stacks, without their names: call sites of one name are apart. Reads no debug information.
+#[cfg(feature = "report")]
+pub(crate) fn pins_by_stack() -> Vec<Pin> {
+    let found = find();
+    let owners = Owners::of(found.iter().map(|found| found.block));
+    group(&found, |block| owners.site_of(block).map(|site| Holder::Stack(site.1)))
+}
+
+/// The blocks in nearly empty arenas.
+fn find() -> Vec<Found> {
     let mut room = count() + SPARE;
     loop {
         let mut found = Vec::with_capacity(room);
         let all = collect(&mut found);
         if all <= room {
-            let owners = Owners::of(found.iter().map(|found| found.block));
-            return group(&found, |block| owners.site_of(block).map(str::to_owned));
+            return found;
         }
         drop(found);
         room = all + SPARE;
@@ -136,31 +155,41 @@ fn collect(found: &mut Vec<Found>) -> usize {
 
 /// Who a block belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Holder {
+enum Holder<'a> {
     Site(String),
+    #[cfg(feature = "report")]
+    Stack(&'a [u64]),
     /// Bytes of its blocks, and the heap.
     Class(u32, u8),
 }
 
-impl Holder {
-    fn name(self) -> String {
+impl Holder<'_> {
+    /// A pin of this holder, with nothing in it yet.
+    fn pin(self) -> Pin {
         match self {
-            Holder::Site(site) => site,
-            Holder::Class(size, heap) => format!("blocks of {size} bytes, heap {heap}"),
+            Holder::Site(site) => Pin { site, ..Pin::default() },
+            #[cfg(feature = "report")]
+            Holder::Stack(stack) => {
+                let site = stack.first().map_or(String::new(), |call| format!("{call:#x}"));
+                Pin { site, stack: stack.to_vec(), ..Pin::default() }
+            }
+            Holder::Class(size, heap) => {
+                Pin { site: format!("blocks of {size} bytes, heap {heap}"), ..Pin::default() }
+            }
         }
     }
 }
 
 /// Puts blocks together by site. `found` is in the order of arenas, and of pools within them.
-fn group(found: &[Found], site_of: impl Fn(usize) -> Option<String>) -> Vec<Pin> {
-    let mut pins: HashMap<Holder, Pin> = HashMap::new();
+fn group<'a>(found: &[Found], site_of: impl Fn(usize) -> Option<Holder<'a>>) -> Vec<Pin> {
+    let mut pins: HashMap<Holder<'a>, Pin> = HashMap::new();
     for arena in found.chunk_by(|a, b| a.arena == b.arena) {
-        let mut sites: HashMap<Holder, u64> = HashMap::new();
+        let mut sites: HashMap<Holder<'a>, u64> = HashMap::new();
         for pool in arena.chunk_by(|a, b| a.block / POOL_SIZE == b.block / POOL_SIZE) {
-            let mut here: Vec<Holder> = Vec::new();
+            let mut here: Vec<Holder<'a>> = Vec::new();
             for block in pool {
                 let class = Holder::Class(block.size, block.heap);
-                let site = site_of(block.block).map_or(class, Holder::Site);
+                let site = site_of(block.block).unwrap_or(class);
                 if !here.contains(&site) {
                     here.push(site.clone());
                 }
@@ -181,11 +210,14 @@ fn group(found: &[Found], site_of: impl Fn(usize) -> Option<String>) -> Vec<Pin>
             pin.would_return_bytes += if alone { resident } else { pools };
         }
     }
-    let mut pins: Vec<Pin> =
-        pins.into_iter().map(|(site, pin)| Pin { site: site.name(), ..pin }).collect();
+    let with_name = |(holder, pin): (Holder<'_>, Pin)| {
+        let Pin { site, stack, .. } = holder.pin();
+        Pin { site, stack, ..pin }
+    };
+    let mut pins: Vec<Pin> = pins.into_iter().map(with_name).collect();
     pins.sort_by(|a, b| {
         let by_bytes = b.would_return_bytes.cmp(&a.would_return_bytes);
-        by_bytes.then_with(|| a.site.cmp(&b.site))
+        by_bytes.then_with(|| (&a.site, &a.stack).cmp(&(&b.site, &b.stack)))
     });
     pins
 }
@@ -232,7 +264,8 @@ mod tests {
     fn sites_that_share_a_pool_hold_it_together() {
         let blocks = [found(0, 1, 0, 64, 0), found(0, 1, 1, 64, 0), found(0, 3, 0, 64, 0)];
         let first = blocks[0].block;
-        let pins = group(&blocks, |block| (block == first).then(|| "parse.rs:7".to_owned()));
+        let pins =
+            group(&blocks, |block| (block == first).then(|| Holder::Site("parse.rs:7".to_owned())));
         assert_eq!(pins.len(), 2);
         assert_eq!(pins[0].would_return_bytes, POOL_SIZE as u64, "the third pool");
         let named = pins.iter().find(|pin| pin.site == "parse.rs:7").unwrap();

@@ -63,4 +63,5 @@ pub(crate) use record::{
     are_recorded, check, is_recorded, lock_for_fork, on_alloc, on_free, on_resize,
     unlock_after_fork,
 };
-pub(crate) use stack::set_depth;
+pub use stack::limit_frames;
+pub(crate) use stack::{MOST_ASKED, limit_frames as set_depth};

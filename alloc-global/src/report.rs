@@ -40,7 +40,9 @@ mod testing;
 mod text;
 mod write;
 
+pub use crate::time_line::start_time_line;
 pub(crate) use at_exit::start_from_environment;
+pub use at_exit::{write_at_exit, write_on_signal};
 pub use dhat::dhat;
 pub use folded::{Metric, folded};
 pub use frame::{Frame, NoSymbols, Symbols};

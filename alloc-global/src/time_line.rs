@@ -28,16 +28,30 @@ static LEN: AtomicUsize = AtomicUsize::new(0);
 static STEP: AtomicU64 = AtomicU64::new(FIRST_STEP);
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// Takes points from now on.
-pub(crate) fn start() {
+/// Takes points of the time line from now on, for reports: one look at a clock on each slow path, and a few system calls for each
+/// point. A process that is started with `POOLALLOC_REPORT` has it from its beginning.
+///
+/// ```
+/// alloc_global::report::start_time_line();
+/// ```
+pub fn start_time_line() {
     // Relaxed: only says whether to look.
     ON.store(true, Relaxed);
+}
+
+/// In a child of fork: its own time line, from now on. The thread that was at it is not there to say that it is done.
+pub(crate) fn forget_after_fork() {
+    // Relaxed, all four: the child has one thread.
+    LEN.store(0, Relaxed);
+    STEP.store(FIRST_STEP, Relaxed);
+    NEXT.store(0, Relaxed);
+    BUSY.store(false, Relaxed);
 }
 
 /// Takes a point if it is time for one. Called on slow paths.
 #[inline]
 pub(crate) fn tick() {
-    // Relaxed: see `start`.
+    // Relaxed: see `start_time_line`.
     if ON.load(Relaxed) {
         tick_at(clock::milliseconds());
     }
@@ -81,30 +95,42 @@ fn push(point: [u64; 4]) {
     }
 }
 
-/// Resident bytes of the process, by the system's account; 0 where it does not say. One open, read and close.
+/// Resident bytes of the process, by the system's account; 0 where it does not say. One open, read and close. `errno` stays:
+/// a program that allocates between a failed call and its look at that must not find another error there.
 fn resident_bytes() -> u64 {
     #[cfg(target_os = "linux")]
     {
-        // SAFETY: a string that a zero byte ends.
-        let file =
-            unsafe { libc::open(c"/proc/self/statm".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
-        if file < 0 {
-            return 0;
-        }
-        let mut text = [0u8; 64];
-        // SAFETY: at most 64 bytes into a buffer of 64.
-        let read = unsafe { libc::read(file, text.as_mut_ptr().cast(), text.len()) };
-        // SAFETY: opened above.
-        unsafe { libc::close(file) };
-        // Not negative where it succeeded; the second number is that of resident pages.
-        let text = text.get(..read.max(0).unsigned_abs()).unwrap_or_default();
-        let second = text.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
-        let digits = second.iter().filter(|byte| byte.is_ascii_digit());
-        let pages = digits.fold(0u64, |sum, byte| sum.wrapping_mul(10) + u64::from(byte - b'0'));
-        pages.saturating_mul(alloc_core::PAGE_SIZE as u64)
+        // SAFETY: always callable; valid for the life of the thread.
+        let errno = unsafe { libc::__errno_location() };
+        // SAFETY: valid, see above.
+        let before = unsafe { errno.read() };
+        let bytes = read_resident(c"/proc/self/statm");
+        // SAFETY: valid, see above.
+        unsafe { errno.write(before) };
+        bytes
     }
     #[cfg(not(target_os = "linux"))]
     0
+}
+
+#[cfg(target_os = "linux")]
+fn read_resident(path: &core::ffi::CStr) -> u64 {
+    // SAFETY: a string that a zero byte ends.
+    let file = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    if file < 0 {
+        return 0;
+    }
+    let mut text = [0u8; 64];
+    // SAFETY: at most 64 bytes into a buffer of 64.
+    let read = unsafe { libc::read(file, text.as_mut_ptr().cast(), text.len()) };
+    // SAFETY: opened above.
+    unsafe { libc::close(file) };
+    // Not negative where it succeeded; the second number is that of resident pages.
+    let text = text.get(..read.max(0).unsigned_abs()).unwrap_or_default();
+    let second = text.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+    let digits = second.iter().filter(|byte| byte.is_ascii_digit());
+    let pages = digits.fold(0u64, |sum, byte| sum.wrapping_mul(10) + u64::from(byte - b'0'));
+    pages.saturating_mul(alloc_core::PAGE_SIZE as u64)
 }
 
 /// Calls `f` with every point, the oldest first: milliseconds of the clock, bytes in blocks, bytes of arenas, resident
@@ -138,5 +164,29 @@ mod tests {
         // What is left of finer steps is off by up to one of them, of each fineness there was.
         assert!(*most <= *least * 5 / 4, "{least} {most}");
         assert!(400_000 - times.last().unwrap() <= 2 * most);
+        // Another thread was at it when this process was forked.
+        BUSY.store(true, Relaxed);
+        tick_at(1_000_000);
+        assert_eq!(LEN.load(Relaxed), times.len());
+        forget_after_fork();
+        tick_at(20);
+        tick_at(25);
+        tick_at(20 + FIRST_STEP);
+        times.clear();
+        for_each(|[ms, ..]| times.push(ms));
+        assert_eq!(times, [20, 20 + FIRST_STEP]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_that_cannot_be_read_is_nothing_and_errno_stays() {
+        assert_eq!(read_resident(c"/nowhere/at/all"), 0);
+        // SAFETY: always callable; valid for the life of the thread.
+        let errno = unsafe { libc::__errno_location() };
+        // SAFETY: valid, see above.
+        unsafe { errno.write(libc::EINTR) };
+        let bytes = resident_bytes();
+        // SAFETY: valid, see above.
+        assert_eq!((unsafe { errno.read() }, bytes > 0), (libc::EINTR, true));
     }
 }

@@ -7,9 +7,10 @@
 use std::process::ExitCode;
 use std::sync::Barrier;
 
+use alloc_global::report::{self, NoSymbols, Report};
 use alloc_global::{
-    ClassStats, PoolAlloc, PoolState, class_stats, debug_page, explain_rss, heatmap, memory, pins,
-    stats, thread_flush, trim,
+    ClassStats, DebugInfo, PoolAlloc, PoolState, class_stats, debug_page, explain_rss, heatmap,
+    memory, pins, stats, thread_flush, trim,
 };
 use tests::block::Block;
 use tests::cases::{self, Case};
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Case::new("the_heat_map_holds_while_threads_work", heat_under_load),
         Case::new("pins_name_who_holds_nearly_empty_arenas", pinned),
         Case::new("pins_name_call_sites_where_blocks_are_traced", pinned_by_sites),
+        Case::new("pins_of_reports_are_named_when_they_are_written", pinned_in_reports),
         Case::new("without_pins_that_many_bytes_return", unpinned),
         Case::new("resident_memory_is_explained_to_the_byte", rss),
         Case::new("untouched_memory_is_in_no_part", untouched),
@@ -282,21 +284,46 @@ fn the_culprit() -> Box<[u64; 8]> {
     std::hint::black_box(Box::new([1; 8]))
 }
 
-fn pinned_by_sites() {
+/// An arena that five blocks of the culprit hold, each of them traced.
+fn arena_held_by_five() -> [Box<[u64; 8]>; 5] {
     let mut all = blocks(400_000, 64);
     alloc_global::start_tracing();
-    let culprits: Vec<_> = (0..5).map(|_| the_culprit()).collect();
+    let culprits = [(); 5].map(|()| the_culprit());
     alloc_global::stop_profiling();
     all.truncate(1);
     drop(all);
     thread_flush();
     trim();
+    culprits
+}
+
+fn pinned_by_sites() {
+    let culprits = arena_held_by_five();
     let pins = pins();
     let named: Vec<_> = pins.iter().filter(|pin| pin.site.contains("the_culprit")).collect();
     assert_eq!(named.len(), 1, "{pins:?}");
     assert_eq!((named[0].blocks, named[0].bytes, named[0].arenas), (5, 320, 1), "{pins:?}");
     assert!(named[0].site.contains("answers.rs:"), "{}", named[0].site);
     assert!(named[0].would_return_bytes >= 16_384, "{pins:?}");
+    drop(culprits);
+}
+
+/// A report has stacks, which are named when it is written, by whatever symbols there are then.
+fn pinned_in_reports() {
+    let culprits = arena_held_by_five();
+    let report = Report::gather();
+    let pins = report.pins.iter().flatten().filter(|pin| !pin.stack.is_empty());
+    assert!(pins.clone().all(|pin| pin.site.starts_with("0x")), "{:?}", report.pins);
+    assert!(pins.map(|pin| pin.blocks).sum::<u64>() >= 5, "{:?}", report.pins);
+    assert!(!report::json(&report, &NoSymbols).contains("the_culprit"));
+    let json = report::json(&report, &DebugInfo);
+    let (_, pins) = json.split_once("\"pins\":[").expect("pins");
+    let pins = pins.split("\"profile\"").next().expect("their end");
+    assert!(pins.contains("\"site\":\"answers::the_culprit ("), "{pins}");
+    // What metrics and profiles do not show is not walked.
+    for light in [Report::gather_metrics(), Report::gather_profile()] {
+        assert!(light.pins.is_none() && light.heatmap.is_none() && light.snapshot.is_some());
+    }
     drop(culprits);
 }
 

@@ -1,11 +1,10 @@
 //! Reports that the environment asks for: when they are written, where, and what is said when they cannot be.
 //!
 //! Each case starts this binary again with settings, and looks at its end: the files, standard error to the letter, and
-//! the exit code, which no report may change. A program with more rights than its caller, which ignores all settings,
-//! cannot be made without rights of our own: not tested. Unsafe here: calls of the C library that end a
-//! process or send it a signal.
+//! the exit code, which no report may change. Unsafe here: calls of the C library that end a process or send it a signal.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,7 +32,10 @@ fn main() -> ExitCode {
         Case::new("each_signal_writes_a_report", signalled),
         Case::new("each_ending_has_its_format", formats),
         Case::new("the_screen_and_none", screen),
+        Case::new("what_was_never_freed_is_in_each_report_by_site", leaks),
         Case::new("bad_settings_are_one_line_each_and_change_nothing", bad_settings),
+        Case::new("zero_and_off_switch_everything_off", switched_off),
+        Case::new("paths_that_are_not_unicode_are_kept", bytes_in_paths),
         Case::new("paths_that_cannot_be_written_are_one_line_each", bad_paths),
         Case::new("a_disk_that_is_full_is_one_line", full),
     ])
@@ -58,9 +60,34 @@ fn work(deed: &str) -> ExitCode {
             return ExitCode::from(7);
         }
         "signals" => signals(),
+        "leak" => {
+            // One call each: not unrolled.
+            let count = std::hint::black_box(20);
+            for tag in 0..count {
+                std::mem::forget(the_leak(tag));
+            }
+            for tag in 0..count {
+                let block = no_leak(tag);
+                if std::hint::black_box(tag) == 7 {
+                    std::mem::forget(block);
+                }
+            }
+        }
         _ => {}
     }
     ExitCode::from(7)
+}
+
+/// Blocks of which none is ever freed.
+#[inline(never)]
+fn the_leak(tag: u64) -> Box<[u64; 37]> {
+    std::hint::black_box(Box::new([tag; 37]))
+}
+
+/// Blocks of which all but the first are.
+#[inline(never)]
+fn no_leak(tag: u64) -> Box<[u64; 39]> {
+    std::hint::black_box(Box::new([tag; 39]))
 }
 
 /// Asks for three reports, and waits for each to be there.
@@ -169,6 +196,14 @@ fn forked() {
         let json = fs::read_to_string(path).expect("a report");
         assert!(json.contains(&format!("\"pid\":{parent}")), "the parent's, not the child's");
         assert_eq!(folder.take(), ["one.json"]);
+        // A percent sign and a letter are not the process.
+        let envs = [("POOLALLOC_REPORT", &*folder.path("%%p.json")), ("POOLALLOC_SAMPLE", profile)];
+        let output = run("fork", &envs);
+        assert_eq!((code(&output), &*output.stderr), (Some(7), ""));
+        let parent = output.stdout.lines().next().expect("its number").to_owned();
+        let json = fs::read_to_string(folder.path("%p.json")).expect("a report");
+        assert!(json.contains(&format!("\"pid\":{parent}")), "the parent's, not the child's");
+        assert_eq!(folder.take(), ["%p.json"]);
     }
 }
 
@@ -221,10 +256,37 @@ fn screen() {
     assert!(output.stderr.contains("= mapped"), "{}", output.stderr);
     let output = run("exit", &[("POOLALLOC_REPORT", "0")]);
     assert_eq!((code(&output), &*output.stderr), (Some(3), ""));
-    for ignored in ["POOLALLOC_SAMPLE", "POOLALLOC_TRACE"] {
-        let output = run("exit", &[(ignored, "4k")]);
+    for (ignored, value) in [("POOLALLOC_SAMPLE", "4k"), ("POOLALLOC_TRACE", "40")] {
+        let output = run("exit", &[(ignored, value)]);
         assert_eq!((code(&output), &*output.stderr), (Some(3), ""), "a profile for nobody");
     }
+}
+
+fn leaks() {
+    let folder = Folder::new();
+    let report = |name: &str| {
+        let path = folder.path(name);
+        let envs = [("POOLALLOC_REPORT", &*path), ("POOLALLOC_TRACE", "32")];
+        let output = run("leak", &envs);
+        assert_eq!((code(&output), &*output.stderr), (Some(7), ""), "{name}");
+        fs::read_to_string(path).expect("a report")
+    };
+    let text = report("a.txt");
+    let (_, after) = text.split_once("\nnever freed: ").expect("a section");
+    let rows: Vec<&str> = after.lines().skip(1).take(3).collect();
+    assert!(rows.iter().any(|row| row.contains("the_leak")), "{text}");
+    assert!(!rows.iter().any(|row| row.contains("no_leak")), "{text}");
+    let json = report("a.json");
+    // 20 blocks of 296 bytes.
+    let (_, places) = json.split_once("\"never_freed\":[").expect("places");
+    let places = places.split(']').next().expect("their end").split(',');
+    let places: Vec<usize> = places.map(|place| place.parse().expect("a place")).collect();
+    let (_, sites) = json.split_once("\"sites\":[{\"alloc_bytes\"").expect("sites");
+    let sites: Vec<&str> = sites.split("{\"alloc_bytes\"").collect();
+    let leaks = |bytes: &str| places.iter().any(|place| sites[*place].contains(bytes));
+    assert!(leaks("\"live_bytes\":5920.0") && !leaks("\"live_bytes\":312.0"));
+    let page = report("a.html");
+    assert!(page.contains("\"never_freed\":[") && page.contains("\"Never freed\""));
 }
 
 fn bad_settings() {
@@ -243,6 +305,13 @@ fn bad_settings() {
             "bad value in POOLALLOC_SEED=99999999999999999999, ignored",
         ),
         ("POOLALLOC_SIGNAL", "SEGV", "bad value in POOLALLOC_SIGNAL=SEGV, ignored"),
+        // No second line, and nothing that a terminal obeys.
+        (
+            "POOLALLOC_TRACE",
+            "1\npoolalloc: all is well\x1B[2J\u{9B}2J\u{E9}\x7F",
+            "bad value in POOLALLOC_TRACE=1?poolalloc: all is well?[2J??2J\u{E9}?, ignored",
+        ),
+        ("POOLALLOC_\x1B]0;x", "", "unknown setting POOLALLOC_?]0;x, ignored"),
         (
             "POOLALLOC_SIGNAL",
             "USR2",
@@ -264,14 +333,65 @@ fn bad_settings() {
     );
 }
 
+fn switched_off() {
+    for off in ["0", "off"] {
+        for name in [
+            "REPORT",
+            "PROFILE",
+            "STATS_FILE",
+            "SIGNAL",
+            "SAMPLE",
+            "TRACE",
+            "PURGER",
+            "HUGE_PAGES",
+            "FALLBACK_CACHE",
+            "UPDATE_BASELINE",
+        ] {
+            let output = run("exit", &[(&format!("POOLALLOC_{name}"), off)]);
+            assert_eq!((code(&output), &*output.stderr), (Some(3), ""), "{name}={off}");
+            assert!(!PathBuf::from(off).exists(), "a file of the switch's name");
+        }
+        // A profile without samples, as asked for.
+        let folder = Folder::new();
+        let path = folder.path("a.folded");
+        let output = run("exit", &[("POOLALLOC_PROFILE", &*path), ("POOLALLOC_SAMPLE", off)]);
+        assert_eq!((code(&output), &*output.stderr), (Some(3), ""));
+        assert_eq!(fs::read_to_string(&path).expect("a profile"), "");
+    }
+}
+
+fn bytes_in_paths() {
+    let folder = Folder::new();
+    let path = |name: &[u8]| folder.0.join(std::ffi::OsStr::from_bytes(name));
+    let output = std::process::Command::new(std::env::current_exe().expect("this binary"))
+        .env(DO, "exit")
+        .env("POOLALLOC_REPORT", path(b"\xFF\xC3-%p.txt"))
+        .env("POOLALLOC_PROFILE", path(b"\xFE.folded"))
+        .output()
+        .expect("it starts");
+    assert_eq!((output.status.code(), &*output.stderr), (Some(3), &b""[..]));
+    let process = String::from_utf8(output.stdout).expect("a number");
+    let report = [b"\xFF\xC3-", process.trim().as_bytes(), b".txt"].concat();
+    let text = fs::read_to_string(path(&report)).expect("the report");
+    assert!(text.starts_with("poolalloc: "), "{text}");
+    assert!(path(b"\xFE.folded").exists());
+    assert_eq!(fs::read_dir(&folder.0).expect("a folder").count(), 2, "and nothing else");
+}
+
 fn bad_paths() {
     let folder = Folder::new();
     let file = folder.path("file");
     fs::write(&file, "").expect("a file");
+    // Said when the environment is read; the program may run for long.
     let endings = "no format has this ending (txt, json, html, dhat.json, pb.gz, folded)";
+    for setting in ["POOLALLOC_REPORT", "POOLALLOC_PROFILE"] {
+        for path in [folder.path("a.xml"), folder.path("a"), "txt".to_owned()] {
+            let output = run("at once", &[(setting, &*path)]);
+            let line = format!("poolalloc: bad value in {setting}={path}, ignored: {endings}\n");
+            assert_eq!((&*output.stderr, code(&output)), (&*line, Some(4)));
+        }
+    }
     for (path, reason) in [
-        (folder.path("a.xml"), endings),
-        (folder.path("a"), endings),
         (folder.path("missing/a.json"), "No such file or directory (os error 2)"),
         (format!("{file}/a.txt"), "Not a directory (os error 20)"),
         ("/proc/a.html".to_owned(), "No such file or directory (os error 2)"),

@@ -135,8 +135,18 @@ fn read(path: &Path) -> String {
 }
 
 /// Every section of the page, and whether data stands behind it in a report of everything.
-const SECTIONS: [&str; 9] =
-    ["summary", "heatmap", "requested", "latency", "flame", "timeline", "pins", "gc", "cost"];
+const SECTIONS: [&str; 10] = [
+    "summary",
+    "heatmap",
+    "requested",
+    "latency",
+    "flame",
+    "leaks",
+    "timeline",
+    "pins",
+    "gc",
+    "cost",
+];
 
 #[test]
 fn an_error_in_a_page_would_be_noticed() {
@@ -165,8 +175,12 @@ fn every_section_is_drawn_and_answers() {
     assert_eq!(shown.number("arenas-bar", "data-sum"), report.memory.mapped as f64);
     assert_eq!(shown.number("rss-bar", "data-sum"), report.rss.expect("parts").resident as f64);
     assert!(shown.part("identity").contains(" bytes = "), "the parts sum to what is mapped");
+    assert_eq!(shown.part("summary").matches("<b class=\"num\">").count(), 22, "every counter");
     assert!(shown.part("timeline").contains("after "), "pointing at a moment tells it");
     assert!(shown.part("pins").contains("&lt;server::session::Store as Open&gt;::open"));
+    let leaks = shown.part("leaks");
+    assert!(leaks.contains("&lt;server::session::Store as Open&gt;::open"), "{leaks}");
+    assert!(!leaks.contains("server::http::parse"), "of that something was freed: {leaks}");
     assert!(shown.part("gc").contains("server::Scope&lt;T&gt;"));
     assert!(shown.part("cost").contains("standard error"));
 }

@@ -121,6 +121,25 @@ impl Cache {
         }
     }
 
+    /// Calls `f` with every block in the bins above 64.
+    ///
+    /// # Safety
+    ///
+    /// The cache is that of the calling thread, and `f` neither allocates nor frees.
+    pub(crate) unsafe fn for_each_mid_cached(&self, mut f: impl FnMut(Block)) {
+        for (head, _) in CacheBin::mids().filter_map(|bin| self.mid(bin)) {
+            let low = head.low.load(Relaxed);
+            for place in 0..head.len() as usize {
+                // SAFETY: below the length: a slot of the array (1).
+                let slot = unsafe { low.add(place) };
+                // SAFETY: the owner's access (3).
+                let block = unsafe { slot.read() };
+                // SAFETY: below the length: a block (2).
+                f(unsafe { block.assume_init() });
+            }
+        }
+    }
+
     /// Half of the capacity of a bin above 64: how many go when it is full.
     pub(crate) fn mid_half(&self, bin: CacheBin) -> u32 {
         self.mid(bin).map_or(0, |(head, _)| head.cap() / 2)

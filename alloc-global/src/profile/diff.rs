@@ -37,6 +37,7 @@ fn less(after: Totals, before: Totals) -> Totals {
         alloc_bytes: after.alloc_bytes - before.alloc_bytes,
         alloc_bytes_error: after.alloc_bytes_error.hypot(before.alloc_bytes_error),
         live: after.live - before.live,
+        live_error: after.live_error.hypot(before.live_error),
         live_bytes: after.live_bytes - before.live_bytes,
         live_bytes_error: after.live_bytes_error.hypot(before.live_bytes_error),
         live_requested_bytes: after.live_requested_bytes - before.live_requested_bytes,

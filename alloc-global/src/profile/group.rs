@@ -1,9 +1,9 @@
 //! Questions to a snapshot: by whom, from where, how sure.
 //!
 //! An estimate from samples has an error. A block of `s` bytes is in with the chance `p = 1 - exp(-s / rate)` and
-//! counts `1 / p` times then, so `n` samples have a relative standard error of `sqrt((1 - p) / n)`; for blocks
-//! much smaller than the rate that is `sqrt(rate / bytes)`, for much larger ones, and where all is traced, 0. `p` is taken
-//! as the mean over the site: samples by estimated blocks.
+//! counts `1 / p` times then. Blocks are samples independently of each other, so variances add up, and each sample
+//! brings its own: `(s / p)^2 * (1 - p)`. For blocks much smaller than the rate the relative standard error comes to
+//! `sqrt(rate / bytes)`; for much larger ones, and where all is traced, it is 0.
 //!
 //! The shape of the questions is that of Python's `tracemalloc`.
 //!
@@ -48,6 +48,8 @@ pub struct Totals {
     pub alloc_bytes_error: f64,
     /// Blocks live.
     pub live: f64,
+    /// The standard error of `live`.
+    pub live_error: f64,
     /// Their bytes.
     pub live_bytes: f64,
     /// The standard error of `live_bytes`.
@@ -67,6 +69,7 @@ impl AddAssign for Totals {
         // Sites are sampled independently of each other: variances add up.
         self.alloc_bytes_error = self.alloc_bytes_error.hypot(other.alloc_bytes_error);
         self.live += other.live;
+        self.live_error = self.live_error.hypot(other.live_error);
         self.live_bytes += other.live_bytes;
         self.live_bytes_error = self.live_bytes_error.hypot(other.live_bytes_error);
         self.live_requested_bytes += other.live_requested_bytes;
@@ -85,24 +88,20 @@ pub struct Group {
     pub totals: Totals,
 }
 
-/// The relative standard error of what rests on so many samples.
-fn relative_error(samples: u64, blocks: f64) -> f64 {
-    if samples == 0 || blocks <= 0.0 {
-        return 0.0;
-    }
-    let chance = (samples as f64 / blocks).min(1.0);
-    ((1.0 - chance) / samples as f64).sqrt()
+/// The relative standard error of an estimate.
+fn relative_error(variance: f64, estimate: f64) -> f64 {
+    if estimate > 0.0 { variance.max(0.0).sqrt() / estimate } else { 0.0 }
 }
 
 impl Site {
-    /// The relative standard error of what it allocated: 0.1 is 10 %; 0 where every block was recorded.
+    /// The relative standard error of the bytes that it allocated: 0.1 is 10 %; 0 where every block was recorded.
     pub fn alloc_error(&self) -> f64 {
-        relative_error(self.samples, self.allocs)
+        relative_error(self.alloc_bytes_variance, self.alloc_bytes)
     }
 
-    /// The relative standard error of what of it is live.
+    /// The relative standard error of the bytes of it that are live.
     pub fn live_error(&self) -> f64 {
-        relative_error(self.live_samples, self.live)
+        relative_error(self.live_bytes_variance, self.live_bytes)
     }
 
     /// Whether nothing that was recorded of it was freed so far.
@@ -115,10 +114,11 @@ impl Site {
         Totals {
             allocs: self.allocs,
             alloc_bytes: self.alloc_bytes,
-            alloc_bytes_error: self.alloc_bytes * self.alloc_error(),
+            alloc_bytes_error: self.alloc_bytes_variance.max(0.0).sqrt(),
             live: self.live,
+            live_error: self.live_variance.max(0.0).sqrt(),
             live_bytes: self.live_bytes,
-            live_bytes_error: self.live_bytes * self.live_error(),
+            live_bytes_error: self.live_bytes_variance.max(0.0).sqrt(),
             live_requested_bytes: self.live_requested_bytes,
             live_lost_bytes: self.live_lost_bytes,
             temporary: self.temporary,

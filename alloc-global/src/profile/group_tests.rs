@@ -14,6 +14,9 @@ fn site(stack: &[u64], thread: &str, live_bytes: f64) -> Site {
         live: live_bytes / 10.0,
         live_bytes,
         live_requested_bytes: live_bytes,
+        // As if each of ten had been in with a chance of one in two.
+        alloc_bytes_variance: live_bytes * live_bytes / 20.0,
+        live_bytes_variance: live_bytes * live_bytes / 20.0,
         samples: 4,
         live_samples: 4,
         lifetimes: Lifetimes::default(),
@@ -134,14 +137,20 @@ fn patterns_match_as_they_say() {
 }
 
 #[test]
-fn errors_follow_the_samples() {
-    assert_eq!(relative_error(0, 0.0), 0.0);
-    // Every block recorded.
-    assert_eq!(relative_error(100, 100.0), 0.0);
-    // Small blocks: one over the root of the samples.
-    assert!((relative_error(100, 1e9) - 0.1).abs() < 1e-6);
-    // Blocks of the rate: in with 63 %.
-    assert!((relative_error(632, 1000.0) - (0.368f64 / 632.0).sqrt()).abs() < 1e-6);
+fn errors_are_roots_of_variances_which_add_up() {
+    assert_eq!((relative_error(0.0, 0.0), relative_error(0.0, 5.0)), (0.0, 0.0));
+    let site = Site {
+        alloc_bytes: 100.0,
+        alloc_bytes_variance: 25.0,
+        live_variance: 4.0,
+        live_bytes: 30.0,
+        live_bytes_variance: 9.0,
+        ..Site::default()
+    };
+    assert_eq!((site.alloc_error(), site.live_error()), (0.05, 0.1));
+    let totals = site.totals();
+    let errors = (totals.alloc_bytes_error, totals.live_error, totals.live_bytes_error);
+    assert_eq!(errors, (5.0, 2.0, 3.0));
     let mut totals = Totals { live_bytes_error: 3.0, ..Totals::default() };
     totals += Totals { live_bytes_error: 4.0, live: 1.0, ..Totals::default() };
     assert_eq!((totals.live_bytes_error, totals.live), (5.0, 1.0));

@@ -1,4 +1,4 @@
-//! Who allocated a block that is still live: the call sites of given addresses, by name.
+//! Who allocated a block that is still live: the call sites of given addresses, by stack and by name.
 //!
 //! Nothing is allocated while the tables are held; names are looked up afterwards, once per site. No unsafe here.
 
@@ -8,14 +8,15 @@ use super::record::TABLES;
 use super::symbols::Symbols;
 use std::collections::HashMap;
 
-/// The names of the sites of those of `blocks` that are recorded: for each, an index into the names. Reads debug information.
+/// The call sites of those of some blocks that are recorded.
 pub(crate) struct Owners {
     of_block: HashMap<usize, usize>,
-    names: Vec<String>,
+    /// Addresses of calls, the innermost first, by the numbers of sites.
+    stacks: HashMap<usize, Vec<u64>>,
 }
 
 impl Owners {
-    /// Looks up blocks by their addresses, in any order.
+    /// Looks up blocks by their addresses, in any order. Reads no debug information.
     pub(crate) fn of(blocks: impl Iterator<Item = usize>) -> Owners {
         untracked(|| {
             let mut blocks: Vec<usize> = blocks.collect();
@@ -23,25 +24,30 @@ impl Owners {
             let mut sites = vec![None; blocks.len()];
             TABLES.sites_of(&blocks, &mut sites);
             let stacks = TABLES.stacks_of(&sites);
-            let addresses = stacks.values().flatten().copied();
-            let symbols = Symbols::resolve(addresses, &modules::loaded());
-            let mut names: Vec<String> = Vec::new();
-            let mut numbers = HashMap::new();
-            for (site, stack) in &stacks {
-                // A site of which no frame is known has no name.
-                if let Some(frame) = symbols.culprit(stack) {
-                    numbers.insert(*site, names.len());
-                    names.push(format!("{} ({})", frame.function, frame.place()));
-                }
-            }
             let known = blocks.into_iter().zip(sites);
-            let known = known.filter_map(|(block, site)| Some((block, *numbers.get(&site?)?)));
-            Owners { of_block: known.collect(), names }
+            let of_block = known.filter_map(|(block, site)| Some((block, site?))).collect();
+            Owners { of_block, stacks }
         })
     }
 
-    /// The name of the site that allocated a block, if it is known.
-    pub(crate) fn site_of(&self, block: usize) -> Option<&str> {
-        self.names.get(*self.of_block.get(&block)?).map(String::as_str)
+    /// The number of the site that allocated a block, if it is known, and its stack.
+    pub(crate) fn site_of(&self, block: usize) -> Option<(usize, &[u64])> {
+        let site = *self.of_block.get(&block)?;
+        let stack = self.stacks.get(&site).filter(|stack| !stack.is_empty())?;
+        Some((site, stack))
+    }
+
+    /// The names of the sites, by their numbers. Reads debug information; a site of which no frame is known has none.
+    pub(crate) fn names(&self) -> HashMap<usize, String> {
+        untracked(|| {
+            let addresses = self.stacks.values().flatten().copied();
+            let symbols = Symbols::resolve(addresses, &modules::loaded());
+            let name = |stack: &[u64]| {
+                let frame = symbols.culprit(stack)?;
+                Some(format!("{} ({})", frame.function, frame.place()))
+            };
+            let sites = self.stacks.iter();
+            sites.filter_map(|(site, stack)| Some((*site, name(stack)?))).collect()
+        })
     }
 }

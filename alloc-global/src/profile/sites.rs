@@ -24,7 +24,7 @@
 
 mod counts;
 
-pub(crate) use counts::{Counted, Counts};
+pub(crate) use counts::{Counted, Counts, variance};
 
 use super::pages::Area;
 use super::stack::{End, Stack, mix};

@@ -50,10 +50,17 @@ pub struct Site {
     pub allocs: f64,
     /// Their bytes, as the counters have them: up to 1 KiB those of the block, above it those of the layout.
     pub alloc_bytes: f64,
+    /// The variance of `alloc_bytes`: the square of its standard error. Of each sample its own chance is known, so it holds for
+    /// blocks of any sizes and across changes of the rate; 0 where every block was recorded.
+    pub alloc_bytes_variance: f64,
     /// Blocks live.
     pub live: f64,
+    /// The variance of `live`.
+    pub live_variance: f64,
     /// Their bytes, as the counters have them.
     pub live_bytes: f64,
+    /// The variance of `live_bytes`.
+    pub live_bytes_variance: f64,
     /// Bytes that the layouts of the live blocks asked for.
     pub live_requested_bytes: f64,
     /// Bytes that the live blocks have beyond that: lost to rounding. See [`rounding`](crate::rounding).

@@ -28,13 +28,28 @@ use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 /// The most frames of a stack.
 pub(crate) const MOST_FRAMES: usize = 64;
 
-/// How many frames are kept: set by settings.
+/// How many frames are kept, the allocator's own among them: set by settings.
 static DEPTH: AtomicUsize = AtomicUsize::new(32);
 
-/// Sets how many frames of a stack are kept: 1 to 64.
-pub(crate) fn set_depth(frames: usize) {
+/// Frames kept beyond what was asked for: the innermost are the allocator's own, which nobody means.
+const OWN_FRAMES: usize = 6;
+
+/// The most frames that can be asked for.
+pub(crate) const MOST_ASKED: usize = MOST_FRAMES - OWN_FRAMES;
+
+/// Sets how many frames of a stack are kept, from 1 to 58 (more is taken for 58), for what is recorded from now on; 26 unless
+/// set. Those of the allocator itself are not counted. The same as the number in `POOLALLOC_TRACE`.
+///
+/// Call sites whose stacks were cut at different depths are different sites: set it before the profile is switched on.
+///
+/// ```
+/// alloc_global::limit_frames(16);
+/// alloc_global::start_tracing();
+/// # alloc_global::stop_profiling();
+/// ```
+pub fn limit_frames(frames: usize) {
     // Relaxed: a value of its own.
-    DEPTH.store(frames.clamp(1, MOST_FRAMES), Ordering::Relaxed);
+    DEPTH.store(frames.clamp(1, MOST_ASKED) + OWN_FRAMES, Ordering::Relaxed);
 }
 
 /// How a walk ended.

@@ -9,7 +9,7 @@
 //! No unsafe here.
 
 use super::live::{Added, Entry, Live};
-use super::sites::{Counted, Counts, Place, Sites, WEIGHT_ONE};
+use super::sites::{Counted, Counts, Place, Sites, WEIGHT_ONE, variance};
 use super::stack::{End, Stack, mix};
 use alloc_core::{Block, MAX_SMALL};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -49,6 +49,9 @@ pub(crate) struct Tally {
     /// Live blocks, in parts of [`WEIGHT_ONE`].
     pub(crate) live: u64,
     pub(crate) live_bytes: u64,
+    /// The variances of the two, the first in whole blocks.
+    pub(crate) live_variance: f64,
+    pub(crate) live_bytes_variance: f64,
     pub(crate) live_requested: u64,
     /// What the blocks have beyond that.
     pub(crate) live_lost: u64,
@@ -60,10 +63,26 @@ impl Tally {
         counted: Counted::NONE,
         live: 0,
         live_bytes: 0,
+        live_variance: 0.0,
+        live_bytes_variance: 0.0,
         live_requested: 0,
         live_lost: 0,
         live_samples: 0,
     };
+
+    /// Adds a live block.
+    fn add(&mut self, entry: &Entry) {
+        let estimate = bytes(entry.weight, entry.counted());
+        let more = |sum: u64, size| sum.wrapping_add(bytes(entry.weight, size));
+        self.live = self.live.wrapping_add(entry.weight);
+        self.live_bytes = self.live_bytes.wrapping_add(estimate);
+        self.live_requested = more(self.live_requested, entry.requested);
+        self.live_lost = more(self.live_lost, entry.size.saturating_sub(entry.requested));
+        self.live_samples += 1;
+        let blocks = entry.weight as f64 / WEIGHT_ONE as f64;
+        self.live_variance += variance(entry.weight, blocks);
+        self.live_bytes_variance += variance(entry.weight, estimate as f64);
+    }
 
     /// Blocks freed, in parts of [`WEIGHT_ONE`].
     pub(crate) fn freed_blocks(&self) -> u64 {
@@ -197,12 +216,13 @@ impl Tables {
         self.live.may_hold_any(blocks)
     }
 
-    /// Records that a block is free. `now` tells the time for a block that was one of all, or of some; `stamp`
+    /// Records that a block is free. `now` tells the time for a block that was one of all, or of some (those have no stamp); `stamp`
     /// is that of the calling thread's last allocation.
     #[inline]
     pub(crate) fn on_free(&self, block: Block, stamp: u64, now: impl Fn(bool) -> u64) {
         self.live.remove(block, |entry| {
-            let lifetime = now(entry.weight == WEIGHT_ONE).saturating_sub(entry.birth);
+            // By the clock that its birth was read from. A sample may have the weight of one too.
+            let lifetime = now(entry.stamp != 0).saturating_sub(entry.birth);
             let temporary = entry.stamp == stamp && stamp != 0;
             self.count_freed(self.sites.counts(entry.site), entry, Some(lifetime), temporary);
         });
@@ -278,13 +298,7 @@ impl Tables {
             });
             held.for_each(|_, entry| {
                 if let Some(tally) = tallies.get_mut(self.sites.number(entry.site)) {
-                    tally.live = tally.live.wrapping_add(entry.weight);
-                    let more = |sum: u64, size| sum.wrapping_add(bytes(entry.weight, size));
-                    tally.live_bytes = more(tally.live_bytes, entry.counted());
-                    tally.live_requested = more(tally.live_requested, entry.requested);
-                    let lost = entry.size.saturating_sub(entry.requested);
-                    tally.live_lost = more(tally.live_lost, lost);
-                    tally.live_samples += 1;
+                    tally.add(&entry);
                 }
             });
             drop(held);

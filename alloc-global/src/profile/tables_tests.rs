@@ -263,6 +263,65 @@ fn estimates_are_unbiased_within_three_sigma() {
     }
 }
 
+/// How far estimates of live bytes were off, squared, and what they said of that, over many runs of the same blocks.
+fn squares(sizes: &[usize], rate: u64) -> (f64, f64) {
+    const RUNS: u64 = 600;
+    let tables = Tables::new(|| 16 << 10, || 256 << 10, || 0);
+    let mut dice = Dice(rate + sizes.len() as u64);
+    let (mut off, mut said, mut samples) = (0.0, 0.0, Vec::new());
+    for _ in 0..RUNS {
+        for (n, size) in sizes.iter().enumerate() {
+            if rate <= 1 || dice.fraction() < -(-(*size as f64) / rate as f64).exp_m1() {
+                samples.push((n + 1) * 64);
+                let event = Allocation {
+                    requested: *size,
+                    // As the classes above 1 KiB have it: the counters count what was asked for.
+                    size: if *size > 1_024 { size + size / 8 } else { *size },
+                    stamp: dice.next(),
+                    ..allocation((n + 1) * 64, *size, rate)
+                };
+                tables.on_alloc(event, &stack(&[1]));
+            }
+        }
+        let (mut bytes, mut variance, mut freed) = (0, 0.0, 0.0);
+        tables.for_each(|known| {
+            (bytes, variance) = (known.tally.live_bytes, known.tally.live_bytes_variance);
+            freed = known.tally.counted.variance;
+        });
+        let truth: usize = sizes.iter().sum();
+        off += (bytes as f64 - truth as f64).powi(2) / RUNS as f64;
+        assert!((freed - said * RUNS as f64).abs() <= freed * 1e-9, "what went keeps its own");
+        said += variance / RUNS as f64;
+        samples.drain(..).for_each(|address| tables.on_free(block(address), 0, |_| 200));
+    }
+    (off, said)
+}
+
+#[test]
+fn errors_are_as_large_as_estimates_are_off() {
+    const RATE: u64 = 4_096;
+    let rate = RATE as usize;
+    let small = vec![16; 20_000];
+    let equal = vec![rate; 100];
+    let mixed: Vec<usize> =
+        [vec![16; 5_000], vec![700; 200], vec![rate; 20], vec![rate * 100; 5]].concat();
+    for sizes in [small, equal, mixed] {
+        let (off, said) = squares(&sizes, RATE);
+        // A mean of 600 squares is off by 6 % itself.
+        let ratio = off / said;
+        assert!((0.75..1.33).contains(&ratio), "{} blocks: {ratio}", sizes.len());
+        // What both should be.
+        let one = |size: &usize| {
+            let chance = -(-(*size as f64) / RATE as f64).exp_m1();
+            (*size as f64).powi(2) * (1.0 - chance) / chance
+        };
+        let ratio = said / sizes.iter().map(one).sum::<f64>();
+        assert!((0.9..1.1).contains(&ratio), "{} blocks: {ratio}", sizes.len());
+    }
+    assert_eq!(squares(&[rate * 100; 3], RATE), (0.0, 0.0), "each is in for sure");
+    assert_eq!(squares(&[16, 700, rate], 1), (0.0, 0.0), "traced");
+}
+
 #[test]
 fn each_sample_keeps_the_rate_it_was_taken_at() {
     let tables = Tables::new(|| 64 << 10, || 64 << 10, || 0);
@@ -301,6 +360,18 @@ fn lifetimes_and_temporaries_are_counted() {
         (expected[0], expected[1], expected[12], expected[39]) = (3, 1, 1, 1);
         assert_eq!(known.tally.counted.lifetimes, expected.map(|count| count * WEIGHT_ONE));
         assert_eq!((known.tally.counted.temporary, known.tally.live), (WEIGHT_ONE, 0));
+    });
+}
+
+#[test]
+fn a_sample_that_stands_for_itself_has_the_clock_of_samples() {
+    let tables = Tables::new(|| 64 << 10, || 64 << 10, || 0);
+    // A thousand times the rate: in for sure.
+    tables.on_alloc(Allocation { stamp: 0, ..allocation(16, 1 << 20, 1 << 10) }, &stack(&[1]));
+    tables.on_free(block(16), 0, |coarse| if coarse { 0 } else { 100 + 8 });
+    tables.for_each(|known| {
+        assert_eq!(known.tally.freed_blocks(), WEIGHT_ONE);
+        assert_eq!(known.tally.counted.lifetimes[3], WEIGHT_ONE, "8 us");
     });
 }
 

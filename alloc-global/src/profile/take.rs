@@ -8,6 +8,7 @@ use super::record::{self, TABLES};
 use super::sites::WEIGHT_ONE;
 use super::snapshot::{Dropped, Lifetimes, Peak, Site, Snapshot};
 use super::tables::Known;
+use crate::{thread, watch};
 use std::time::{Duration, SystemTime};
 
 /// The thread of the site of all that had no room.
@@ -18,7 +19,13 @@ impl Snapshot {
     ///
     /// Exact in itself: all counts are of one moment. Events that are recorded meanwhile wait for as long as it takes to
     /// walk the live blocks and the sites, some nanoseconds each; all else goes on. What this allocates is
-    /// not in the profile. In the child of a fork, what the parent had recorded before is in its snapshots too.
+    /// not in the profile.
+    ///
+    /// Where blocks are sampled, the end of a small block is noted when it leaves the cache of the thread that freed it. Those in
+    /// the calling thread's cache are noted here; freed blocks that lie in other threads' caches, at most 128 of a size class
+    /// in each, still count as live if they are samples. [`thread_flush`](crate::thread_flush) in those threads ends that.
+    ///
+    /// In the child of a fork, what the parent had recorded before is in its snapshots too.
     ///
     /// Where the program was built without frame pointers, stacks come from the unwinder, at microseconds each,
     /// also where every block is traced.
@@ -31,6 +38,9 @@ impl Snapshot {
     /// ```
     pub fn take() -> Snapshot {
         untracked(|| {
+            // Neither allocates nor frees: a look into the table of live blocks for each.
+            thread::for_each_own_cached(watch::forget);
+            thread::for_each_own_mid(watch::forget);
             let stats = crate::stats();
             let taken = SystemTime::now();
             let mut sites = Vec::new();
@@ -82,8 +92,11 @@ fn site(known: &Known<'_>) -> Site {
         thread,
         allocs: blocks(tally.freed_blocks().wrapping_add(tally.live)),
         alloc_bytes: tally.counted.bytes.wrapping_add(tally.live_bytes) as f64,
+        alloc_bytes_variance: tally.counted.variance + tally.live_bytes_variance,
         live: blocks(tally.live),
+        live_variance: tally.live_variance,
         live_bytes: tally.live_bytes as f64,
+        live_bytes_variance: tally.live_bytes_variance,
         live_requested_bytes: tally.live_requested as f64,
         live_lost_bytes: tally.live_lost as f64,
         most: Peak::of(tally.counted.most),

@@ -1,4 +1,4 @@
-//! Reports that the environment asks for: when the process ends, and on a signal.
+//! Reports that the environment or the program asks for: when the process ends, and on a signal.
 //!
 //! ```text
 //! POOLALLOC_REPORT, POOLALLOC_PROFILE   atexit: return from main, process::exit; not abort, _exit, a fatal signal
@@ -9,14 +9,18 @@
 //! parent's. A panic on the way is one line, and the program ends as it would have.
 
 use super::model::Report;
-use super::write::write_or_say;
+use super::write::{Format, write_or_say};
 use crate::fatal::Line;
-use crate::{DebugInfo, config, latency, purger, time_line};
+use crate::{DebugInfo, config, latency, purger, template, time_line};
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 /// The process that read the environment.
 static PROCESS: AtomicI32 = AtomicI32::new(0);
@@ -48,14 +52,11 @@ pub(crate) fn start_from_environment() {
         }
         return;
     }
-    // SAFETY: always callable.
-    PROCESS.store(unsafe { libc::getpid() }, Relaxed);
     if !config::REPORT.get().is_empty() {
         latency::start_latency();
-        time_line::start();
+        time_line::start_time_line();
     }
-    // SAFETY: the function fits its signature. Where there is no room for it, no report is written.
-    if unsafe { libc::atexit(at_exit) } != 0 {
+    if !register() {
         Line::new().text("no report will be written: atexit failed").write();
     }
     if config::signal() != 0 && !listen(config::signal()) {
@@ -63,11 +64,79 @@ pub(crate) fn start_from_environment() {
     }
 }
 
+/// Has this process write reports at its end; whether it will.
+fn register() -> bool {
+    static REGISTERED: AtomicBool = AtomicBool::new(false);
+    // Relaxed, twice: only decides who does it; a value of its own.
+    if REGISTERED.swap(true, Relaxed) {
+        return true;
+    }
+    // SAFETY: always callable.
+    PROCESS.store(unsafe { libc::getpid() }, Relaxed);
+    // SAFETY: the function fits its signature. Where there is no room for it, no report is written.
+    unsafe { libc::atexit(at_exit) == 0 }
+}
+
+/// Writes a report to this path when the process ends, as `POOLALLOC_REPORT` and `POOLALLOC_PROFILE` do: by return from `main` or
+/// [`std::process::exit`]. The ending names the format, and `1` stands for one screen of text on standard error; places in it
+/// are those of [`write()`](super::write()). Two paths at most, those of the environment among them.
+///
+/// Of what was not switched on there is nothing in it: see [`start_sampling`](crate::start_sampling),
+/// [`start_latency`](crate::start_latency) and [`start_time_line`](super::start_time_line).
+///
+/// # Errors
+///
+/// `InvalidInput` where no format has the ending or the path is longer than 1,024 bytes, `AlreadyExists` for a third path,
+/// `OutOfMemory` where the system has no room to note it.
+///
+/// ```no_run
+/// alloc_global::report::write_at_exit("heap-%e-%p.html")?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn write_at_exit(template: impl AsRef<Path>) -> io::Result<()> {
+    let template = template.as_ref();
+    let bytes = template.as_os_str().as_bytes();
+    let is_known = bytes == b"1" || Format::of(template).is_some();
+    if !is_known || bytes.len() > config::LONGEST {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, Format::NONE));
+    }
+    // So that the environment is read before.
+    drop(std::hint::black_box(Box::new(0u8)));
+    if !config::REPORT.set(bytes) && !config::PROFILE.set(bytes) {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "two paths are set"));
+    }
+    if register() { Ok(()) } else { Err(io::ErrorKind::OutOfMemory.into()) }
+}
+
+/// Writes the reports of [`write_at_exit`] whenever this signal comes, as `POOLALLOC_SIGNAL` does. A thread of our own does it, which a child
+/// of `fork` does not have; there this can be called again.
+///
+/// # Errors
+///
+/// What the system says about the thread or the signal.
+///
+/// ```
+/// // SIGUSR2 on Linux.
+/// alloc_global::report::write_on_signal(12)?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn write_on_signal(signal: i32) -> io::Result<()> {
+    if listen(signal) { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Has a thread of our own write reports whenever the signal comes.
 fn listen(signal: libc::c_int) -> bool {
-    // SAFETY: a place of ours, before anybody uses it.
-    if unsafe { libc::sem_init(CAME.get(), 0, 0) } != 0 || !purger::spawn_raw(wait, STACK) {
-        return false;
+    /// The process whose thread it is.
+    static LISTENER: AtomicI32 = AtomicI32::new(0);
+    // SAFETY: always callable.
+    let process = unsafe { libc::getpid() };
+    // Relaxed: only decides who starts it.
+    if LISTENER.swap(process, Relaxed) != process {
+        // SAFETY: a place of ours, before anybody of this process uses it.
+        if unsafe { libc::sem_init(CAME.get(), 0, 0) } != 0 || !purger::spawn_raw(wait, STACK) {
+            LISTENER.store(0, Relaxed);
+            return false;
+        }
     }
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: zeroed is a valid value: no flags, an empty mask.
@@ -114,14 +183,14 @@ fn write_all() {
 }
 
 fn write_both(is_child: bool) {
-    let paths = [config::REPORT.get(), config::PROFILE.get()].map(String::from_utf8_lossy);
-    let wanted = paths.iter().filter(|path| !path.is_empty() && (!is_child || path.contains("%p")));
-    let wanted: Vec<_> = wanted.collect();
+    let paths = [config::REPORT.get(), config::PROFILE.get()];
+    let may = |path: &[u8]| !path.is_empty() && (!is_child || template::names_process(path));
+    let wanted: Vec<_> = paths.into_iter().filter(|path| may(path)).collect();
     if wanted.is_empty() {
         return;
     }
     let report = Report::gather();
     for path in wanted {
-        write_or_say(path, &report, &DebugInfo);
+        write_or_say(Path::new(OsStr::from_bytes(path)), &report, &DebugInfo);
     }
 }

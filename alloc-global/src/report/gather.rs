@@ -1,4 +1,4 @@
-//! Gathering: everything that is known about this process, as one report, and symbols from its own debug information.
+//! Gathering: everything that is known about this process, as one report, without symbols.
 //!
 //! What is allocated on the way is not in the profile.
 //!
@@ -31,7 +31,7 @@ impl Report {
     ///
     /// The profile is there if blocks were sampled or traced, latencies if calls were timed, the time line if the
     /// process was started with `POOLALLOC_REPORT`. Walks all pools while other threads wait at their slow paths:
-    /// milliseconds per GiB of arenas.
+    /// milliseconds per GiB of arenas. It names no call site: the formats do, by the symbols that they are given.
     ///
     /// ```
     /// use alloc_global::DebugInfo;
@@ -43,28 +43,63 @@ impl Report {
     /// # assert!(page.starts_with("<!DOCTYPE html>") || page.starts_with("<!doctype html>"));
     /// ```
     pub fn gather() -> Report {
-        crate::untracked(|| {
-            let begin = clock::nanoseconds();
-            let mut report = Report::of_process();
-            // First: what the other parts take is in the counters that the snapshot is held against.
-            let snapshot = Snapshot::take();
-            if snapshot.rate != 0 {
-                report.requested = Some(requested());
-                report.rounding = Some(crate::rounding());
-                report.snapshot = Some(snapshot);
-            }
+        // Before anything else: what a report takes would fill arenas that are nearly empty.
+        let first = |report: &mut Report| report.pins = Some(crate::pins::pins_by_stack());
+        gather_with(first, |report| {
+            report.requested = report.snapshot.as_ref().map(|_| requested());
+            report.rounding = report.snapshot.as_ref().map(|_| crate::rounding());
             report.classes = Some(crate::class_stats());
             report.rss = Some(crate::explain_rss());
             report.latency = latencies();
-            report.time_line = time_line(&report);
+            report.time_line = time_line(report);
             report.heatmap = Some(crate::heatmap());
             report.gc = gc();
-            // Last: it may read debug information, whose megabytes are not the program's.
-            report.pins = Some(crate::pins());
-            report.tool_ns = clock::nanoseconds().saturating_sub(begin);
-            report
         })
     }
+
+    /// What [`pprof`](super::pprof), [`dhat`](super::dhat) and [`folded`](super::folded) write: the profile beside what
+    /// [`of_process`](Report::of_process) knows. For what asks every few seconds.
+    ///
+    /// ```
+    /// use alloc_global::report::{self, NoSymbols, Report};
+    ///
+    /// let bytes = report::pprof(&Report::gather_profile(), &NoSymbols);
+    /// ```
+    pub fn gather_profile() -> Report {
+        gather_with(|_| {}, |_| {})
+    }
+
+    /// What [`prometheus`](super::prometheus) writes: no heat map, no pins, no requested sizes, no time line.
+    ///
+    /// ```
+    /// use alloc_global::report::{self, Report};
+    ///
+    /// let text = report::prometheus(&Report::gather_metrics());
+    /// assert!(text.contains("poolalloc_class_blocks"));
+    /// ```
+    pub fn gather_metrics() -> Report {
+        let first = |_: &mut Report| {};
+        gather_with(first, |report| {
+            report.classes = Some(crate::class_stats());
+            report.rss = Some(crate::explain_rss());
+            report.latency = latencies();
+            report.gc = gc();
+        })
+    }
+}
+
+/// A report with the profile, if there is one, and what `first` adds before it and `more` after it.
+fn gather_with(first: impl FnOnce(&mut Report), more: impl FnOnce(&mut Report)) -> Report {
+    crate::untracked(|| {
+        let begin = clock::nanoseconds();
+        let mut report = Report::of_process();
+        first(&mut report);
+        // Before the others: what they take is in the counters that the snapshot is held against.
+        report.snapshot = Some(Snapshot::take()).filter(|snapshot| snapshot.rate != 0);
+        more(&mut report);
+        report.tool_ns = clock::nanoseconds().saturating_sub(begin);
+        report
+    })
 }
 
 fn requested() -> Vec<Requested> {

@@ -4,8 +4,8 @@
 //! 2. Addresses are texts in hexadecimal: JavaScript's numbers are exact to 2^53 only.
 //! 3. What was not switched on is `null`, not empty.
 //!
-//! Frames and pools, of which there are many, are tables: a site's `frames` are places in `profile.frames`, and a
-//! pool's row follows `heatmap.columns`.
+//! Frames and pools, of which there are many, are tables: a site's `frames` are places in `profile.frames`,
+//! `profile.never_freed` are places in `profile.sites`, and a pool's row follows `heatmap.columns`.
 //!
 //! No unsafe here.
 
@@ -34,6 +34,10 @@ pub fn json(report: &Report, symbols: &dyn Symbols) -> String {
 }
 
 fn value(report: &Report, symbols: &dyn Symbols) -> Value {
+    let resolved = Resolved::of_report(report, symbols);
+    let pins = report.pins.as_ref();
+    let pins =
+        pins.map(|pins| pins.iter().map(|pin| self::pin(pin, &resolved)).collect::<Vec<_>>());
     json!({
         "format": "poolalloc-report",
         "version": 1,
@@ -46,10 +50,10 @@ fn value(report: &Report, symbols: &dyn Symbols) -> Value {
         "classes": list(report.classes.as_deref(), class),
         "requested": list(report.requested.as_deref(), requested),
         "rounding": list(report.rounding.as_deref(), rounding),
-        "profile": report.snapshot.as_ref().map(|snapshot| profile(snapshot, symbols)),
+        "profile": report.snapshot.as_ref().map(|snapshot| profile(snapshot, &resolved)),
         "mappings": report.mappings.iter().map(mapping).collect::<Vec<_>>(),
         "heatmap": report.heatmap.as_ref().map(heatmap),
-        "pins": list(report.pins.as_deref(), pin),
+        "pins": pins,
         "rss": report.rss.as_ref().map(rss),
         "latency": list(report.latency.as_deref(), latency),
         "gc": report.gc.as_ref().map(gc),
@@ -71,22 +75,10 @@ fn since_1970(time: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Every counter, by the name of its field.
 fn stats(stats: &Stats) -> Value {
-    json!({
-        "allocs": stats.allocs,
-        "deallocs": stats.deallocs,
-        "reallocs": stats.reallocs,
-        "live_blocks": stats.live_blocks,
-        "live_bytes": stats.live_bytes,
-        "peak_live_bytes": stats.peak_live_bytes,
-        "arenas": stats.arenas,
-        "mapped_bytes": stats.mapped_bytes,
-        "free_bytes": stats.free_bytes,
-        "fallback_live_blocks": stats.fallback_live_blocks,
-        "fallback_live_bytes": stats.fallback_live_bytes,
-        "fallback_cached_bytes": stats.fallback_cached_bytes,
-        "orphan_allocs": stats.orphan_allocs,
-    })
+    let rows = stats.rows().map(|(name, value)| (name.replace(' ', "_"), value.into()));
+    Value::Object(rows.collect())
 }
 
 fn memory(memory: &Memory) -> Value {
@@ -145,16 +137,17 @@ fn rounding(class: &Rounding) -> Value {
     })
 }
 
-fn profile(snapshot: &Snapshot, symbols: &dyn Symbols) -> Value {
-    let resolved = Resolved::new(snapshot, symbols);
+fn profile(snapshot: &Snapshot, resolved: &Resolved) -> Value {
     let mut frames = Frames::default();
     let sites: Vec<Value> = snapshot
         .sites
         .iter()
-        .map(|site| self::site(site, snapshot.rate, frames.places(resolved.calls(site))))
+        .map(|site| self::site(site, frames.places(resolved.calls(site))))
         .collect();
-    let total = |of: fn(&Site) -> f64| snapshot.sites.iter().map(of).sum::<f64>();
-    let live_bytes = total(|site| site.live_bytes);
+    let totals = snapshot.totals();
+    let numbered = snapshot.sites.iter().enumerate();
+    let leaks = numbered.filter(|(_, site)| site.is_never_freed());
+    let never_freed: Vec<usize> = leaks.map(|(place, _)| place).collect();
     json!({
         "rate": snapshot.rate,
         "taken_ms": since_1970(snapshot.taken),
@@ -162,12 +155,13 @@ fn profile(snapshot: &Snapshot, symbols: &dyn Symbols) -> Value {
         "tool_bytes": snapshot.tool_bytes,
         "stats": stats(&snapshot.stats),
         "estimated": {
-            "allocs": total(|site| site.allocs),
-            "alloc_bytes": total(|site| site.alloc_bytes),
-            "live_blocks": total(|site| site.live),
-            "live_bytes": live_bytes,
-            "live_blocks_error": blocks_error(snapshot),
-            "live_bytes_error": error(live_bytes, snapshot.rate),
+            "allocs": totals.allocs,
+            "alloc_bytes": totals.alloc_bytes,
+            "alloc_bytes_error": totals.alloc_bytes_error,
+            "live_blocks": totals.live,
+            "live_bytes": totals.live_bytes,
+            "live_blocks_error": totals.live_error,
+            "live_bytes_error": totals.live_bytes_error,
         },
         "dropped": {
             "stacks": snapshot.dropped.stacks,
@@ -177,23 +171,9 @@ fn profile(snapshot: &Snapshot, symbols: &dyn Symbols) -> Value {
         },
         "frames": frames.rows,
         "sites": sites,
+        "never_freed": never_freed,
         "modules": snapshot.modules.iter().map(module).collect::<Vec<_>>(),
     })
-}
-
-/// One standard error of an estimate of `bytes`: each sample stands for about `rate` of them, so their number is the
-/// estimate over the rate, and its relative error the inverse of the root of that. 0 where blocks are traced.
-pub(super) fn error(bytes: f64, rate: u64) -> f64 {
-    if rate > 1 { (bytes.max(0.0) * rate as f64).sqrt() } else { 0.0 }
-}
-
-/// One standard error of the estimate of live blocks: a site's relative error is that of its bytes.
-fn blocks_error(snapshot: &Snapshot) -> f64 {
-    let square = |site: &Site| {
-        let relative = error(site.live_bytes, snapshot.rate) / site.live_bytes.max(1.0);
-        (site.live * relative).powi(2)
-    };
-    snapshot.sites.iter().map(square).sum::<f64>().sqrt()
 }
 
 /// Frames, each once.
@@ -226,7 +206,8 @@ impl Frames {
     }
 }
 
-fn site(site: &Site, rate: u64, frames: Vec<usize>) -> Value {
+fn site(site: &Site, frames: Vec<usize>) -> Value {
+    let totals = site.totals();
     json!({
         "stack": site.stack.iter().map(|&address| hex(address)).collect::<Vec<_>>(),
         "frames": frames,
@@ -235,9 +216,11 @@ fn site(site: &Site, rate: u64, frames: Vec<usize>) -> Value {
         "thread": site.thread,
         "allocs": site.allocs,
         "alloc_bytes": site.alloc_bytes,
+        "alloc_bytes_error": totals.alloc_bytes_error,
         "live_blocks": site.live,
+        "live_blocks_error": totals.live_error,
         "live_bytes": site.live_bytes,
-        "live_bytes_error": error(site.live_bytes, rate),
+        "live_bytes_error": totals.live_bytes_error,
         "live_requested_bytes": site.live_requested_bytes,
         "live_lost_bytes": site.live_lost_bytes,
         "most": {"bytes": site.most.bytes, "blocks": site.most.blocks},
@@ -291,9 +274,10 @@ fn heatmap(heatmap: &HeatMap) -> Value {
     })
 }
 
-fn pin(pin: &Pin) -> Value {
+fn pin(pin: &Pin, resolved: &Resolved) -> Value {
     json!({
-        "site": pin.site,
+        "site": resolved.pin_name(pin),
+        "stack": pin.stack.iter().map(|&address| hex(address)).collect::<Vec<_>>(),
         "arenas": pin.arenas,
         "blocks": pin.blocks,
         "bytes": pin.bytes,
@@ -418,6 +402,15 @@ mod tests {
         ];
         assert_eq!(names, expected);
         assert_eq!(site["stack"].as_array().expect("addresses").len(), 5, "the stack is whole");
+        let snapshot = report.snapshot.as_ref().expect("a snapshot");
+        let places: Vec<&crate::Site> = profile["never_freed"]
+            .as_array()
+            .expect("places")
+            .iter()
+            .filter_map(|place| snapshot.sites.get(place.as_u64()? as usize))
+            .collect();
+        let leaks = snapshot.leaks().into_iter().map(|site| &site.stack);
+        assert!(!places.is_empty() && places.iter().map(|site| &site.stack).eq(leaks));
         let frames = profile["frames"].as_array().expect("frames");
         let distinct: std::collections::HashSet<&Value> = frames.iter().collect();
         assert_eq!(distinct.len(), frames.len(), "each once");
@@ -429,6 +422,8 @@ mod tests {
         let value = read(&report);
         let stats = &value["stats"];
         assert_eq!(stats["live_bytes"], report.stats.live_bytes);
+        assert_eq!(stats["realloc_bytes_copied"], report.stats.realloc_bytes_copied);
+        assert_eq!(stats.as_object().map(Map::len), Some(report.stats.rows().count()));
         let sites = value["profile"]["sites"].as_array().expect("sites");
         let sum: f64 =
             sites.iter().map(|site| site["live_bytes"].as_f64().expect("a number")).sum();
@@ -464,11 +459,27 @@ mod tests {
     }
 
     #[test]
-    fn the_error_of_an_estimate_falls_with_the_number_of_samples() {
-        assert_eq!(error(100.0, 1), 0.0);
-        // Fifty MiB at one sample in half a MiB: a hundred samples, ten percent.
-        let bytes = (50 << 20) as f64;
-        assert!((error(bytes, 512 << 10) / bytes - 0.1).abs() < 1e-9);
-        assert_eq!(error(-5.0, 100), 0.0);
+    fn errors_are_those_of_the_sites_and_not_of_the_rate() {
+        let one = Site {
+            stack: vec![1],
+            live: 1.0,
+            live_bytes: 1e8,
+            samples: 1,
+            live_samples: 1,
+            ..Site::default()
+        };
+        let mixed = Site { live_variance: 9.0, live_bytes_variance: 1e6, ..one.clone() };
+        let mut report = testing::report();
+        for rate in [1, 512 << 10, 1 << 30] {
+            let mut snapshot = testing::snapshot(vec![one.clone(), mixed.clone()]);
+            snapshot.rate = rate;
+            report.snapshot = Some(snapshot);
+            let profile = &read(&report)["profile"];
+            assert_eq!(profile["sites"][0]["live_bytes_error"], 0.0, "in for sure");
+            assert_eq!(profile["sites"][1]["live_bytes_error"], 1e3);
+            let estimated = &profile["estimated"];
+            assert_eq!(estimated["live_bytes_error"], 1e3);
+            assert_eq!(estimated["live_blocks_error"], 3.0);
+        }
     }
 }

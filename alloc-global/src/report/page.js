@@ -116,6 +116,13 @@ function summary(element, stats) {
     [bytes(stats.live_bytes), "live"], [count(stats.live_blocks), "live blocks"],
     [bytes(stats.peak_live_bytes), "live at most"], [bytes(stats.mapped_bytes), "mapped in arenas"],
     [count(stats.allocs), "allocations"], [count(stats.deallocs), "frees"], [count(stats.reallocs), "reallocations"],
+    [count(stats.reallocs_in_place), "of them in place"], [count(stats.reallocs_moved), "moved"],
+    [bytes(stats.realloc_bytes_copied), "copied for that"], [count(stats.arenas), "arenas"],
+    [count(stats.peak_arenas), "arenas at most"], [count(stats.pools), "pools"], [count(stats.peak_pools), "pools at most"],
+    [bytes(stats.free_bytes), "of arenas not live"], [count(stats.fallback_live_blocks), "fallback blocks live"],
+    [bytes(stats.fallback_live_bytes), "live in them"], [bytes(stats.fallback_cached_bytes), "cached fallback blocks"],
+    [count(stats.fallback_allocs), "fallback allocations"], [count(stats.fallback_deallocs), "fallback frees"],
+    [count(stats.orphan_allocs), "allocations without a cache"], [count(stats.threads), "threads with a cache"],
   ]) {
     const tile = add(tiles, "div");
     add(tile, "b", { class: "num" }, value);
@@ -478,6 +485,19 @@ function sites(element, profile) {
   ], profile.sites, 30);
 }
 
+function neverFreed(element, profile) {
+  const rows = profile.never_freed.map(place => profile.sites[place]).sort((a, b) => b.live_bytes - a.live_bytes);
+  const most = Math.max(1, ...rows.map(site => site.live_bytes));
+  longTable(element, [
+    ["call site", site => siteName(profile, site), false], ["live", site => bytes(site.live_bytes), true],
+    ["±", site => site.live_bytes_error ? bytes(site.live_bytes_error) : "", true],
+    ["blocks", site => count(site.live_blocks), true], ["on record", site => count(site.live_samples), true],
+    ["thread", site => site.thread], ["region", site => site.region],
+    ["", site => meter(site.live_bytes, 0, most), false],
+  ], rows, 20);
+  return rows.length;
+}
+
 function timeLine(element, points) {
   const lines = [["live", "live_bytes"], ["mapped", "mapped_bytes"], ["resident", "resident_bytes"]];
   const first = points[0].ms, span = Math.max(1, points[points.length - 1].ms - first);
@@ -589,6 +609,8 @@ const sections = [
   ["latency", "Latency", "How long calls took, by path; the further right, the rarer.", report.latency, "Latency was not recorded.", latency],
   ["flame", "Call sites", "The outermost call on top; width is the chosen metric. Click to zoom.", profiled,
     "No profile was on, or it saw nothing.", flame],
+  ["leaks", "Never freed", "Call sites of which nothing on record was ever freed: leaks, and what the program needs to its end.",
+    profiled && profiled.never_freed.length ? profiled : null, "Every call site freed something, or no profile was on.", neverFreed],
   ["timeline", "Memory over time", "Live bytes, arenas, and what is resident.", report.time_line, "No time line was recorded.", timeLine],
   ["pins", "What keeps arenas", "Call sites whose few blocks keep nearly empty arenas from going back to the system.",
     report.pins, "No nearly empty arena is held.", pins],

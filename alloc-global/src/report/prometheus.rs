@@ -4,13 +4,17 @@
 //! 2. Every metric has one `HELP` and one `TYPE`, before its samples, and its samples stand together.
 //! 3. The labels are size classes, parts, paths, generations and the few names that the tool itself gives: never a call
 //!    site or a type, of which there is no end.
+//! 4. Of one process no counter is ever below what was said of it before: a reading of `stats` while threads work may be, and
+//!    Prometheus would take that for a restart.
 //!
 //! No unsafe here.
 
 use super::model::{GcGeneration, Latency, Report};
-use crate::ClassStats;
+use crate::{ClassStats, Stats};
+use alloc_core::CLASSES;
 use hdrhistogram::Histogram;
 use std::fmt::{Display, Write};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::UNIX_EPOCH;
 
 /// The type that goes with [`prometheus`].
@@ -39,7 +43,8 @@ const BOUNDS_NS: [u64; 19] = [
     1_000_000_000,
 ];
 
-/// The report's numbers in Prometheus' text format.
+/// The report's numbers in Prometheus' text format. Where it is one of this process, counters are at least what they were
+/// in any before, also where this report is the older one.
 ///
 /// ```
 /// use alloc_global::report::{self, Report};
@@ -48,11 +53,12 @@ const BOUNDS_NS: [u64; 19] = [
 /// assert!(text.contains("# TYPE poolalloc_live_bytes gauge"));
 /// ```
 pub fn prometheus(report: &Report) -> String {
+    let highest = if report.pid == std::process::id() { &OWN } else { &Highest::new() };
     let mut text = Text(String::new());
-    counters(&mut text, report);
+    counters(&mut text, report, highest);
     memory(&mut text, report);
     if let Some(classes) = report.classes.as_deref().filter(|classes| !classes.is_empty()) {
-        self::classes(&mut text, classes);
+        self::classes(&mut text, classes, highest);
     }
     profile(&mut text, report);
     if let Some(paths) = report.latency.as_deref().filter(|paths| !paths.is_empty()) {
@@ -60,7 +66,7 @@ pub fn prometheus(report: &Report) -> String {
     }
     if let Some(gc) = &report.gc {
         if !gc.generations.is_empty() {
-            generations(&mut text, &gc.generations);
+            generations(&mut text, &gc.generations, highest);
         }
         let objects = gc.types.iter().map(|kind| kind.objects).sum::<u64>();
         let bytes = gc.types.iter().map(|kind| kind.bytes).sum::<u64>();
@@ -69,6 +75,78 @@ pub fn prometheus(report: &Report) -> String {
     }
     text.0
 }
+
+/// Generations of the cycle collector that are told apart here; it has fewer.
+const GENERATIONS: usize = 8;
+
+/// The most that each counter was said to be (4).
+struct Highest {
+    scalars: [AtomicU64; COUNTERS.len()],
+    classes: [[AtomicU64; CLASSES]; 2],
+    generations: [[AtomicU64; GENERATIONS]; 4],
+}
+
+/// That of this process; a child of fork goes on with its parent's, as its counters do.
+static OWN: Highest = Highest::new();
+
+impl Highest {
+    const fn new() -> Highest {
+        Highest {
+            scalars: [const { AtomicU64::new(0) }; COUNTERS.len()],
+            classes: [const { [const { AtomicU64::new(0) }; CLASSES] }; 2],
+            generations: [const { [const { AtomicU64::new(0) }; GENERATIONS] }; 4],
+        }
+    }
+
+    /// The greater of a reading and those before it.
+    fn of(row: &[AtomicU64], place: usize, reading: u64) -> u64 {
+        // Relaxed: a maximum of its own.
+        row.get(place).map_or(reading, |most| most.fetch_max(reading, Relaxed).max(reading))
+    }
+}
+
+/// A name, a help and a value.
+type Number = (&'static str, &'static str, fn(&Stats) -> u64);
+
+const COUNTERS: [Number; 9] = [
+    ("allocations_total", "Blocks allocated.", |stats| stats.allocs),
+    ("deallocations_total", "Blocks freed.", |stats| stats.deallocs),
+    ("reallocations_total", "Calls of realloc.", |stats| stats.reallocs),
+    ("reallocations_in_place_total", "Those that left the block where it was.", |stats| {
+        stats.reallocs_in_place
+    }),
+    ("reallocations_moved_total", "Those that moved it.", |stats| stats.reallocs_moved),
+    ("reallocation_copied_bytes_total", "Bytes copied for that.", |stats| {
+        stats.realloc_bytes_copied
+    }),
+    ("fallback_allocations_total", "Requests above 512 bytes.", |stats| stats.fallback_allocs),
+    ("fallback_deallocations_total", "Their blocks that came back.", |stats| {
+        stats.fallback_deallocs
+    }),
+    ("orphan_allocations_total", "Blocks for threads without a cache.", |stats| {
+        stats.orphan_allocs
+    }),
+];
+
+const GAUGES: [Number; 13] = [
+    ("live_blocks", "Blocks in the program's hands.", |stats| stats.live_blocks),
+    ("live_bytes", "Bytes in the program's hands.", |stats| stats.live_bytes),
+    ("peak_live_bytes", "The most that live bytes were.", |stats| stats.peak_live_bytes),
+    ("arenas", "Arenas in use.", |stats| stats.arenas),
+    ("peak_arenas", "The most arenas that were in use at once.", |stats| stats.peak_arenas),
+    ("pools", "Pools in use.", |stats| stats.pools),
+    ("peak_pools", "The most pools that were in use at once.", |stats| stats.peak_pools),
+    ("mapped_bytes", "Bytes of arenas in use.", |stats| stats.mapped_bytes),
+    ("free_bytes", "Bytes of them in no block of the program.", |stats| stats.free_bytes),
+    ("fallback_live_blocks", "Blocks of the fallback in the program's hands.", |stats| {
+        stats.fallback_live_blocks
+    }),
+    ("fallback_live_bytes", "Their bytes.", |stats| stats.fallback_live_bytes),
+    ("fallback_cached_bytes", "Bytes of free fallback blocks in the caches of threads.", |stats| {
+        stats.fallback_cached_bytes
+    }),
+    ("threads", "Threads that have a cache.", |stats| stats.threads),
+];
 
 /// The text, a metric at a time.
 struct Text(String);
@@ -103,21 +181,13 @@ impl Text {
     }
 }
 
-fn counters(text: &mut Text, report: &Report) {
-    let stats = &report.stats;
-    text.counter("allocations_total", "Blocks allocated.", stats.allocs);
-    text.counter("deallocations_total", "Blocks freed.", stats.deallocs);
-    text.counter("reallocations_total", "Calls of realloc.", stats.reallocs);
-    text.gauge("live_blocks", "Blocks in the program's hands.", stats.live_blocks);
-    text.gauge("live_bytes", "Bytes in the program's hands.", stats.live_bytes);
-    text.gauge("peak_live_bytes", "The most that live bytes were.", stats.peak_live_bytes);
-    text.gauge("arenas", "Arenas in use.", stats.arenas);
-    text.gauge("mapped_bytes", "Bytes of arenas in use.", stats.mapped_bytes);
-    let help = "Blocks of the fallback in the program's hands.";
-    text.gauge("fallback_live_blocks", help, stats.fallback_live_blocks);
-    text.gauge("fallback_live_bytes", "Their bytes.", stats.fallback_live_bytes);
-    let help = "Bytes of free fallback blocks in the caches of threads.";
-    text.gauge("fallback_cached_bytes", help, stats.fallback_cached_bytes);
+fn counters(text: &mut Text, report: &Report, highest: &Highest) {
+    for (place, (name, help, value)) in COUNTERS.into_iter().enumerate() {
+        text.counter(name, help, Highest::of(&highest.scalars, place, value(&report.stats)));
+    }
+    for (name, help, value) in GAUGES {
+        text.gauge(name, help, value(&report.stats));
+    }
     let started = report.started.duration_since(UNIX_EPOCH).unwrap_or_default();
     let help = "When the process began, in seconds since 1970.";
     text.gauge("process_start_time_seconds", help, started.as_secs_f64());
@@ -151,18 +221,24 @@ fn memory(text: &mut Text, report: &Report) {
     }
 }
 
-fn classes(text: &mut Text, classes: &[ClassStats]) {
-    type Column = (&'static str, &'static str, &'static str, fn(&ClassStats) -> u64);
-    let columns: [Column; 3] = [
-        ("class_allocations_total", "counter", "Blocks allocated.", |class| class.allocs),
-        ("class_deallocations_total", "counter", "Blocks freed.", |class| class.deallocs),
-        ("class_pools", "gauge", "Pools of the size class.", |class| class.pools),
+fn classes(text: &mut Text, classes: &[ClassStats], highest: &Highest) {
+    type Column = (&'static str, &'static str, fn(&ClassStats) -> u64);
+    let columns: [Column; 2] = [
+        ("class_allocations_total", "Blocks allocated.", |class| class.allocs),
+        ("class_deallocations_total", "Blocks freed.", |class| class.deallocs),
     ];
-    for (name, kind, help, value) in columns {
-        text.metric(name, kind, help);
+    for ((name, help, value), highest) in columns.into_iter().zip(&highest.classes) {
+        text.metric(name, "counter", help);
         for class in classes {
-            text.sample(name, &[("class", &class.size)], value(class));
+            // There is a class for every 8 bytes.
+            let place = (class.size / 8).saturating_sub(1) as usize;
+            let value = Highest::of(highest, place, value(class));
+            text.sample(name, &[("class", &class.size)], value);
         }
+    }
+    text.metric("class_pools", "gauge", "Pools of the size class.");
+    for class in classes {
+        text.sample("class_pools", &[("class", &class.size)], class.pools);
     }
     text.metric("class_blocks", "gauge", "Blocks of the size class, by where they are.");
     for class in classes {
@@ -225,12 +301,20 @@ fn latency(text: &mut Text, paths: &[Latency]) {
     }
 }
 
-/// All values together, in seconds, as exact as the histogram's cells.
+/// All values together, in seconds, as exact as the histogram's cells. Summed as whole numbers: those do not step back when
+/// another value comes in.
 fn sum(histogram: &Histogram<u64>) -> f64 {
-    histogram.mean() * histogram.len() as f64 / 1e9
+    let steps = histogram.iter_recorded();
+    let sum: u128 = steps
+        .map(|step| {
+            let middle = histogram.median_equivalent(step.value_iterated_to());
+            u128::from(middle) * u128::from(step.count_at_value())
+        })
+        .sum();
+    sum as f64 / 1e9
 }
 
-fn generations(text: &mut Text, generations: &[GcGeneration]) {
+fn generations(text: &mut Text, generations: &[GcGeneration], highest: &Highest) {
     type Column = (&'static str, &'static str, fn(&GcGeneration) -> u64);
     let columns: [Column; 4] = [
         ("gc_collections_total", "Collections of the cycle collector.", |g| g.collections),
@@ -238,10 +322,11 @@ fn generations(text: &mut Text, generations: &[GcGeneration]) {
         ("gc_freed_total", "Objects that collections freed.", |g| g.freed),
         ("gc_retained_total", "Objects that collections found alive.", |g| g.retained),
     ];
-    for (name, help, value) in columns {
+    for ((name, help, value), highest) in columns.into_iter().zip(&highest.generations) {
         text.metric(name, "counter", help);
         for (number, generation) in generations.iter().enumerate() {
-            text.sample(name, &[("generation", &number)], value(generation));
+            let value = Highest::of(highest, number, value(generation));
+            text.sample(name, &[("generation", &number)], value);
         }
     }
     let name = "gc_pause_seconds";

@@ -6,6 +6,7 @@ use super::super::testing;
 use super::*;
 use prometheus_parse::{Sample, Scrape, Value};
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::AtomicBool;
 
 fn scrape(text: &str) -> Scrape {
     check(text);
@@ -85,6 +86,80 @@ fn counters_and_parts_are_those_of_the_report() {
     let resident: f64 = all(&scrape, "poolalloc_resident_bytes").map(number).sum();
     assert_eq!(resident, report.rss.expect("parts").resident as f64);
     assert_eq!(scrape.docs["poolalloc_live_bytes"], "Bytes in the program's hands.");
+}
+
+#[test]
+fn every_counter_is_there() {
+    let report = testing::report();
+    let text = prometheus(&report);
+    for (name, value) in report.stats.rows() {
+        let end = format!(" {value}");
+        let found = text.lines().filter(|line| !line.contains('{') && line.ends_with(&end));
+        assert!(value > 0 && found.count() == 1, "{name} {value}");
+    }
+}
+
+/// Blocks of some sizes, taken and given back by turns, until `done`.
+fn churn(seed: usize, done: &AtomicBool) {
+    let mut kept: Vec<Vec<u8>> = Vec::new();
+    let mut step = seed;
+    // Relaxed: only the flag is read.
+    while !done.load(Relaxed) {
+        step = step.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let size = [8, 24, 24, 64, 500, 3_000][(step >> 33) % 6];
+        kept.push(vec![1; size]);
+        if kept.len() > 300 {
+            kept.truncate((step >> 40) % 300);
+        }
+    }
+}
+
+/// What may only rise, by its name and labels.
+fn rising(text: &str) -> HashMap<String, f64> {
+    let samples = text.lines().filter(|line| !line.starts_with('#'));
+    let counters = samples.filter_map(|line| {
+        let (series, value) = line.rsplit_once(' ')?;
+        let name = series.split('{').next()?;
+        let rises = ["_total", "_bucket", "_sum", "_count"].iter().any(|end| name.ends_with(end));
+        rises.then(|| (series.to_owned(), value.parse().expect("a number")))
+    });
+    counters.collect()
+}
+
+/// Ends the churn, also where an assertion fails.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        // Relaxed: only the flag is read.
+        self.0.store(true, Relaxed);
+    }
+}
+
+#[test]
+fn no_counter_steps_back_while_threads_work() {
+    crate::start_latency();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _done = Done(&done);
+        for seed in 1..4 {
+            let done = &done;
+            scope.spawn(move || churn(seed, done));
+        }
+        let mut before = HashMap::new();
+        for _ in 0..400 {
+            let report = Report::gather();
+            let now = rising(&prometheus(&report));
+            for (series, value) in &before {
+                // Of a thread's first latencies there is nothing before.
+                let later: Option<&f64> = now.get(series);
+                assert!(later.is_some_and(|later| later >= value), "{series} {value} {later:?}");
+            }
+            before = now;
+        }
+        assert!(before.len() > 2 * CLASSES, "{} counters", before.len());
+    });
+    crate::stop_latency();
 }
 
 #[test]

@@ -7,7 +7,8 @@
 //! No unsafe here.
 
 use super::frame::{Frame, Symbols};
-use crate::{Site, Snapshot};
+use super::model::Report;
+use crate::{Pin, Site, Snapshot};
 use std::collections::HashMap;
 use std::hash::Hash;
 
@@ -88,8 +89,19 @@ impl Place {
 
 impl Resolved {
     pub(super) fn new(snapshot: &Snapshot, symbols: &dyn Symbols) -> Resolved {
-        let mut addresses: Vec<u64> =
-            snapshot.sites.iter().flat_map(|site| site.stack.iter().copied()).collect();
+        let stacks = snapshot.sites.iter().map(|site| site.stack.as_slice());
+        Resolved::of_stacks(stacks, symbols)
+    }
+
+    /// Of the sites and the pins of a report: symbols are asked once.
+    pub(super) fn of_report(report: &Report, symbols: &dyn Symbols) -> Resolved {
+        let sites = report.snapshot.iter().flat_map(|snapshot| &snapshot.sites);
+        let pins = report.pins.iter().flatten().map(|pin| pin.stack.as_slice());
+        Resolved::of_stacks(sites.map(|site| site.stack.as_slice()).chain(pins), symbols)
+    }
+
+    fn of_stacks<'s>(stacks: impl Iterator<Item = &'s [u64]>, symbols: &dyn Symbols) -> Resolved {
+        let mut addresses: Vec<u64> = stacks.flatten().copied().collect();
         addresses.sort_unstable();
         addresses.dedup();
         let places = symbols.resolve(&addresses).into_iter().map(Place::new);
@@ -128,16 +140,33 @@ impl Resolved {
         kept.into_iter().flatten().find(|kept| !kept.is_empty()).unwrap_or(stack)
     }
 
-    /// The calls of a site, the innermost first.
-    pub(super) fn calls(&self, site: &Site) -> Vec<Call> {
+    fn calls_of(&self, stack: &[u64]) -> Vec<Call> {
         let mut calls = Vec::new();
-        for &address in self.trim(&site.stack) {
+        for &address in self.trim(stack) {
             let frames = self.at(address);
             if frames.is_empty() {
                 calls.push(Call { address, frame: Frame::default() });
             }
             calls.extend(frames.iter().map(|frame| Call { address, frame: frame.clone() }));
         }
+        calls
+    }
+
+    /// The call site of a pin by its name, where there is one.
+    pub(super) fn pin_name(&self, pin: &Pin) -> String {
+        let calls = self.calls_of(&pin.stack);
+        naming(&calls).map_or_else(
+            || pin.site.clone(),
+            |call| match call.frame.place() {
+                Some(place) => format!("{} ({place})", call.name()),
+                None => call.name(),
+            },
+        )
+    }
+
+    /// The calls of a site, the innermost first.
+    pub(super) fn calls(&self, site: &Site) -> Vec<Call> {
+        let mut calls = self.calls_of(&site.stack);
         if calls.is_empty() {
             calls.push(Call::made_up(NO_STACK));
         } else if site.truncated {
@@ -172,8 +201,11 @@ impl Resolved {
 fn add(sum: &mut Site, site: &Site) {
     sum.allocs += site.allocs;
     sum.alloc_bytes += site.alloc_bytes;
+    sum.alloc_bytes_variance += site.alloc_bytes_variance;
     sum.live += site.live;
+    sum.live_variance += site.live_variance;
     sum.live_bytes += site.live_bytes;
+    sum.live_bytes_variance += site.live_bytes_variance;
     sum.live_requested_bytes += site.live_requested_bytes;
     sum.live_lost_bytes += site.live_lost_bytes;
     // Not at one moment: the sum is at least the maximum of the sum.

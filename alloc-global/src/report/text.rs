@@ -6,10 +6,9 @@
 //! No unsafe here.
 
 use super::frame::Symbols;
-use super::json::error;
 use super::model::Report;
-use super::stacks::{Resolved, naming};
-use crate::{Dropped, Snapshot};
+use super::stacks::{Call, Resolved, naming};
+use crate::{Dropped, Site, Snapshot};
 use std::fmt::Write;
 
 /// Columns of a line.
@@ -17,6 +16,9 @@ const WIDTH: usize = 100;
 
 /// Lines of a table at most.
 const ROWS: usize = 8;
+
+/// Lines of what was never freed at most.
+const LEAKS: usize = 3;
 
 /// A report as one screen of text.
 ///
@@ -40,11 +42,12 @@ pub fn text(report: &Report, symbols: &dyn Symbols) -> String {
     totals(&mut text, report);
     identity(&mut text, report);
     classes(&mut text, report);
+    let resolved = Resolved::of_report(report, symbols);
     if let Some(snapshot) = &report.snapshot {
-        sites(&mut text, snapshot, symbols);
+        sites(&mut text, snapshot, &resolved);
         rounding(&mut text, report);
     }
-    kept(&mut text, report);
+    kept(&mut text, report, &resolved);
     cost(&mut text, report);
     text.lines().map(|line| cut(line) + "\n").collect()
 }
@@ -92,17 +95,28 @@ fn totals(text: &mut String, report: &Report) {
     );
     let _ = writeln!(
         text,
-        "calls: {} allocations, {} frees, {} reallocations",
+        "calls: {} allocations ({} without a cache), {} frees; {} threads",
         count(stats.allocs),
+        count(stats.orphan_allocs),
         count(stats.deallocs),
-        count(stats.reallocs)
+        count(stats.threads)
     );
     let _ = writeln!(
         text,
-        "fallback: {} live in {} blocks, {} cached",
+        "reallocations: {}, {} in place, {} moved, {} copied",
+        count(stats.reallocs),
+        count(stats.reallocs_in_place),
+        count(stats.reallocs_moved),
+        bytes(stats.realloc_bytes_copied as f64)
+    );
+    let _ = writeln!(
+        text,
+        "fallback: {} live in {} blocks, {} cached; {} allocations, {} frees",
         bytes(stats.fallback_live_bytes as f64),
         count(stats.fallback_live_blocks),
-        bytes(stats.fallback_cached_bytes as f64)
+        bytes(stats.fallback_cached_bytes as f64),
+        count(stats.fallback_allocs),
+        count(stats.fallback_deallocs)
     );
 }
 
@@ -119,7 +133,15 @@ fn identity(text: &mut String, report: &Report) {
         ("rounding", memory.rounding),
         ("= mapped", memory.mapped),
     ];
-    let _ = writeln!(text, "\narenas: {}", count(report.stats.arenas));
+    let stats = &report.stats;
+    let _ = writeln!(
+        text,
+        "\narenas: {}, at most {} so far; pools: {}, at most {}",
+        count(stats.arenas),
+        count(stats.peak_arenas),
+        count(stats.pools),
+        count(stats.peak_pools)
+    );
     for (name, part) in rows {
         let percent = 100.0 * part as f64 / (memory.mapped.max(1)) as f64;
         let _ = writeln!(text, "{name:<15} {part:>15} {percent:>6.1} %  {}", bar(percent));
@@ -175,31 +197,52 @@ fn more(text: &mut String, rows: usize) {
     }
 }
 
-fn sites(text: &mut String, snapshot: &Snapshot, symbols: &dyn Symbols) {
-    let resolved = Resolved::new(snapshot, symbols);
-    let name = |calls: Vec<super::stacks::Call>| {
+fn sites(text: &mut String, snapshot: &Snapshot, resolved: &Resolved) {
+    let name = |calls: Vec<Call>| {
         naming(&calls).map_or(String::new(), |call| match call.frame.place() {
             Some(place) => format!("{} ({})", call.name(), short(&place)),
             None => call.name(),
         })
     };
-    let mut sites = resolved.merged(&snapshot.sites, name);
-    sites.retain(|(_, site)| site.live_bytes > 0.0);
-    sites.sort_by(|(_, a), (_, b)| b.live_bytes.total_cmp(&a.live_bytes));
+    let sites = named(resolved, &snapshot.sites, name);
     let watched = match snapshot.rate {
         0 => "nothing watched".to_owned(),
         1 => "every block traced".to_owned(),
         rate => format!("estimates, one sample in {}", bytes(rate as f64)),
     };
     let _ = writeln!(text, "\ncall sites: {} with live blocks ({watched})", sites.len());
-    for (name, site) in sites.iter().take(ROWS) {
-        let within = error(site.live_bytes, snapshot.rate);
-        let within = if within > 0.0 { format!("+-{}", bytes(within)) } else { String::new() };
-        let live = count(super::stacks::whole(site.live));
-        let size = bytes(site.live_bytes);
-        let _ = writeln!(text, "{size:>10} {within:>11} in {live:>9}  {name}");
-    }
+    sites.iter().take(ROWS).for_each(|(name, site)| row(text, name, site));
     more(text, sites.len());
+    let leaks: Vec<Site> = snapshot.leaks().into_iter().cloned().collect();
+    never_freed(text, &named(resolved, &leaks, name));
+}
+
+fn row(text: &mut String, name: &str, site: &Site) {
+    let within = site.totals().live_bytes_error;
+    let within = if within > 0.0 { format!("+-{}", bytes(within)) } else { String::new() };
+    let live = count(super::stacks::whole(site.live));
+    let size = bytes(site.live_bytes);
+    let _ = writeln!(text, "{size:>10} {within:>11} in {live:>9}  {name}");
+}
+
+/// Sites put together by `name`, the most live bytes first.
+fn named(
+    resolved: &Resolved,
+    sites: &[Site],
+    name: impl Fn(Vec<Call>) -> String,
+) -> Vec<(String, Site)> {
+    let mut sites = resolved.merged(sites, name);
+    sites.retain(|(_, site)| site.live_bytes > 0.0);
+    sites.sort_by(|(_, a), (_, b)| b.live_bytes.total_cmp(&a.live_bytes));
+    sites
+}
+
+/// The call sites of which nothing was freed: leaks are among them, and what the program needs to its end. `sites` has them by
+/// name; by their stacks they were told apart.
+fn never_freed(text: &mut String, sites: &[(String, Site)]) {
+    let all = sites.iter().fold(0.0, |all, (_, site)| all + site.live_bytes);
+    let _ = writeln!(text, "never freed: {} at {} call sites", bytes(all), sites.len());
+    sites.iter().take(LEAKS).for_each(|(name, site)| row(text, name, site));
 }
 
 /// What rounding costs in one line, and the class that would save most in another.
@@ -226,7 +269,7 @@ fn rounding(text: &mut String, report: &Report) {
     }
 }
 
-fn kept(text: &mut String, report: &Report) {
+fn kept(text: &mut String, report: &Report, resolved: &Resolved) {
     if let Some(rss) = &report.rss {
         let _ = write!(text, "\nresident: {} =", bytes(rss.resident as f64));
         for (place, part) in rss.parts.iter().filter(|part| part.bytes > 0).enumerate() {
@@ -243,7 +286,7 @@ fn kept(text: &mut String, report: &Report) {
             bytes(pin.would_return_bytes as f64),
             count(pin.blocks),
             bytes(pin.bytes as f64),
-            pin.site
+            resolved.pin_name(pin)
         );
     }
     match report.memory.due_in_ms {
@@ -303,7 +346,6 @@ fn cost(text: &mut String, report: &Report) {
 mod tests {
     use super::super::{NoSymbols, testing};
     use super::*;
-    use crate::Site;
 
     fn screen(report: &Report) -> String {
         let text = text(report, &testing::symbols);
@@ -321,6 +363,7 @@ mod tests {
             "classes: 8 with live blocks\n",
             "call sites: 7 with live blocks (estimates, one sample in 512 KiB)\n",
             "server::http::parse (src/http.rs:88)\n",
+            "never freed: 605 KiB at 1 call sites\n",
             " pinned by 61 blocks (7.6 KiB) of <server::session::Store as Open>::open (src/session.rs:63)\n",
             "one more class of 1,312 bytes below that of 1,536 would save 140 KiB\n",
             "dropped: 2 stacks, 5 blocks; walks cut: 17, corrupt: 1\n",
@@ -329,6 +372,22 @@ mod tests {
             "(-1.7 %)\n",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
+        }
+    }
+
+    #[test]
+    fn every_counter_is_on_the_screen() {
+        let report = testing::report();
+        let text = screen(&report);
+        for (name, value) in report.stats.rows() {
+            // The rest of what is mapped is in the table of its parts.
+            let shown = match name {
+                "free bytes" => continue,
+                "mapped bytes" => value.to_string(),
+                name if name.contains("bytes") => bytes(value as f64),
+                _ => count(value),
+            };
+            assert!(text.contains(&shown), "{name} {shown}\n{text}");
         }
     }
 

@@ -15,10 +15,13 @@
 use super::frame::Symbols;
 use super::model::Report;
 use super::{Metric, dhat, folded, html, json, pprof, text};
+use crate::template::{self, Known};
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::UNIX_EPOCH;
@@ -51,7 +54,7 @@ impl Format {
     /// assert_eq!(Format::of("heap.json"), Some(Format::Json));
     /// assert_eq!(Format::of("heap"), None);
     /// ```
-    pub fn of(path: &str) -> Option<Format> {
+    pub fn of(path: impl AsRef<Path>) -> Option<Format> {
         let endings = [
             (".txt", Format::Text),
             (".dhat.json", Format::Dhat),
@@ -60,8 +63,15 @@ impl Format {
             (".pb.gz", Format::Pprof),
             (".folded", Format::Folded),
         ];
-        endings.into_iter().find(|(ending, _)| path.ends_with(ending)).map(|(_, format)| format)
+        // Not the path's extension: a format's ending may have two dots. Nothing is allocated: settings are read with this.
+        let path = path.as_ref().as_os_str().as_bytes();
+        let found = endings.into_iter().find(|(ending, _)| path.ends_with(ending.as_bytes()));
+        found.map(|(_, format)| format)
     }
+
+    /// What is said where a path has none of the endings.
+    pub(crate) const NONE: &str =
+        "no format has this ending (txt, json, html, dhat.json, pb.gz, folded)";
 
     /// The report in this format.
     pub fn render(self, report: &Report, symbols: &dyn Symbols) -> Vec<u8> {
@@ -80,14 +90,14 @@ impl Format {
 #[derive(Debug)]
 pub struct WriteError {
     /// The path, expanded.
-    path: String,
+    path: PathBuf,
     /// What the system said, or that no format has the path's ending.
     reason: io::Error,
 }
 
 impl fmt::Display for WriteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot write report {}: {}", self.path, self.reason)
+        write!(f, "cannot write report {}: {}", self.path.display(), self.reason)
     }
 }
 
@@ -117,31 +127,31 @@ impl std::error::Error for WriteError {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn write(
-    template: &str,
+    template: impl AsRef<Path>,
     report: &Report,
     symbols: &dyn Symbols,
 ) -> Result<PathBuf, WriteError> {
-    let path = expand(template, report);
+    let path = expand(template.as_ref(), report);
     let failed = |reason| WriteError { path: path.clone(), reason };
     let Some(format) = Format::of(&path) else {
-        let endings = "no format has this ending (txt, json, html, dhat.json, pb.gz, folded)";
-        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, endings)));
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, Format::NONE)));
     };
     let bytes = format.render(report, symbols);
-    put(Path::new(&path), &bytes).map_err(failed)?;
-    Ok(PathBuf::from(path))
+    put(&path, &bytes).map_err(failed)?;
+    Ok(path)
 }
 
 /// As [`write()`]; a failure is one line on standard error. The template `1` stands for one screen of text on standard
 /// error. Returns whether the report was written.
-pub fn write_or_say(template: &str, report: &Report, symbols: &dyn Symbols) -> bool {
-    if template == "1" {
+pub fn write_or_say(template: impl AsRef<Path>, report: &Report, symbols: &dyn Symbols) -> bool {
+    let template = template.as_ref();
+    if template == Path::new("1") {
         return stderr(&text(report, symbols)).is_ok();
     }
     match write(template, report, symbols) {
         Ok(_) => true,
         Err(error) => {
-            let line = error.to_string().replace('\n', " ");
+            let line = error.to_string().replace(char::is_control, "?");
             // Where standard error is closed there is nobody to tell.
             let _ = stderr(&format!("poolalloc: {line}\n"));
             false
@@ -155,27 +165,20 @@ fn stderr(text: &str) -> io::Result<()> {
     File::from(own).write_all(text.as_bytes())
 }
 
-fn expand(template: &str, report: &Report) -> String {
-    let mut path = String::new();
-    let mut rest = template.chars();
-    while let Some(c) = rest.next() {
-        if c != '%' {
-            path.push(c);
-            continue;
-        }
-        match rest.next() {
-            Some('p') => path.push_str(&report.pid.to_string()),
-            Some('t') => {
-                let taken = report.taken.duration_since(UNIX_EPOCH).unwrap_or_default();
-                path.push_str(&taken.as_secs().to_string());
-            }
-            Some('e') => path.push_str(report.program_name()),
-            Some('%') => path.push('%'),
-            // Not one of ours: left as it is.
-            other => path.extend(['%'].into_iter().chain(other)),
-        }
-    }
-    path
+fn expand(path: &Path, report: &Report) -> PathBuf {
+    let known = Known {
+        process: report.pid.into(),
+        seconds: report.taken.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+        program: report.program_name().as_bytes(),
+    };
+    let mut bytes = Vec::new();
+    let push = |part: &[u8]| {
+        bytes.extend_from_slice(part);
+        Some(())
+    };
+    // There is always room.
+    let _ = template::expand(path.as_os_str().as_bytes(), known, push);
+    OsString::from_vec(bytes).into()
 }
 
 /// Invariants 1 and 2.
@@ -206,8 +209,10 @@ fn part(path: &Path) -> io::Result<PathBuf> {
     };
     // Relaxed: only that no two calls get the same number matters.
     let number = NEXT.fetch_add(1, Relaxed);
-    let name = format!(".{}.{}.{number}.part", name.to_string_lossy(), std::process::id());
-    Ok(path.with_file_name(name))
+    let mut part = OsString::from(".");
+    part.push(name);
+    part.push(format!(".{}.{number}.part", std::process::id()));
+    Ok(path.with_file_name(part))
 }
 
 #[cfg(test)]
@@ -244,10 +249,8 @@ mod tests {
 
     #[test]
     fn templates_name_process_time_program_and_percent() {
-        let report = testing::report();
-        assert_eq!(expand("a%p-%t-%e-%%.txt", &report), "a4321-1790000095-server-%.txt");
-        assert_eq!(expand("%x %", &report), "%x %");
-        assert_eq!(expand("", &report), "");
+        let path = expand(Path::new("a%p-%t-%e-%%.txt"), &testing::report());
+        assert_eq!(path, Path::new("a4321-1790000095-server-%.txt"));
     }
 
     #[test]
@@ -262,7 +265,7 @@ mod tests {
             ("a.folded", b"server::main;"),
         ];
         for (name, begin) in begins {
-            let written = write(&folder.path(name), &testing::report(), &testing::symbols);
+            let written = write(folder.path(name), &testing::report(), &testing::symbols);
             let bytes = fs::read(written.expect(name)).expect(name);
             assert!(bytes.starts_with(begin), "{name} {}", String::from_utf8_lossy(&bytes));
         }
@@ -305,6 +308,16 @@ mod tests {
         let mut names = folder.names();
         names.sort();
         assert_eq!(names, ["file", "folder.txt", "full.json"]);
+    }
+
+    #[test]
+    fn names_that_are_not_unicode_stay_as_they_are() {
+        let folder = Folder::new("bytes");
+        let name = OsString::from_vec(b"\xFF-%p.txt".to_vec());
+        let path = write(folder.0.join(name), &testing::report(), &NoSymbols).expect("written");
+        assert_eq!(path.file_name().map(OsStrExt::as_bytes), Some(&b"\xFF-4321.txt"[..]));
+        assert!(fs::read_to_string(path).expect("a file").starts_with("poolalloc: "));
+        assert_eq!(folder.names().len(), 1, "no part is left");
     }
 
     #[test]

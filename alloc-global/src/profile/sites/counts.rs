@@ -9,6 +9,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 pub(crate) struct Counts {
     came: Sum,
     gone: Sum,
+    /// The bits of a number with a fraction: [`variance`] of the bytes that went. What is live knows its own.
+    gone_variance: AtomicU64,
     /// When the site had most bytes.
     most: Had,
     /// The number of the process's last peak that the site knows of.
@@ -20,6 +22,14 @@ pub(crate) struct Counts {
     temporary: AtomicU64,
     /// Freed blocks whose lifetime is known, by the power of two of microseconds.
     lifetimes: [AtomicU64; LIFETIMES],
+}
+
+/// What a sample adds to the variance of a sum to which it adds `estimate`. It was chosen with the chance `p`, the inverse of
+/// its weight, and adds `value / p`: by Horvitz and Thompson (1952) `value^2 * (1 - p) / p^2` is the unbiased estimate of the
+/// variance. 0 where it stands for itself.
+pub(crate) fn variance(weight: u64, estimate: f64) -> f64 {
+    let chance = WEIGHT_ONE as f64 / weight.max(WEIGHT_ONE) as f64;
+    estimate * estimate * (1.0 - chance)
 }
 
 /// Blocks that came, or went.
@@ -79,12 +89,14 @@ impl Had {
 }
 
 /// A copy of [`Counts`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Counted {
     pub(crate) lifetimes: [u64; LIFETIMES],
     pub(crate) unseen: u64,
     /// Bytes freed.
     pub(crate) bytes: u64,
+    /// The variance of that.
+    pub(crate) variance: f64,
     /// Samples freed.
     pub(crate) samples: u64,
     pub(crate) temporary: u64,
@@ -100,6 +112,7 @@ impl Counted {
         lifetimes: [0; LIFETIMES],
         unseen: 0,
         bytes: 0,
+        variance: 0.0,
         samples: 0,
         temporary: 0,
         most: (0, 0),
@@ -112,6 +125,7 @@ impl Counts {
         Counts {
             came: Sum::nothing(),
             gone: Sum::nothing(),
+            gone_variance: AtomicU64::new(0),
             most: Had::nothing(),
             peak: AtomicU64::new(0),
             at_peak: Had::nothing(),
@@ -175,6 +189,9 @@ impl Counts {
     ) {
         self.note_peak(peak);
         self.gone.add(weight, bytes);
+        if weight != WEIGHT_ONE {
+            self.add_variance(variance(weight, bytes as f64));
+        }
         let slot = lifetime.and_then(|us| {
             let power = us.checked_ilog2().unwrap_or(0) as usize;
             self.lifetimes.get(power.min(LIFETIMES - 1))
@@ -186,6 +203,14 @@ impl Counts {
         }
     }
 
+    /// A sample in thousands comes here: the loop costs nothing that counts.
+    #[cold]
+    fn add_variance(&self, more: f64) {
+        let add = |bits: u64| Some((f64::from_bits(bits) + more).to_bits());
+        // Relaxed, twice: a sum, see invariant 4. It does not fail: `add` always has an answer.
+        let _ = self.gone_variance.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+    }
+
     pub(super) fn copy(&self, peak: u64) -> Counted {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let known = read(&self.peak) == peak;
@@ -193,6 +218,7 @@ impl Counts {
             lifetimes: core::array::from_fn(|power| self.lifetimes.get(power).map_or(0, read)),
             unseen: read(&self.unseen),
             bytes: read(&self.gone.bytes),
+            variance: f64::from_bits(read(&self.gone_variance)),
             samples: read(&self.gone.samples),
             temporary: read(&self.temporary),
             most: self.most.get(),
