@@ -16,7 +16,8 @@
 mod baseline;
 
 use crate::measure::{Measure, MeasureError, Measured, measured_so_far};
-use crate::profile::{Group, Grouping, Snapshot, Totals};
+use crate::profile::{Group, Grouping, Snapshot, Totals, lines};
+use crate::scope::Firsts;
 use crate::watch;
 use baseline::{UPDATE, baseline_file, judge_baseline};
 #[cfg(feature = "report")]
@@ -154,7 +155,9 @@ impl Scope {
         // An outer measurement would count what a snapshot takes.
         let is_seen = watch::rate() == 1 && measured_so_far().is_err();
         let before = is_seen.then(|| Box::new(Snapshot::take()));
-        match Measure::begin() {
+        // A trace knows more; sites that are not traced are known by the first allocations.
+        let begin = if is_seen { Measure::begin } else { Measure::begin_with_stacks };
+        match begin() {
             Ok(measure) => Scope { measure, name, before },
             Err(error) => panic!("{}", guess(name, error)),
         }
@@ -163,8 +166,9 @@ impl Scope {
     #[track_caller]
     fn end(self) -> Ended {
         let Scope { measure, name, before } = self;
+        let firsts = measure.firsts();
         match measure.end() {
-            Ok(stats) => Ended { name, stats, before },
+            Ok(stats) => Ended { name, stats, before, firsts },
             Err(error) => panic!("{}", guess(name, error)),
         }
     }
@@ -224,12 +228,16 @@ struct Ended {
     name: &'static str,
     stats: Measured,
     before: Option<Box<Snapshot>>,
+    firsts: Option<Firsts>,
 }
 
 impl Ended {
     #[track_caller]
     fn fail(self, breach: &str) -> ! {
-        let evidence = Evidence::since(self.before.as_deref());
+        let evidence = match &self.firsts {
+            Some(firsts) => Evidence::of(firsts),
+            None => Evidence::since(self.before.as_deref()),
+        };
         panic!("{}", failure(self.name, breach, &self.stats, &evidence))
     }
 }
@@ -238,7 +246,7 @@ fn guess(name: &str, error: MeasureError) -> String {
     format!("{name}: counting would be a guess: {error}")
 }
 
-/// What there is to show beside counts, where blocks were sampled or traced.
+/// What there is to show beside counts: sites where blocks are traced, else the first allocations.
 #[derive(Debug, Default)]
 struct Evidence {
     sites: Vec<String>,
@@ -249,6 +257,14 @@ struct Evidence {
 const SITES: usize = 5;
 
 impl Evidence {
+    /// Where the first allocations of the body came from.
+    fn of(firsts: &Firsts) -> Evidence {
+        let (sizes, stacks): (Vec<usize>, Vec<&[usize]>) = firsts.iter().unzip();
+        let numbered = sizes.into_iter().zip(lines(&stacks)).enumerate();
+        let site = |(at, (size, line))| format!("allocation {}, {size} bytes: {line}", at + 1usize);
+        Evidence { sites: numbered.map(site).collect(), profile: None }
+    }
+
     /// The sites that allocated most since a snapshot, in all threads: the profile knows no measurements.
     fn since(before: Option<&Snapshot>) -> Evidence {
         let Some(before) = before else { return Evidence::default() };

@@ -16,7 +16,7 @@
 //!
 //! It sees one thread. What other threads do for this one, or with its blocks, is theirs. No unsafe here.
 
-use crate::scope::{ScopeCounts, ThreadScope};
+use crate::scope::{Firsts, ScopeCounts, ThreadScope};
 use crate::thread;
 use core::alloc::Layout;
 use core::fmt;
@@ -219,10 +219,24 @@ pub(crate) struct Measure(Option<ThreadScope>);
 
 impl Measure {
     pub(crate) fn begin() -> Result<Measure, MeasureError> {
+        Measure::begin_as(ThreadScope::begin)
+    }
+
+    /// The same; it keeps the stacks of its first allocations.
+    pub(crate) fn begin_with_stacks() -> Result<Measure, MeasureError> {
+        Measure::begin_as(ThreadScope::begin_with_stacks)
+    }
+
+    /// The first allocations, if their stacks were to be kept.
+    pub(crate) fn firsts(&self) -> Option<Firsts> {
+        self.0.as_ref()?.firsts()
+    }
+
+    fn begin_as(begin: fn() -> Option<ThreadScope>) -> Result<Measure, MeasureError> {
         if !is_installed()? {
             return Err(MeasureError::NotInstalled);
         }
-        let scope = ThreadScope::begin().ok_or(MeasureError::NoCache)?;
+        let scope = begin().ok_or(MeasureError::NoCache)?;
         Ok(Measure(Some(scope)))
     }
 

@@ -157,7 +157,7 @@ fn collect(found: &mut Vec<Found>) -> usize {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Holder<'a> {
     Site(String),
-    #[cfg(feature = "report")]
+    #[cfg_attr(not(feature = "report"), expect(dead_code, reason = "only reports ask by stack"))]
     Stack(&'a [u64]),
     /// Bytes of its blocks, and the heap.
     Class(u32, u8),
@@ -168,7 +168,6 @@ impl Holder<'_> {
     fn pin(self) -> Pin {
         match self {
             Holder::Site(site) => Pin { site, ..Pin::default() },
-            #[cfg(feature = "report")]
             Holder::Stack(stack) => {
                 let site = stack.first().map_or(String::new(), |call| format!("{call:#x}"));
                 Pin { site, stack: stack.to_vec(), ..Pin::default() }

@@ -53,14 +53,14 @@ pub(crate) use symbols::{MACHINERY, STANDARD, is_machinery_by_file, is_standard_
 pub(crate) use modules::{
     lock_for_fork as lock_loader_for_fork, unlock_after_fork as unlock_loader_after_fork,
 };
-pub(crate) use owners::Owners;
+pub(crate) use owners::{Owners, lines};
 pub use pages::limit_profile;
 pub(crate) use pages::make_room_for_all;
 #[cfg(feature = "report")]
 pub(crate) use query::requested;
 pub(crate) use record::tool_bytes;
 pub(crate) use record::{
-    are_recorded, check, is_recorded, lock_for_fork, on_alloc, on_free, on_resize,
+    are_recorded, check, is_recorded, lock_for_fork, on_alloc, on_free, on_resize, stack_here,
     unlock_after_fork,
 };
 pub use stack::limit_frames;

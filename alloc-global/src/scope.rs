@@ -13,7 +13,7 @@
 //!
 //! Blocks that another thread frees stay in `live`: this thread does not see that.
 
-use crate::thread;
+use crate::{profile, thread};
 use alloc_core::{Block, OsPages, PAGE_SIZE, PageSource};
 use core::marker::PhantomData;
 use core::ptr::NonNull;
@@ -43,6 +43,39 @@ pub(crate) struct ScopeCounts {
     pub(crate) lost: bool,
 }
 
+/// Allocations whose stacks a scope keeps.
+const FIRSTS: usize = 4;
+
+/// Frames of each.
+const FRAMES: usize = 32;
+
+/// The first allocations of a scope that keeps their stacks: for whoever has to say what allocated.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Firsts {
+    stacks: [[usize; FRAMES]; FIRSTS],
+    /// Bytes of each block, and frames of its stack.
+    sizes: [(usize, usize); FIRSTS],
+    len: usize,
+}
+
+impl Firsts {
+    const NONE: Firsts = Firsts { stacks: [[0; FRAMES]; FIRSTS], sizes: [(0, 0); FIRSTS], len: 0 };
+
+    fn note(&mut self, size: usize) {
+        let stack = self.stacks.get_mut(self.len).zip(self.sizes.get_mut(self.len));
+        if let Some((stack, noted)) = stack {
+            *noted = (size, profile::stack_here(stack));
+            self.len += 1;
+        }
+    }
+
+    /// The bytes of each block, and the return addresses of its stack.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &[usize])> {
+        let noted = self.sizes.iter().zip(&self.stacks).take(self.len);
+        noted.filter_map(|((size, frames), stack)| Some((*size, stack.get(..*frames)?)))
+    }
+}
+
 /// See the head of this file.
 pub(crate) struct Scope {
     outer: Option<NonNull<Scope>>,
@@ -51,6 +84,8 @@ pub(crate) struct Scope {
     /// The thread's own counts when the scope opened: calls of `realloc`, and those that moved.
     reallocs: u64,
     moves: u64,
+    /// `None` where nobody will ask.
+    firsts: Option<Firsts>,
 }
 
 impl Scope {
@@ -68,6 +103,9 @@ impl Scope {
             scope.counts.left_bytes += size as u64;
             scope.counts.peak_bytes = scope.counts.peak_bytes.max(scope.counts.left_bytes);
             scope.counts.lost |= !scope.live.insert(block);
+            if let Some(firsts) = &mut scope.firsts {
+                firsts.note(size);
+            }
             at = scope.outer;
         }
     }
@@ -133,6 +171,21 @@ pub(crate) struct ThreadScope {
 impl ThreadScope {
     /// Opens a scope; `None` where the thread has no cache, or there is no memory.
     pub(crate) fn begin() -> Option<ThreadScope> {
+        ThreadScope::begin_with(None)
+    }
+
+    /// The same; it keeps the stacks of its first allocations.
+    pub(crate) fn begin_with_stacks() -> Option<ThreadScope> {
+        ThreadScope::begin_with(Some(Firsts::NONE))
+    }
+
+    /// The first allocations, if their stacks were to be kept.
+    pub(crate) fn firsts(&self) -> Option<Firsts> {
+        // SAFETY: open (3); nothing that allocates or frees runs while the reference lives.
+        unsafe { self.scope.as_ref() }.firsts
+    }
+
+    fn begin_with(firsts: Option<Firsts>) -> Option<ThreadScope> {
         let cache = thread::attached()?;
         let scope = OsPages.map(PAGE_SIZE, PAGE_SIZE)?.cast::<Scope>();
         let (reallocs, moves) = thread::own_reallocs();
@@ -142,6 +195,7 @@ impl ThreadScope {
             live: AddressSet::new(),
             reallocs,
             moves,
+            firsts,
         };
         // SAFETY: a fresh page, large enough.
         unsafe { scope.write(value) };

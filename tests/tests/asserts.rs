@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         Case::new("a_panic_in_the_body_is_the_bodys", panics),
         Case::new("baselines_are_kept_compared_and_written", baselines),
         Case::new("failures_name_sites_where_blocks_are_traced", sites),
+        Case::new("without_a_trace_failures_name_the_first_allocations", first_sites),
         Case::new("threads_that_are_not_measured_say_so", not_open),
     ])
 }
@@ -262,6 +263,34 @@ fn sites() {
         assert_allocs!(== 1, { drop(block(10)) });
     });
     alloc_global::stop_profiling();
+}
+
+fn first_sites() {
+    let before = alloc_global::Snapshot::take();
+    let text = message(|| {
+        assert_allocs!(<= 2, { (0..black_box(6)).for_each(|_| drop(the_culprit())) });
+    });
+    for number in 1..=4 {
+        let line = format!("  allocation {number}, 3072 bytes: ");
+        let found = text.lines().find_map(|other| other.strip_prefix(&*line));
+        assert!(found.is_some_and(|place| place.contains("asserts.rs:")), "{text}");
+    }
+    assert!(!text.contains("allocation 5") && !text.contains("profile"), "{text}");
+    let text = message(|| assert_no_alloc! { drop(block(40)) });
+    assert!(
+        text.contains("  allocation 1, 40 bytes: ") && !text.contains("allocation 2"),
+        "{text}"
+    );
+    // Each measurement has its own, also inside another.
+    assert_allocs!(== 1, {
+        assert_allocs!(== 1, { drop(block(10)) });
+    });
+    let after = alloc_global::Snapshot::take();
+    assert_eq!(
+        (before.sites.len(), after.sites.len(), after.rate),
+        (0, 0, 0),
+        "nothing is on record"
+    );
 }
 
 fn not_open() {

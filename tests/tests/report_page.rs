@@ -92,11 +92,34 @@ fn browser() -> Option<PathBuf> {
 
 /// Loads `page` and returns what the browser made of it; None where there is no browser.
 fn show(case: &str, page: &str) -> Option<Shown> {
-    let Some(browser) = browser() else {
-        say(&format!("SKIPPED {case}: no chromium here"));
-        return None;
-    };
+    let browser = browser_for(case)?;
     let folder = Folder::new(case);
+    Some(browse(&browser, &folder, case, page, &["--window-size=1240,4000", "--dump-dom"]))
+}
+
+/// What the browser draws of `page`, as a file of PNG.
+fn draw(browser: &Path, case: &str, page: &str) -> Vec<u8> {
+    let folder = Folder::new(case);
+    let picture = folder.0.join("picture.png");
+    let action = format!("--screenshot={}", picture.display());
+    let size = "--window-size=1000,700";
+    let options = [size, "--hide-scrollbars", &action];
+    browse(browser, &folder, case, page, &options).assert_quiet();
+    let bytes = fs::read(&picture).expect("a picture");
+    assert!(bytes.starts_with(b"\x89PNG\r\n\x1a\n"), "{case}: no picture");
+    bytes
+}
+
+fn browser_for(case: &str) -> Option<PathBuf> {
+    let browser = browser();
+    if browser.is_none() {
+        say(&format!("SKIPPED {case}: no chromium here"));
+    }
+    browser
+}
+
+/// Starts the browser with `page` and waits for its end.
+fn browse(browser: &Path, folder: &Folder, case: &str, page: &str, options: &[&str]) -> Shown {
     let file = folder.0.join("page.html");
     fs::write(&file, page).expect("the page can be written");
     let (document, log) = (folder.0.join("document"), folder.0.join("log"));
@@ -104,8 +127,9 @@ fn show(case: &str, page: &str) -> Option<Shown> {
     let mut child = Command::new(browser)
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
         .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
-        .args(["--disable-dev-shm-usage", "--enable-logging=stderr", "--window-size=1240,4000"])
-        .args(["--virtual-time-budget=5000", "--dump-dom"])
+        .args(["--disable-dev-shm-usage", "--enable-logging=stderr"])
+        .args(["--virtual-time-budget=5000"])
+        .args(options)
         .arg(format!("--user-data-dir={}", folder.0.join("data").display()))
         .arg(format!("file://{}", file.display()))
         .stdin(Stdio::null())
@@ -127,7 +151,7 @@ fn show(case: &str, page: &str) -> Option<Shown> {
         }
     };
     assert!(status.success(), "{case}: {status}\n{}", read(&log));
-    Some(Shown { document: read(&document), log: read(&log) })
+    Shown { document: read(&document), log: read(&log) }
 }
 
 fn read(path: &Path) -> String {
@@ -183,6 +207,29 @@ fn every_section_is_drawn_and_answers() {
     assert!(!leaks.contains("server::http::parse"), "of that something was freed: {leaks}");
     assert!(shown.part("gc").contains("server::Scope&lt;T&gt;"));
     assert!(shown.part("cost").contains("standard error"));
+}
+
+/// Pixels, not only elements: what a canvas shows, and what a style hides, is in no document.
+#[test]
+fn every_section_is_visible() {
+    let Some(browser) = browser_for("pictures") else { return };
+    let page = report::html(&example::report(), &example::symbols);
+    // One section alone at the top of the page, without its title and its explanation, or nothing at all.
+    let only = |section: &str| {
+        let script = format!(
+            "<script>
+for (const other of document.querySelectorAll('header, nav, section:not(#{section})')) other.remove();
+for (const words of document.querySelectorAll('section > h2:first-child, section > h2:first-child + p')) words.remove();
+</script></body>"
+        );
+        draw(&browser, section, &page.replace("</body>", &script))
+    };
+    let nothing = only("nothing").len();
+    for section in SECTIONS {
+        let drawn = only(section).len();
+        // One colour compresses to next to nothing; the emptiest section takes five times as much.
+        assert!(drawn > 3 * nothing, "{section}: {drawn} bytes, {nothing} of an empty page");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::fmt;
 
 /// What changed between two snapshots.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Diff {
     /// Call sites that changed, the most growth of live bytes first, what shrank last.
@@ -19,6 +20,7 @@ pub struct Diff {
 
 /// What changed at one call site.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Growth {
     /// Addresses of the calls, as in [`Site::stack`](crate::Site).

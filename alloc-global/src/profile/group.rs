@@ -18,6 +18,7 @@ use std::ops::AddAssign;
 
 /// What call sites are put together by.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub enum Grouping {
     /// Stacks: the functions from the program's own innermost outwards.
@@ -38,6 +39,7 @@ pub enum Grouping {
 
 /// Sums over call sites; differences of them in a [`Diff`](crate::Diff).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Totals {
     /// Blocks allocated.
@@ -80,6 +82,7 @@ impl AddAssign for Totals {
 
 /// Call sites that have something in common.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Group {
     /// What they have in common.

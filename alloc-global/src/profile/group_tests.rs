@@ -193,3 +193,46 @@ fn a_snapshot_prints_a_table_with_errors() {
     assert_eq!(short(-1536.0), "-1.5 KiB");
     assert_eq!(short(f64::from(1u32 << 30) * 3000.0), "2.9 TiB");
 }
+
+#[cfg(all(feature = "serde", feature = "report"))]
+fn json(value: &impl serde::Serialize) -> serde_json::Value {
+    serde_json::to_value(value).unwrap()
+}
+
+#[cfg(all(feature = "serde", feature = "report"))]
+#[test]
+fn answers_are_serialised_whole() {
+    let snapshot = three();
+    let value = json(&snapshot);
+    assert_eq!((&value["rate"], value["stats"]["allocs"].as_u64()), (&1000.into(), Some(0)));
+    assert_eq!(value["taken"]["secs_since_epoch"], 0);
+    let site = &value["sites"][0];
+    assert_eq!((&site["live_bytes"], &site["thread"]), (&100.0.into(), &"main".into()));
+    assert_eq!(site["stack"], serde_json::json!([1, 2, 5]));
+    assert_eq!(site["lifetimes"]["counts"].as_array().map(Vec::len), Some(40));
+    assert_eq!(site["most"], serde_json::json!({"bytes": 0.0, "blocks": 0.0}));
+    assert_eq!(value["dropped"]["corrupt"], 0);
+    let totals = json(&snapshot.totals());
+    assert_eq!(totals["live_bytes"], 245.0);
+    assert!(totals["live_bytes_error"].as_f64().unwrap() > 0.0);
+    let groups = json(&snapshot.group_by(Grouping::Thread));
+    assert_eq!(groups[0]["name"], "main");
+    assert_eq!(groups[0]["totals"]["live_bytes"], 180.0);
+    assert_eq!(json(&Grouping::Crate), "Crate");
+    let before = super::super::snapshot::Snapshot { sites: Vec::new(), ..three() };
+    let diff = json(&snapshot.diff(&before));
+    assert_eq!(diff["rows"][0]["growth"]["live_bytes"], 100.0);
+    let rounding = crate::Rounding {
+        class_size: 48,
+        additional: Some(crate::BetterClass { size: 44, saved_bytes: 9.0 }),
+        sites: vec![crate::RoundingSite { stack: vec![7], lost_bytes: 3.0 }],
+        ..crate::Rounding::default()
+    };
+    let rounding = json(&rounding);
+    assert_eq!(
+        (&rounding["class_size"], &rounding["other"]),
+        (&48.into(), &serde_json::Value::Null)
+    );
+    assert_eq!(rounding["additional"]["saved_bytes"], 9.0);
+    assert_eq!(rounding["sites"][0]["stack"], serde_json::json!([7]));
+}

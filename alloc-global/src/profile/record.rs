@@ -44,6 +44,19 @@ pub(crate) fn on_alloc(block: Block, requested: usize, size: usize, rate: u64) {
     });
 }
 
+/// Writes the return addresses of the calling thread's stack into `frames`, the innermost first, and says how many. As for an event, but
+/// nothing is recorded.
+#[inline(never)]
+pub(crate) fn stack_here(frames: &mut [usize]) -> usize {
+    let fp = frame_pointer();
+    local::with(|local| {
+        let mut stack = Stack::new(frames.len());
+        stack::capture(local, fp, &mut stack);
+        let kept = frames.iter_mut().zip(stack.frames());
+        kept.map(|(to, from)| *to = *from).count()
+    })
+}
+
 /// Whether a block may be among those chosen: false for sure, or true most likely. A few instructions.
 #[inline(always)]
 pub(crate) fn is_recorded(block: Block) -> bool {

@@ -24,6 +24,7 @@ const SITES: usize = 3;
 
 /// What rounding up to one size class costs in the blocks that are live and on record. See [`rounding`].
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Rounding {
     /// Bytes of a block of the class.
@@ -44,6 +45,7 @@ pub struct Rounding {
 
 /// A size class that there is not.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct BetterClass {
     /// Bytes of its blocks.
@@ -54,6 +56,7 @@ pub struct BetterClass {
 
 /// A call site and what it loses to rounding in one class.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct RoundingSite {
     /// Addresses of the calls, as in [`Site::stack`](crate::Site).

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 /// What the profile knew at one moment.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The exact counters of the same moment.
@@ -36,6 +37,7 @@ pub struct Snapshot {
 /// One call site: a stack, in one region and one thread. Counts are estimates where blocks are sampled (see
 /// [`Snapshot::rate`]), and exact where all are traced.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Site {
     /// Addresses of the calls, the innermost first: return addresses less one. Empty where no stack could be had.
@@ -83,6 +85,7 @@ pub struct Site {
 
 /// What was live of a site at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Peak {
     /// Bytes, as the counters have them.
@@ -94,11 +97,19 @@ pub struct Peak {
 /// How long freed blocks lived: a count per power of two of microseconds. Where every block is traced, times are read from
 /// a clock that advances every few milliseconds (4 on most systems).
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Lifetimes {
     /// `counts[i]`: blocks that lived from `2^i` to `2^(i+1)` microseconds; in `counts[0]` also shorter ones, in the
     /// last also longer ones (six days and up).
+    #[cfg_attr(feature = "serde", serde(serialize_with = "as_list"))]
     pub counts: [f64; 40],
+}
+
+/// `serde` has no arrays of this length of its own.
+#[cfg(feature = "serde")]
+fn as_list<S: serde::Serializer>(counts: &[f64; 40], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(counts)
 }
 
 impl Default for Lifetimes {
@@ -109,6 +120,7 @@ impl Default for Lifetimes {
 
 /// Something loaded into the process that code lies in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Module {
     /// Its first address.
@@ -125,6 +137,7 @@ pub struct Module {
 
 /// What bounded tables could not hold: sums of sites are short by that much, and say so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Dropped {
     /// Samples whose stack had no room: they count in the site without a stack.
