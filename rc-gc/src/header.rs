@@ -65,7 +65,7 @@ pub(crate) const TYPED: u32 = 1 << 7;
 
 /// One epoch, one unexplained handle.
 pub(crate) const STEP: u32 = 1 << 8;
-/// The number of epochs; the number of handles from which an object counts as held from outside.
+/// The number of epochs; the number of handles from which a mark word cannot count them (`settle`).
 pub(crate) const STEPS: u32 = u32::MAX / STEP;
 
 /// See the module. All of it is plain memory behind `Cell`s.
