@@ -56,8 +56,10 @@ pub(crate) struct Scratch {
     /// How many others are there.
     pub(crate) live: usize,
     stack: Vec<Obj>,
-    /// Objects with more handles than `unexplained` can count.
+    /// Objects with more handles than a mark word can count.
     crowded: Vec<Obj>,
+    /// Whether some of them were taken as live without being known to be: those stay candidates.
+    unsure: bool,
     tracer: Tracer,
     verify: Verify,
     /// Flags seen on any visited object.
@@ -72,6 +74,7 @@ impl Scratch {
             live: 0,
             stack: Vec::new(),
             crowded: Vec::new(),
+            unsure: false,
             tracer: Tracer::new(),
             verify: Verify::new(),
             flags: 0,
@@ -94,6 +97,7 @@ impl Scratch {
         self.tracer.shrink_to(KEEP);
         self.flags = 0;
         self.live = 0;
+        self.unsure = false;
     }
 }
 
@@ -322,6 +326,7 @@ impl Inner {
         }
         s.candidates.clone_from(&garbage);
         s.crowded.clear();
+        s.unsure = false;
         // Every member is visited before the first is traced, so that none is discovered.
         let mut first = None;
         guarded(&mut first, || {

@@ -25,7 +25,8 @@
 //! 3. `PURPLE` of an object that is neither LEAF nor DEAD says that its bit is set in one of the
 //!    purple bitmaps of its pool (or that it is in the list of large candidates).
 //! 4. `VISITED` is set only while a collection follows edges, never while user code other than `Trace`
-//!    runs: collections of other heaps would mistake the object for one of their set.
+//!    runs: collections of other heaps would mistake the object for one of their set. (Where a `Trace` panics the panic
+//!    hook runs, and meanwhile no heap of the thread collects: `collector::tracing`.)
 //! 5. With `SIDE` the last word points to a [`Side`], else to a [`Vtable`].
 //!
 //! This module does not know where an object's memory comes from.
@@ -65,7 +66,7 @@ pub(crate) const TYPED: u32 = 1 << 7;
 
 /// One epoch, one unexplained handle.
 pub(crate) const STEP: u32 = 1 << 8;
-/// The number of epochs; the number of handles from which an object counts as held from outside.
+/// The number of epochs; the number of handles from which a mark word cannot count them (`settle`).
 pub(crate) const STEPS: u32 = u32::MAX / STEP;
 
 /// See the module. All of it is plain memory behind `Cell`s.

@@ -223,7 +223,9 @@
 //!
 //! A panic in `Drop`, `Finalize`, a callback or `Trace` does not keep other garbage from its turn. The
 //! first one goes on when the work is done, out of `collect`, `Gc::new` or the `drop` that began it; not into a
-//! panic that is under way already.
+//! panic that is under way already. If it is a `Trace` that panics, nothing is freed, and all that was garbage is found by the next
+//! collection. A panic hook may do with handles what it likes; the last drops of some wait until the collector has put its
+//! lists in order.
 //!
 //! # Threads and exit
 //!

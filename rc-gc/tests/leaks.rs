@@ -1,7 +1,7 @@
 //! What leaks by design, and only that. Apart from the other tests, so that those can run under
 //! LeakSanitizer.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::mpsc::{Sender, TryRecvError, channel};
 
@@ -172,4 +172,43 @@ fn heaps_and_finalizers_in_thread_locals_end_in_any_order() {
         told.retain(|number| *number != 2);
         assert_eq!(told, [1, 3], "{order}");
     }
+}
+
+#[test]
+fn a_large_structure_of_a_heap_that_ended_is_not_gone_over_for_each_handle_and_leaks() {
+    thread_local! {
+        static TRACED: Cell<u64> = const { Cell::new(0) };
+        static DROPPED: Cell<u64> = const { Cell::new(0) };
+    }
+    struct Node(RefCell<Vec<Gc<Node>>>);
+    // SAFETY: reports its handles once each.
+    unsafe impl Trace for Node {
+        fn trace(&self, tracer: &mut rc_gc::Tracer) {
+            TRACED.set(TRACED.get() + 1);
+            self.0.trace(tracer);
+        }
+    }
+    impl Drop for Node {
+        fn drop(&mut self) {
+            DROPPED.set(DROPPED.get() + 1);
+        }
+    }
+    let list = |length| {
+        let heap = Heap::new();
+        let all: Vec<_> =
+            (0..length).map(|_| Gc::new_in(Node(RefCell::default()), &heap)).collect();
+        for pair in all.windows(2) {
+            pair[0].0.borrow_mut().push(pair[1].clone());
+            pair[1].0.borrow_mut().push(pair[0].clone());
+        }
+        all
+    };
+    // A hundred handles to a hundred objects are little work.
+    drop(list(100));
+    assert_eq!(DROPPED.take(), 100);
+    drop(list(10_000));
+    // Twice for each object that a collection looks at, a million in all, and one collection more.
+    let traced = TRACED.get();
+    assert!((10_000..2 * ((1 << 20) + 30_000)).contains(&traced), "{traced}");
+    assert_eq!(DROPPED.get(), 0);
 }

@@ -14,7 +14,7 @@
 
 use super::{Scratch, Tracing};
 use crate::Generation;
-use crate::header::{AHEAD, DEAD, ISOLATED, LEAF, Obj, PURPLE, STEP, STEPS, VISITED};
+use crate::header::{AHEAD, DEAD, IMMORTAL, ISOLATED, LEAF, Obj, PURPLE, STEP, STEPS, VISITED};
 use crate::heap::Inner;
 use crate::trace::Tracer;
 use crate::verify::Verify;
@@ -36,6 +36,13 @@ impl Inner {
         let unexplained = self.visit_closure(s, floor, true);
         if unexplained != 0 || !s.crowded.is_empty() {
             s.live = rescue(s, verdict);
+        }
+        if s.unsure {
+            let forgotten = |obj: &&Obj| !obj.has(VISITED) && obj.word() & IMMORTAL == 0;
+            for &obj in s.crowded.iter().filter(forgotten) {
+                // SAFETY: of this heap, in the set until now, and so neither LEAF nor DEAD.
+                unsafe { self.set_candidate_anew(obj) };
+            }
         }
     }
 
@@ -94,10 +101,23 @@ impl Inner {
             }
         }
         s.tracer = tracer;
-        for obj in &s.crowded {
-            obj.set_mark(obj.mark() | (STEPS * STEP));
+        if !s.crowded.is_empty() {
+            settle(s, unexplained);
         }
         unexplained
+    }
+}
+
+/// After pass 1, sees to objects with more handles than a mark word can count: it has the remainder of a division by 2^24.
+/// The sum over all objects is known without such a loss; so if the remainders are all that is left, they are right. Else
+/// one of them at least is held by 2^24 handles or more, and as it is not known which, all are taken as live. So are they
+/// if the count of one means nothing.
+#[cold]
+fn settle(s: &mut Scratch, unexplained: u64) {
+    let counted: u64 = s.visited.iter().map(|obj| u64::from(obj.mark() / STEP)).sum();
+    s.unsure = counted != unexplained || s.crowded.iter().any(|obj| obj.word() & IMMORTAL != 0);
+    if s.unsure {
+        s.crowded.iter().for_each(|obj| obj.set_mark(obj.mark() | (STEPS * STEP)));
     }
 }
 
@@ -204,13 +224,12 @@ pub(super) unsafe fn visit(s: &mut Scratch, obj: Obj, mark: u32, explained: u32)
     s.flags |= mark;
     // SAFETY: by contract.
     unsafe { push_within(&mut s.visited, obj) };
-    let mut unexplained = count.saturating_sub(explained);
+    let unexplained = count.saturating_sub(explained);
     if count >= STEPS {
-        // More than can be counted down: taken as held from outside, see `visit_closure`.
+        // More than fits; see `settle`.
         s.crowded.push(obj);
-        unexplained = STEPS - 1;
     }
-    obj.set_mark(mark & (STEP - 1) | VISITED | (unexplained * STEP));
+    obj.set_mark(mark & (STEP - 1) | VISITED | unexplained.wrapping_mul(STEP));
     u64::from(unexplained)
 }
 

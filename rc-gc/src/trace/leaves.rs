@@ -118,8 +118,16 @@ leaves!(
     AtomicIsize,
 );
 
-// Text and paths.
+// Text and paths, and iterators over a character's.
 leaves!(String, OsString, CString, PathBuf);
+leaves!(
+    char::EscapeDebug,
+    char::EscapeDefault,
+    char::EscapeUnicode,
+    char::ToLowercase,
+    char::ToUppercase,
+    std::ascii::EscapeDefault,
+);
 unsized_leaves!(str, OsStr, CStr, Path);
 
 // Time, threads, hashing, the network, files, processes. What other threads may use holds no handle.
@@ -127,6 +135,7 @@ leaves!(
     time::Duration,
     time::Instant,
     time::SystemTime,
+    thread::Builder,
     thread::Thread,
     thread::ThreadId,
     Barrier,
@@ -154,6 +163,7 @@ leaves!(
     fs::OpenOptions,
     fs::Permissions,
     fs::ReadDir,
+    fs::DirBuilder,
     io::Empty,
     io::PipeReader,
     io::PipeWriter,
@@ -164,6 +174,7 @@ leaves!(
     io::Stdin,
     io::Stdout,
     process::Child,
+    process::Command,
     process::ChildStderr,
     process::ChildStdin,
     process::ChildStdout,
@@ -172,6 +183,11 @@ leaves!(
     process::Output,
     process::Stdio,
     backtrace::Backtrace,
+    backtrace::BacktraceStatus,
+    env::Args,
+    env::ArgsOs,
+    env::Vars,
+    env::VarsOs,
 );
 leaves!(['a] panic::Location<'a>, ['a] fmt::Arguments<'a>);
 #[cfg(unix)]
@@ -184,6 +200,7 @@ leaves!(
     fmt::Error,
     io::Error,
     io::ErrorKind,
+    env::JoinPathsError,
     env::VarError,
     num::IntErrorKind,
     num::ParseFloatError,
@@ -198,9 +215,11 @@ leaves!(
     char::ParseCharError,
     ffi::FromBytesUntilNulError,
     ffi::FromBytesWithNulError,
+    ffi::FromVecWithNulError,
     ffi::IntoStringError,
     ffi::NulError,
     net::AddrParseError,
+    std::path::StripPrefixError,
     time::SystemTimeError,
     std::array::TryFromSliceError,
     sync::mpsc::RecvError,
@@ -222,6 +241,8 @@ leaves!(
     [T: ?Sized] sync::Weak<T>,
     [H] BuildHasherDefault<H>,
     [T] thread::JoinHandle<T>,
+    [T] std::future::Pending<T>,
+    [T] std::mem::Discriminant<T>,
 );
 
 // What may not be looked into; see the table above.

@@ -12,6 +12,7 @@ use std::borrow::Cow;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, LinkedList, VecDeque};
+use std::io;
 use std::num::{Saturating, Wrapping};
 use std::ops::{Bound, ControlFlow, Range, RangeFrom, RangeInclusive, RangeTo, RangeToInclusive};
 use std::panic::AssertUnwindSafe;
@@ -100,10 +101,36 @@ in_place! {
     [T] Saturating<T> => |this, tracer| this.0.trace(tracer);
     [T] Reverse<T> => |this, tracer| this.0.trace(tracer);
     [T] AssertUnwindSafe<T> => |this, tracer| this.0.trace(tracer);
+    [T] io::BufReader<T> => |this, tracer| this.get_ref().trace(tracer);
+    [T] io::Cursor<T> => |this, tracer| this.get_ref().trace(tracer);
+    [T] io::Take<T> => |this, tracer| this.get_ref().trace(tracer);
+    [T, U] io::Chain<T, U> => |this, tracer| {
+        let (first, second) = this.get_ref();
+        entry(first, second, tracer);
+    };
     // One being made reports nothing.
     [T] OnceCell<T> => |this, tracer| if let Some(value) = this.get() { value.trace(tracer) };
     [T] OnceLock<T> => |this, tracer| if let Some(value) = this.get() { value.trace(tracer) };
 }
+
+/// What writes to one of its parameter.
+macro_rules! writers {
+    ($($type:ident)*) => {$(
+        // SAFETY: passes on to the writer, once.
+        unsafe impl<W: io::Write + Trace> Trace for io::$type<W> {
+            #[inline]
+            fn trace(&self, tracer: &mut Tracer) {
+                self.get_ref().trace(tracer);
+            }
+            #[inline]
+            fn holds_gc(depth: u32) -> bool {
+                W::holds_gc(depth)
+            }
+        }
+    )*};
+}
+
+writers!(BufWriter LineWriter);
 
 on_the_heap! {
     [T] [] Vec<T> => |value, tracer| value.trace(tracer);
@@ -197,7 +224,8 @@ unsafe impl<B: ToOwned<Owned: Trace> + ?Sized> Trace for Cow<'_, B> {
 unsafe impl<T: Trace> Trace for Cell<T> {
     #[inline]
     fn trace(&self, tracer: &mut Tracer) {
-        // SAFETY: nothing writes to the cell while this borrow lasts: tracing runs no user code.
+        // SAFETY: nothing writes to the cell while this borrow lasts: tracing runs no user code. (A panic hook might, but what
+        // is borrowed here is not looked at after it.)
         let value = unsafe { &*self.as_ptr() };
         value.trace(tracer);
     }
@@ -242,7 +270,8 @@ macro_rules! guarded {
 pub(super) use guarded;
 
 guarded! {
-    // SAFETY: the reference ends with the visit, and meanwhile no user code runs that could borrow the cell.
+    // SAFETY: the reference ends with the visit, and meanwhile no user code runs that could borrow the cell. (A panic hook
+    // might, but what is borrowed here is not looked at after it.)
     RefCell => |this| unsafe { this.try_borrow_unguarded() }.ok();
     // A poisoned lock counts as locked: its contents stay, until `clear_poison`.
     Mutex => |this| this.try_lock().ok();

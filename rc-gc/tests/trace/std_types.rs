@@ -56,6 +56,34 @@ fn cycles_through_what_holds_values_in_place_are_collected() {
 }
 
 #[test]
+fn cycles_through_readers_and_writers_are_collected() {
+    use std::io::{BufReader, BufWriter, Cursor, LineWriter, Read, Result, Write};
+    #[derive(Trace)]
+    struct File(Gc<Holder>);
+    impl Read for File {
+        fn read(&mut self, _: &mut [u8]) -> Result<usize> {
+            Ok(0)
+        }
+    }
+    impl Write for File {
+        fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> Result<()> {
+            Ok(())
+        }
+    }
+    assert!(collected(|h| BufReader::new(File(h))));
+    assert!(collected(|h| BufWriter::new(File(h))));
+    assert!(collected(|h| LineWriter::new(File(h))));
+    assert!(collected(Cursor::new));
+    assert!(collected(|h| File(h).take(1)));
+    assert!(collected(|h| File(h.clone()).chain(File(h))));
+    assert!(collected(|h| File(h).chain(std::io::empty())));
+    assert!(is_leaf::<BufReader<std::fs::File>>() && is_leaf::<BufWriter<std::io::Stdout>>());
+}
+
+#[test]
 fn cycles_through_cells_and_locks_are_collected() {
     assert!(collected(|h| Cell::new(Some(h))));
     assert!(collected(RefCell::new));
@@ -144,6 +172,11 @@ fn leaves_are_known_at_compile_time() {
     type Byte = u8;
     type Twelve = fn(Byte, Byte, Byte, Byte, Byte, Byte, Byte, Byte, Byte, Byte, Byte, Opaque);
     assert!(is_leaf::<Twelve>() && is_leaf::<extern "C" fn(Opaque)>());
+    assert!(
+        is_leaf::<std::future::Pending<Gc<u8>>>() && is_leaf::<std::mem::Discriminant<Opaque>>()
+    );
+    assert!(is_leaf::<std::process::Command>() && is_leaf::<std::thread::Builder>());
+    assert!(is_leaf::<std::env::Args>() && is_leaf::<std::char::ToLowercase>());
     assert!(!is_leaf::<Box<dyn Trace>>() && !is_leaf::<Option<Gc<u8>>>());
     assert!(!is_leaf::<Vec<Vec<Vec<Vec<u8>>>>>(), "deeper than is looked");
     fn traced<T: Trace + ?Sized>() {}
