@@ -22,7 +22,7 @@ impl Snapshot {
     /// not in the profile.
     ///
     /// Where blocks are sampled, the end of a small block is noted when it leaves the cache of the thread that freed it. Those in
-    /// the calling thread's cache are noted here; freed blocks that lie in other threads' caches, at most 128 of a size class
+    /// the calling thread's cache are noted here; freed blocks that lie in other threads' caches, at most 512 of a size class
     /// in each, still count as live if they are samples. [`thread_flush`](crate::thread_flush) in those threads ends that.
     ///
     /// In the child of a fork, what the parent had recorded before is in its snapshots too.
