@@ -9,6 +9,8 @@
 
 use crate::{clock, shared, stats};
 use alloc_core::ARENA_SIZE;
+#[cfg(target_os = "linux")]
+use alloc_core::keeping_errno;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
@@ -100,14 +102,7 @@ fn push(point: [u64; 4]) {
 fn resident_bytes() -> u64 {
     #[cfg(target_os = "linux")]
     {
-        // SAFETY: always callable; valid for the life of the thread.
-        let errno = unsafe { libc::__errno_location() };
-        // SAFETY: valid, see above.
-        let before = unsafe { errno.read() };
-        let bytes = read_resident(c"/proc/self/statm");
-        // SAFETY: valid, see above.
-        unsafe { errno.write(before) };
-        bytes
+        keeping_errno(|| read_resident(c"/proc/self/statm"))
     }
     #[cfg(not(target_os = "linux"))]
     0

@@ -5,6 +5,8 @@
 
 use super::names::Names;
 use super::stack::Bounds;
+#[cfg(target_os = "linux")]
+use alloc_core::keeping_errno;
 use core::cell::Cell;
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -144,20 +146,17 @@ fn until_zero(name: &[u8]) -> &[u8] {
 #[cfg(target_os = "linux")]
 fn main_name() -> [u8; 16] {
     let mut name = [0u8; 16];
-    // SAFETY: always callable; valid for the life of the thread.
-    let errno = unsafe { libc::__errno_location() };
-    // SAFETY: valid, see above.
-    let before = unsafe { errno.read() };
-    // SAFETY: the path is a string that a zero byte ends.
-    let file = unsafe { libc::open(c"/proc/self/comm".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
-    if file >= 0 {
-        // SAFETY: writes at most 16 bytes.
-        unsafe { libc::read(file, name.as_mut_ptr().cast(), name.len()) };
-        // SAFETY: opened above.
-        unsafe { libc::close(file) };
-    }
-    // SAFETY: valid, see above.
-    unsafe { errno.write(before) };
+    keeping_errno(|| {
+        let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+        // SAFETY: the path is a string that a zero byte ends.
+        let file = unsafe { libc::open(c"/proc/self/comm".as_ptr(), flags) };
+        if file >= 0 {
+            // SAFETY: writes at most 16 bytes.
+            unsafe { libc::read(file, name.as_mut_ptr().cast(), name.len()) };
+            // SAFETY: opened above.
+            unsafe { libc::close(file) };
+        }
+    });
     name.map(|byte| if byte == b'\n' { 0 } else { byte })
 }
 

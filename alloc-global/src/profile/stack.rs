@@ -22,6 +22,8 @@
 //! left out by their names, when those are known.
 
 use super::local::Local;
+#[cfg(target_os = "linux")]
+use alloc_core::keeping_errno;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
@@ -166,14 +168,7 @@ impl Bounds {
     fn look_up() -> Bounds {
         #[cfg(target_os = "linux")]
         {
-            // SAFETY: always callable; valid for the life of the thread.
-            let errno = unsafe { libc::__errno_location() };
-            // SAFETY: valid, see above.
-            let before = unsafe { errno.read() };
-            let bounds = Bounds::ask();
-            // SAFETY: valid, see above.
-            unsafe { errno.write(before) };
-            bounds.unwrap_or(Bounds::NONE)
+            keeping_errno(Bounds::ask).unwrap_or(Bounds::NONE)
         }
         #[cfg(not(target_os = "linux"))]
         Bounds::NONE

@@ -12,6 +12,7 @@ use super::model::Report;
 use super::write::{Format, write_or_say};
 use crate::fatal::Line;
 use crate::{DebugInfo, config, latency, purger, template, time_line};
+use alloc_core::keeping_errno;
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ptr::null_mut;
@@ -148,14 +149,8 @@ fn listen(signal: libc::c_int) -> bool {
 }
 
 extern "C" fn on_signal(_: libc::c_int) {
-    // SAFETY: always callable; valid for the life of the thread.
-    let errno = unsafe { libc::__errno_location() };
-    // SAFETY: valid, see above.
-    let before = unsafe { errno.read() };
     // SAFETY: initialised before the handler was installed; may be called from handlers.
-    unsafe { libc::sem_post(CAME.get()) };
-    // SAFETY: valid, see above.
-    unsafe { errno.write(before) };
+    keeping_errno(|| unsafe { libc::sem_post(CAME.get()) });
 }
 
 extern "C" fn wait(_: *mut libc::c_void) -> *mut libc::c_void {
