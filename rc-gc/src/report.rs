@@ -3,18 +3,22 @@
 //! ```text
 //! heaps of the thread ─► every live object ─► by vtable ─► by name  ─┐
 //!                     └► counters, tables of pauses ─► sums          ├─► GcReport
+//! heaps of any thread, as they are freed ──────────────► sums        ─┘
 //! ```
 //!
 //! Only headers are read: no user code runs, and no heap is changed. What is collected on the way is in the global
 //! allocator's memory. It does not know what becomes of a report. No unsafe here.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 use alloc_global::report::{GcGeneration, GcReport, GcType};
 
 use crate::generations::Generation;
 use crate::header::Vtable;
-use crate::stats::Pauses;
+use crate::heap::Inner;
+use crate::stats::{GenerationStats, Pauses};
 use crate::thread;
 
 /// Live objects and the bytes of their blocks.
@@ -22,6 +26,83 @@ use crate::thread;
 struct Sum {
     objects: u64,
     bytes: u64,
+}
+
+/// What collections of several heaps did.
+struct Done {
+    /// How many heaps.
+    heaps: usize,
+    generations: [GcGeneration; 3],
+    pauses: [Pauses; 3],
+}
+
+impl Done {
+    const fn nothing() -> Done {
+        const NONE: GcGeneration = GcGeneration {
+            collections: 0,
+            candidates: 0,
+            freed: 0,
+            retained: 0,
+            pause_p50_ns: 0,
+            pause_p99_ns: 0,
+            pause_max_ns: 0,
+        };
+        Done { heaps: 0, generations: [NONE; 3], pauses: [const { Pauses::none() }; 3] }
+    }
+
+    fn add(&mut self, heap: &Inner) {
+        self.heaps += 1;
+        let all = [Generation::Young, Generation::Middle, Generation::Old];
+        let to = self.generations.iter_mut().zip(&mut self.pauses);
+        for (((to, pauses), from), generation) in to.zip(heap.counters.all()).zip(all) {
+            let GenerationStats { collections, visited, collected, .. } = from;
+            to.collections += collections;
+            to.candidates += visited;
+            to.freed += collected;
+            to.retained += visited.saturating_sub(collected);
+            heap.counters.add_pauses(generation, pauses);
+        }
+    }
+
+    fn merge(&mut self, other: &Done) {
+        self.heaps += other.heaps;
+        for (to, from) in self.generations.iter_mut().zip(&other.generations) {
+            to.collections += from.collections;
+            to.candidates += from.candidates;
+            to.freed += from.freed;
+            to.retained += from.retained;
+        }
+        self.pauses.iter_mut().zip(&other.pauses).for_each(|(to, from)| to.merge(from));
+    }
+
+    /// What it says in a report: nothing where there was no heap.
+    fn generations(&self) -> Vec<GcGeneration> {
+        if self.heaps == 0 {
+            return Vec::new();
+        }
+        let all = self.generations.iter().zip(&self.pauses);
+        all.map(|(generation, pauses)| GcGeneration {
+            pause_p50_ns: pauses.percentile(0.5),
+            pause_p99_ns: pauses.percentile(0.99),
+            pause_max_ns: pauses.percentile(1.0),
+            ..*generation
+        })
+        .collect()
+    }
+}
+
+/// Heaps that were freed since [`register_report`].
+static FREED: Mutex<Done> = Mutex::new(Done::nothing());
+
+/// Whether anybody wants to know.
+static REGISTERED: AtomicBool = AtomicBool::new(false);
+
+/// A heap is about to be freed, or kept for the next one of the thread.
+pub(crate) fn note_freed(heap: &Inner) {
+    // Relaxed: from some moment on; nothing else is read for it.
+    if REGISTERED.load(Relaxed) {
+        FREED.lock().unwrap_or_else(PoisonError::into_inner).add(heap);
+    }
 }
 
 /// What lives in the calling thread's heaps, and what their collections did: the thread's own, each
@@ -45,10 +126,16 @@ struct Sum {
 /// # drop(text);
 /// ```
 pub fn report() -> GcReport {
+    let mut done = Done::nothing();
+    let types = live(|heap| done.add(heap));
+    GcReport { types, generations: done.generations() }
+}
+
+/// Live objects of the calling thread's heaps by type; calls `f` with each heap.
+fn live(mut f: impl FnMut(&Inner)) -> Vec<GcType> {
     let mut by_vtable: HashMap<*const Vtable, (&'static Vtable, Sum)> = HashMap::new();
-    let mut pauses = [const { Pauses::none() }; 3];
-    let mut generations = Vec::new();
     thread::for_each_heap(|heap| {
+        f(heap);
         heap.for_each_sized(|obj, size| {
             if obj.is_alive() {
                 let vtable = obj.vtable();
@@ -57,25 +144,8 @@ pub fn report() -> GcReport {
                 sum.bytes += size as u64;
             }
         });
-        generations.resize(3, GcGeneration::default());
-        let all = [Generation::Young, Generation::Middle, Generation::Old];
-        let stats = heap.counters.all();
-        for (((to, from), pauses), generation) in
-            generations.iter_mut().zip(stats).zip(&mut pauses).zip(all)
-        {
-            to.collections += from.collections;
-            to.candidates += from.visited;
-            to.freed += from.collected;
-            to.retained += from.visited.saturating_sub(from.collected);
-            heap.counters.add_pauses(generation, pauses);
-        }
     });
-    for (generation, pauses) in generations.iter_mut().zip(&pauses) {
-        generation.pause_p50_ns = pauses.percentile(0.5);
-        generation.pause_p99_ns = pauses.percentile(0.99);
-        generation.pause_max_ns = pauses.percentile(1.0);
-    }
-    GcReport { types: by_name(by_vtable.into_values()), generations }
+    by_name(by_vtable.into_values())
 }
 
 /// A type may have several vtables.
@@ -96,10 +166,21 @@ fn by_name(all: impl Iterator<Item = (&'static Vtable, Sum)>) -> Vec<GcType> {
     types
 }
 
-/// Makes [`report`] the `gc` part of `PoolAlloc`'s reports from now on, for the whole process.
+/// Makes what the collector has to tell the `gc` part of `PoolAlloc`'s reports from now on, for the whole process.
 ///
-/// A report tells of the heaps of the thread that makes it. One that is written at the end of the process comes after
-/// the thread's heap has ended: it has what is still held then.
+/// Live objects are those of the thread that makes the report, as in [`report()`]. Collections are those of that
+/// thread's heaps and of all heaps, of whatever thread, that were freed since this was called: so a report that is written
+/// at the end of the process, after the thread's heap has ended, has what that heap did. What the heaps of other threads
+/// do is not in it as long as these live.
 pub fn register_report() {
-    alloc_global::report::set_gc_source(report);
+    // Relaxed: see `note_freed`.
+    REGISTERED.store(true, Relaxed);
+    alloc_global::report::set_gc_source(report_of_process);
+}
+
+fn report_of_process() -> GcReport {
+    let mut done = Done::nothing();
+    let types = live(|heap| done.add(heap));
+    done.merge(&FREED.lock().unwrap_or_else(PoisonError::into_inner));
+    GcReport { types, generations: done.generations() }
 }

@@ -129,6 +129,13 @@ impl Pauses {
         Pauses { counts: [0; CELLS], total: 0, longest: 0 }
     }
 
+    #[cfg(feature = "report")]
+    pub(crate) fn merge(&mut self, other: &Pauses) {
+        self.counts.iter_mut().zip(&other.counts).for_each(|(to, from)| *to += from);
+        self.total += other.total;
+        self.longest = self.longest.max(other.longest);
+    }
+
     /// The pause that a part `q` of all does not exceed, in nanoseconds: never too low, and too high by the width of a
     /// cell at most. 0 without pauses.
     pub(crate) fn percentile(&self, q: f64) -> u64 {

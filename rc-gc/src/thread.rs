@@ -179,6 +179,8 @@ pub(crate) unsafe fn free_if_done(heap: NonNull<Inner>) {
         CURRENT.set(std::ptr::null());
     }
     delist(inner);
+    #[cfg(feature = "report")]
+    crate::report::note_freed(inner);
     // SAFETY: ended, empty, and in no list any more.
     if unsafe { keep(heap) } {
         return;

@@ -615,7 +615,7 @@ const sections = [
   ["pins", "What keeps arenas", "Call sites whose few blocks keep nearly empty arenas from going back to the system.",
     report.pins, "No nearly empty arena is held.", pins],
   ["gc", "Cycle collector", "Collections by generation, and live objects by type.",
-    report.gc && report.gc.generations.length + report.gc.types.length ? report.gc : null, "The cycle collector was not used.", gc],
+    report.gc && report.gc.generations.length + report.gc.types.length ? report.gc : null, "Nothing to show: the cycle collector was not used, not registered (rc_gc::register_report), or only by other threads that still run.", gc],
   ["cost", "The cost of looking", "What the instrumentation itself took, and how far its estimates are from the exact counters.",
     report.profile, "No profile was on: only the counters, which are always kept.", cost],
 ];
