@@ -121,7 +121,9 @@ impl Bin {
             let run = unsafe { pool.give(first, tail) };
             taken_back += run.count;
             if let Some(block) = run.double_free {
-                self.settle_before_fault(pool, run.before, &mut given.emptied);
+                if run.count > 0 {
+                    self.settle_before_fault(pool, run.before, &mut given.emptied);
+                }
                 given.fault = Some(Fault::DoubleFree(block));
                 break;
             }

@@ -185,4 +185,11 @@ fn a_heap_is_whole_after_a_double_free_that_it_found() {
     // SAFETY: the rest, each once.
     unsafe { heap.give(class, &mut taken[1..].to_vec()) };
     assert_eq!((heap.check(), heap.usage().live_blocks), (Ok(()), 0));
+    // Into a pool that is empty and kept, where nothing is taken back before it is found.
+    let give_again = std::panic::AssertUnwindSafe(|| {
+        // SAFETY: not kept: it is free, which is what is tested.
+        unsafe { heap.give(class, &mut [twice]) };
+    });
+    assert!(std::panic::catch_unwind(give_again).is_err());
+    assert_eq!(heap.check(), Ok(()));
 }

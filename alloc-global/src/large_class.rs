@@ -20,7 +20,7 @@ pub(crate) const LARGE_CLASSES: usize = 64;
 /// Requests above this, in bytes, are handed to the fallback in their own size.
 pub(crate) const MAX_CACHED: usize = 32 << 20;
 
-/// Alignment of all blocks of a class; requests that need more are handed on as they are.
+/// Alignment of all blocks of a class; requests that need more are handed on with their own.
 pub(crate) const LARGE_ALIGN: usize = 16;
 
 /// Base-two logarithm of the largest size that pools serve.

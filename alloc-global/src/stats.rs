@@ -135,7 +135,8 @@ pub fn stats() -> Stats {
     });
     stats.reallocs_moved = moves.wrapping_add(moved_by_fallback).min(stats.reallocs);
     stats.reallocs_in_place = stats.reallocs - stats.reallocs_moved;
-    stats.allocs = stats.allocs.wrapping_add(stats.orphan_allocs).wrapping_sub(moves);
+    // Moves may have been read later than allocations.
+    stats.allocs = stats.allocs.wrapping_add(stats.orphan_allocs).saturating_sub(moves);
     stats.fallback_live_blocks = not_negative(stats.fallback_live_blocks.wrapping_sub(frees));
     stats.fallback_live_bytes = not_negative(bytes);
     stats.fallback_deallocs = stats.fallback_allocs.saturating_sub(stats.fallback_live_blocks);

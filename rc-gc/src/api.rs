@@ -19,6 +19,7 @@ use crate::thread;
 /// heaps is not collected.** Dropping the `Heap` collects it; what is still held stays until it is dropped. Cycles that
 /// become garbage after that are collected when a handle to them is dropped, there and then; but once such collections have
 /// looked at a million objects more than they freed, there are no others in that heap, and **what is left of its cycles is leaked**.
+/// A `Heap` that is dropped in a panic hook, while a `Trace` unwinds, is not collected then, as if it had nothing but what is held.
 /// Drops that go from heap to heap may be 64 deep in each before any is put off.
 ///
 /// ```

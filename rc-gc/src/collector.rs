@@ -20,8 +20,8 @@
 //!
 //! Rules that keep a candidate from being forgotten:
 //!
-//! 1. Only a full collection that found an object live clears PURPLE (or `get_mut`, which has it
-//!    from its caller that the object is live now).
+//! 1. Only a full collection that found an object live clears PURPLE (or `get_mut` and `assume_init`, which have it
+//!    from their caller that the object is live now).
 //! 2. A survivor of a younger collection stays a candidate; one that a finalizer resurrected too.
 //! 3. After a panic while tracing, what was a candidate and is still PURPLE is one again.
 //!
@@ -293,14 +293,14 @@ impl Inner {
             }
             if obj.word() & PURPLE != 0 {
                 // SAFETY: of this heap, and allocated: what was dropped meanwhile was put off. No leaf, which never was a
-                // candidate, and not DEAD: nothing dies while edges are followed.
+                // candidate and did not become one meanwhile (`uninit`), and not DEAD: nothing dies while edges are followed.
                 unsafe { self.set_candidate_anew(obj) };
             }
         }
     }
 
-    /// How many objects are garbage by a pass over the whole heap that ignores PURPLE. Leaves the
-    /// heap as it was.
+    /// How many objects are garbage by a pass over the whole heap that ignores PURPLE. Leaves the heap as it was, but that
+    /// objects with more handles than a mark word can count may be candidates.
     pub(crate) fn count_garbage_slowly(&self) -> usize {
         self.flush_caches();
         let mut s = Scratch::new();

@@ -23,7 +23,8 @@
 //!    stays so while it has handles, `Weak`s, or is in the collector's hands (which count as a handle).
 //! 2. `DEAD` is set, or `count` is 0, exactly if the value must not be looked at any more.
 //! 3. `PURPLE` of an object that is neither LEAF nor DEAD says that its bit is set in one of the
-//!    purple bitmaps of its pool (or that it is in the list of large candidates).
+//!    purple bitmaps of its pool (or that it is in the list of large candidates); but for the garbage that is looked at
+//!    again after finalizers, which `recheck` holds a list of.
 //! 4. `VISITED` is set only while a collection follows edges, never while user code other than `Trace`
 //!    runs: collections of other heaps would mistake the object for one of their set. (Where a `Trace` panics the panic
 //!    hook runs, and meanwhile no heap of the thread collects: `collector::tracing`.)

@@ -15,7 +15,7 @@
 //! 2. `pending` holds objects with count 0 whose values are whole, and no candidates; it is empty when `depth` is 0.
 //! 3. `birth` is the present epoch; every epoch in a header is at most that.
 //! 4. Once `retired`, no cache holds blocks, and the heap frees itself with its last object. Outside of collections no
-//!    list has its pools then (of pool invariant 5 only what it says of `state`): see `ended`.
+//!    list has its pools then, unless its credit is spent (of pool invariant 5 only what it says of `state`): see `ended`.
 //!
 //! It does not decide what is garbage.
 

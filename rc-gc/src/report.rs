@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use alloc_global::report::{GcGeneration, GcReport, GcType};
 
@@ -100,9 +100,24 @@ static REGISTERED: AtomicBool = AtomicBool::new(false);
 /// A heap is about to be freed, or kept for the next one of the thread.
 pub(crate) fn note_freed(heap: &Inner) {
     // Relaxed: from some moment on; nothing else is read for it.
-    if REGISTERED.load(Relaxed) {
-        FREED.lock().unwrap_or_else(PoisonError::into_inner).add(heap);
+    if REGISTERED.load(Relaxed)
+        && let Some(mut freed) = freed()
+    {
+        freed.add(heap);
     }
+}
+
+/// The sums of heaps that were freed. They are locked for some thousand additions at most, except in a child of fork, where the
+/// lock may be that of a thread which is not there: then there are none.
+fn freed() -> Option<MutexGuard<'static, Done>> {
+    for _ in 0..1000 {
+        match FREED.try_lock() {
+            Ok(freed) => return Some(freed),
+            Err(TryLockError::Poisoned(freed)) => return Some(freed.into_inner()),
+            Err(TryLockError::WouldBlock) => std::thread::yield_now(),
+        }
+    }
+    None
 }
 
 /// What lives in the calling thread's heaps, and what their collections did: the thread's own, each
@@ -181,6 +196,8 @@ pub fn register_report() {
 fn report_of_process() -> GcReport {
     let mut done = Done::nothing();
     let types = live(|heap| done.add(heap));
-    done.merge(&FREED.lock().unwrap_or_else(PoisonError::into_inner));
+    if let Some(freed) = freed() {
+        done.merge(&freed);
+    }
     GcReport { types, generations: done.generations() }
 }

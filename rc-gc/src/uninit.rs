@@ -10,10 +10,11 @@ use std::mem::{ManuallyDrop, MaybeUninit};
 use std::pin::Pin;
 use std::ptr::NonNull;
 
+use crate::collector::is_tracing;
 use crate::convert::slice_flags;
 use crate::dst;
 use crate::gc::{Gc, type_flags};
-use crate::header::{LEAF, TYPED, VtableOf};
+use crate::header::{LEAF, Obj, TYPED, VtableOf};
 use crate::large;
 use crate::trace::Trace;
 
@@ -100,8 +101,8 @@ impl<T: Trace + 'static> Gc<MaybeUninit<T>> {
         let value = this.value_ptr().cast::<T>();
         let wide = obj.vtable().wide;
         let vtable = if wide { dst::VtableOf::<T>::WIDE } else { VtableOf::<T>::SIZED };
-        if !obj.has(TYPED) {
-            let flags = type_flags::<T>();
+        if needs_type(obj) {
+            let flags = flags_now(obj, type_flags::<T>());
             // SAFETY: the object's heap.
             unsafe { this.heap().clear_candidate(obj) };
             // SAFETY: no candidate; it has been a leaf, or the likes of it, so never DEAD while it has handles. The value is
@@ -127,15 +128,26 @@ impl<T: Trace + 'static> Gc<[MaybeUninit<T>]> {
         let value = this.value_ptr().as_ptr() as *mut [T];
         // SAFETY: from a handle: not null.
         let value = unsafe { NonNull::new_unchecked(value) };
-        if !obj.has(TYPED) {
+        if needs_type(obj) {
             // SAFETY: as above.
             unsafe { this.heap().clear_candidate(obj) };
             // SAFETY: as above; a handle to a slice of `MaybeUninit`s is one to the whole object.
-            unsafe { dst::become_slice(value, slice_flags::<T>()) };
+            unsafe { dst::become_slice(value, flags_now(obj, slice_flags::<T>())) };
         }
         // SAFETY: the count of the handle just forgotten.
         unsafe { Gc::from_value(value) }
     }
+}
+
+/// Whether an object of `MaybeUninit`s has yet to get the type of its values. One that has it and is a leaf may be one of
+/// `MaybeUninit`s again: an array of them was what had been left out at first.
+fn needs_type(obj: Obj) -> bool {
+    !obj.has(TYPED) || obj.has(LEAF)
+}
+
+/// The flags of an object's new type. While edges are followed none becomes a leaf: the collector may be looking at it.
+fn flags_now(obj: Obj, flags: u32) -> u32 {
+    if is_tracing() && !obj.has(LEAF) { flags & !LEAF } else { flags }
 }
 
 #[cfg(test)]
@@ -218,6 +230,35 @@ mod tests {
         let number = unsafe { number.assume_init() };
         drop(number.clone());
         assert!(*number == 7 && !Gc::is_tracked(&number));
+        rc_gc::check().unwrap();
+    }
+
+    #[test]
+    fn an_array_that_is_made_first_and_filled_later_is_dropped_once_and_collected() {
+        let rc = Rc::new(());
+        let array = || {
+            // SAFETY: an array of what need not be written.
+            let array = unsafe { Gc::<[MaybeUninit<Knot>; 3]>::new_uninit().assume_init() };
+            let raw: Raw = crate::coerce!(array);
+            filled(raw, &rc)
+        };
+        drop(array());
+        assert_eq!((Rc::strong_count(&rc), rc_gc::stats().live), (1, 0));
+        let ring = array();
+        let holder = Gc::new(Knot(RefCell::default(), rc.clone()));
+        ring[0].0.borrow_mut().push(holder.clone());
+        assert!(Gc::is_tracked(&ring));
+        drop(ring);
+        assert_eq!((Rc::strong_count(&rc), Gc::strong_count(&holder)), (2, 1));
+        // One `MaybeUninit` in another.
+        // SAFETY: what need not be written.
+        let mut one = unsafe { Gc::<MaybeUninit<Knot>>::new_uninit().assume_init() };
+        Gc::get_mut(&mut one).unwrap().write(Knot(RefCell::default(), rc.clone()));
+        // SAFETY: written.
+        let one = unsafe { one.assume_init() };
+        one.0.borrow_mut().push(one.clone());
+        drop(one);
+        assert_eq!((rc_gc::collect(), Rc::strong_count(&rc)), (1, 2));
         rc_gc::check().unwrap();
     }
 

@@ -16,14 +16,15 @@ use alloc_core::keeping_errno;
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicBool, AtomicI32};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-/// The process that read the environment.
+/// The process that said first that it wants reports.
 static PROCESS: AtomicI32 = AtomicI32::new(0);
 
 /// Bytes of stack for the thread that writes reports: reading debug information takes some.
@@ -60,7 +61,7 @@ pub(crate) fn start_from_environment() {
     if !register() {
         Line::new().text("no report will be written: atexit failed").write();
     }
-    if config::signal() != 0 && !listen(config::signal()) {
+    if config::signal() != 0 && listen(config::signal()).is_err() {
         Line::new().text("POOLALLOC_SIGNAL: cannot listen").write();
     }
 }
@@ -75,7 +76,9 @@ fn register() -> bool {
     // SAFETY: always callable.
     PROCESS.store(unsafe { libc::getpid() }, Relaxed);
     // SAFETY: the function fits its signature. Where there is no room for it, no report is written.
-    unsafe { libc::atexit(at_exit) == 0 }
+    let is_done = unsafe { libc::atexit(at_exit) } == 0;
+    REGISTERED.store(is_done, Relaxed);
+    is_done
 }
 
 /// Writes a report to this path when the process ends, as `POOLALLOC_REPORT` and `POOLALLOC_PROFILE` do: by return from `main` or
@@ -114,7 +117,8 @@ pub fn write_at_exit(template: impl AsRef<Path>) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// What the system says about the thread or the signal.
+/// What the system says about the signal, `OutOfMemory` where no thread could be started, `WouldBlock` where another thread is
+/// about to start it.
 ///
 /// ```
 /// // SIGUSR2 on Linux.
@@ -122,30 +126,53 @@ pub fn write_at_exit(template: impl AsRef<Path>) -> io::Result<()> {
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn write_on_signal(signal: i32) -> io::Result<()> {
-    if listen(signal) { Ok(()) } else { Err(io::Error::last_os_error()) }
+    listen(signal)
 }
 
-/// Has a thread of our own write reports whenever the signal comes.
-fn listen(signal: libc::c_int) -> bool {
-    /// The process whose thread it is.
-    static LISTENER: AtomicI32 = AtomicI32::new(0);
-    // SAFETY: always callable.
-    let process = unsafe { libc::getpid() };
-    // Relaxed: only decides who starts it.
-    if LISTENER.swap(process, Relaxed) != process {
-        // SAFETY: a place of ours, before anybody of this process uses it.
-        if unsafe { libc::sem_init(CAME.get(), 0, 0) } != 0 || !purger::spawn_raw(wait, STACK) {
-            LISTENER.store(0, Relaxed);
-            return false;
-        }
-    }
+/// Has a thread of our own write reports whenever the signal comes. Allocates nothing, and waits for nobody: the
+/// environment is read with this.
+fn listen(signal: libc::c_int) -> io::Result<()> {
+    start_listener()?;
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: zeroed is a valid value: no flags, an empty mask.
     let action = unsafe { action.assume_init_mut() };
     action.sa_sigaction = on_signal as extern "C" fn(libc::c_int) as libc::sighandler_t;
     action.sa_flags = libc::SA_RESTART;
     // SAFETY: a valid action, whose handler does what handlers may.
-    unsafe { libc::sigaction(signal, action, null_mut()) == 0 }
+    match unsafe { libc::sigaction(signal, action, null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Starts the thread, unless this process has it.
+fn start_listener() -> io::Result<()> {
+    /// The process that has it, and that in which a thread is starting it. A child of fork is another.
+    static LISTENS: AtomicI32 = AtomicI32::new(0);
+    static STARTS: AtomicI32 = AtomicI32::new(0);
+    // SAFETY: always callable.
+    let process = unsafe { libc::getpid() };
+    // Acquire: pairs with the Release below: the semaphore is there.
+    if LISTENS.load(Acquire) == process {
+        return Ok(());
+    }
+    // Acquire: pairs with the Release below, of who was here before.
+    if STARTS.swap(process, Acquire) == process {
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
+    // Relaxed: if another thread was here before, the Acquire above has seen to it.
+    let mut is_there = LISTENS.load(Relaxed) == process;
+    // SAFETY: a place of ours, before anybody of this process uses it.
+    if !is_there && unsafe { libc::sem_init(CAME.get(), 0, 0) } == 0 {
+        is_there = purger::spawn_raw(wait, STACK);
+        if is_there {
+            // Release: pairs with the Acquire above.
+            LISTENS.store(process, Release);
+        }
+    }
+    // Release: pairs with the Acquire above.
+    STARTS.store(0, Release);
+    if is_there { Ok(()) } else { Err(io::ErrorKind::OutOfMemory.into()) }
 }
 
 extern "C" fn on_signal(_: libc::c_int) {

@@ -29,8 +29,8 @@ pub fn set_gc_source(source: GcSource) {
 impl Report {
     /// Everything that is known about this process now.
     ///
-    /// The profile is there if blocks were sampled or traced, latencies if calls were timed, the time line if the
-    /// process was started with `POOLALLOC_REPORT`. Walks all pools while other threads wait at their slow paths:
+    /// The profile is there if blocks were sampled or traced, latencies if calls were timed, the time line if
+    /// `POOLALLOC_REPORT` or [`start_time_line`](super::start_time_line) asked for it. Walks all pools while other threads wait at their slow paths:
     /// milliseconds per GiB of arenas. It names no call site: the formats do, by the symbols that they are given.
     ///
     /// ```

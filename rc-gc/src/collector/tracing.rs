@@ -7,7 +7,7 @@
 //! * `try_unwrap` and `make_mut` see a handle that is not the only one;
 //! * no heap of the thread collects: it would take VISITED for its own (header invariant 4).
 //!
-//! Leaves are freed at once: the collector never looks at one. The rest - clones, new objects, first decrements, `get_mut` -
+//! Leaves without drop glue are freed at once: the collector never looks at one. The rest - clones, new objects, first decrements, `get_mut` -
 //! is seen by counts and PURPLE, from which `spare` starts.
 
 use std::cell::Cell;

@@ -21,7 +21,7 @@ use crate::pools::{IN_FRESH, IN_MID, IN_OLD, PoolRef};
 use crate::release::{Panic, discard};
 use crate::thread::free_if_done;
 
-/// Visits that need not be earned: some hundredths of a second.
+/// Visits that need not be earned: some hundredths of a second in large collections, a second in a million small ones.
 const CREDIT: i64 = 1 << 20;
 
 impl Inner {
@@ -114,7 +114,8 @@ impl Inner {
         let visited = || self.counters.all()[Generation::Old.index()].visited as i64;
         let (pools, before) = (self.relist(), visited());
         let (freed, panic) = self.collect_now(Generation::Old);
-        let cost = pools + visited() - before - freed as i64;
+        // A word of 64 blocks is asked for its candidates at a time: a pool costs a part of what a visit does.
+        let cost = pools / 64 + visited() - before - freed as i64;
         self.credit.set(self.credit.get() - cost.max(0));
         (freed, panic)
     }
