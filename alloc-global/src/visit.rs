@@ -33,6 +33,11 @@ fn free_erased_uncounted(class: LargeClass, block: Block) {
 /// Gives everything in a thread's cache of the fallback's blocks back. Returns bytes; 0 if another thread is at
 /// it, or the cache is in use by its owner.
 pub(crate) fn flush(cache: &'static Cache) -> usize {
+    flush_mids(cache) + Visit::of_owner(cache).map_or(0, |visit| visit.flush())
+}
+
+/// The part of it that needs no visit: blocks up to 1 KiB.
+fn flush_mids(cache: &'static Cache) -> usize {
     let mut bytes = 0;
     for bin in CacheBin::mids() {
         let free = |class: LargeClass, block: Block| {
@@ -42,12 +47,12 @@ pub(crate) fn flush(cache: &'static Cache) -> usize {
         // SAFETY: the caller's own cache, or nobody's.
         unsafe { cache.give_mid(bin, u32::MAX, free) };
     }
-    bytes + Visit::of_owner(cache).map_or(0, |visit| visit.flush())
+    bytes
 }
 
 /// Empties the cache of a thread that leaves, and what it was granted.
 pub(crate) fn retire(cache: &'static Cache) {
-    flush(cache);
+    flush_mids(cache);
     // Another thread may be at it. Its visit is short, and in a child of fork it may never end: what is left then waits
     // for the next visit.
     for _ in 0..RETIRE_TRIES {
