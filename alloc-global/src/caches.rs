@@ -24,16 +24,17 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 /// Bytes mapped for a cache: whole pages, so that an idle one shares none.
 const CACHE_STRIDE: usize = size_of::<Cache>().next_multiple_of(PAGE_SIZE);
 
-/// Caches that wait for a thread, and how many were made.
+/// Caches that wait for a thread, how many were made, and at how many it is time to look for those of the dead.
 struct Idle {
     head: Option<&'static Cache>,
     made: usize,
+    look_at: usize,
 }
 
 // SAFETY: a list of caches that belong to no thread; whoever owns the list owns them.
 unsafe impl Send for Idle {}
 
-static IDLE: Lock<Idle> = Lock::new(Idle { head: None, made: 0 });
+static IDLE: Lock<Idle> = Lock::new(Idle { head: None, made: 0, look_at: 1 });
 
 /// All caches ever made, linked by `next_all`.
 static ALL: AtomicPtr<Cache> = AtomicPtr::new(null_mut());
@@ -46,10 +47,9 @@ pub(crate) fn take_idle() -> Option<&'static Cache> {
             idle.head = cache.next_idle.take();
             return Some(cache);
         }
-        // Each doubling is a good moment to look for caches that were left behind.
-        let look = idle.made.is_power_of_two();
+        let look = idle.made >= idle.look_at;
         drop(idle);
-        if !(look && reclaim_dead()) {
+        if !(look && reclaim_dead() > 0) {
             return make_cache();
         }
     }
@@ -57,20 +57,27 @@ pub(crate) fn take_idle() -> Option<&'static Cache> {
 
 static ASKING: Asking = Asking::new();
 
-/// Empties the caches of threads that ended without `at_exit`; whether there were any.
+/// Empties the caches of threads that ended without `at_exit`. Returns how many there were.
+///
+/// It costs a system call for each thread, so the next look is due when half as many caches were taken or made: at
+/// most two calls for each, and a third of all caches may be those of the dead.
 #[cold]
-fn reclaim_dead() -> bool {
-    let mut found = false;
-    if ASKING.begin(owner::process()) {
-        for_each_cache(|cache| {
-            if cache.owner.take_if_dead(owner::is_dead) {
-                found = true;
-                watch::forget_thread(cache);
-                retire(cache);
-            }
-        });
-        ASKING.end();
+pub(crate) fn reclaim_dead() -> usize {
+    if !ASKING.begin(owner::process()) {
+        return 0;
     }
+    let (mut asked, mut found) = (0usize, 0usize);
+    for_each_cache(|cache| {
+        asked += 1;
+        if cache.owner.take_if_dead(owner::is_dead) {
+            found += 1;
+            watch::forget_thread(cache);
+            retire(cache);
+        }
+    });
+    ASKING.end();
+    let mut idle = IDLE.lock();
+    idle.look_at = idle.made + (asked / 2).saturating_sub(found);
     found
 }
 

@@ -85,10 +85,11 @@ static ALLOC: PoolAlloc = PoolAlloc::new();
 
 /// Gives free memory back to the system now, and returns how many bytes.
 ///
-/// Empties the calling thread's cache, and other threads' caches of large blocks; then gives back all empty arenas and, in arenas still in
-/// use, free pools by runs of 64 KiB; asks glibc to do the same (`malloc_trim`; what that gives back is not in
+/// Empties the calling thread's cache, other threads' caches of large blocks, and what threads left that ended unseen;
+/// then gives back all empty arenas and, in arenas still in use, free pools by runs of 64 KiB; asks glibc to do the same (`malloc_trim`; what that gives back is not in
 /// the result). Costs a system call for each of them.
 pub fn trim() -> usize {
+    caches::reclaim_dead();
     let bytes = thread::flush() + visit::flush_others() + shared::trim();
     fallback::trim_system();
     bytes
