@@ -38,7 +38,7 @@ use crate::latency::{self, Path};
 use crate::mid_class::{BIN_TABLE, CacheBin, HEAD_BYTES, MIDS};
 use crate::owner::Owner;
 use crate::watch::{self, Watch};
-use crate::{fallback, purge, shared, stats, thread};
+use crate::{depot, fallback, purge, shared, stats, thread};
 use alloc_core::{Block, SizeClass};
 use array::{Array, LongArrays, ShortArrays, max_cap};
 use core::cell::Cell;
@@ -189,6 +189,11 @@ impl Cache {
             large: LargeCache::new(),
             long: LongArrays::new(),
         }
+    }
+
+    /// This cache, as the depot tells them apart.
+    pub(crate) fn who(&self) -> depot::Who {
+        core::ptr::from_ref(self).addr()
     }
 
     /// Counts a slow path; every 64th looks whether memory is due to go back.

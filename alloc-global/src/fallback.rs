@@ -21,15 +21,18 @@ use crate::large_class::{LARGE_ALIGN, LargeClass, fallback_layout};
 use crate::latency::{self, Path};
 use crate::mid_class::{CacheBin, MID_MAX, MID_STEPS};
 use crate::visit::{Visit, flush_others};
-use crate::{huge, shared, thread};
-use alloc_core::CLASSES;
+use crate::{depot, huge, shared, thread};
+use alloc_core::{Block, CLASSES};
 use core::alloc::{GlobalAlloc, Layout};
 use core::any::TypeId;
 use core::ptr::{self, NonNull, null_mut};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::alloc::System;
 
-use kept::{count_change, look_and_return, move_cached, note_fresh, note_grown, pop, push};
+use kept::{
+    count_change, look_and_return, move_cached, note_fresh, note_grown, pass_on, pop, push,
+    take_passed_on,
+};
 
 mod kept;
 mod mid;
@@ -198,11 +201,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         if let Some(class) = LargeClass::of(layout)
             && self.is_registered()
             && !(zeroed && class.size() >= ZERO_AT_HAND)
-            && let Some((block, cache, look)) = pop(class, layout.size())
+            && let Some(block) = take_kept(class, layout.size())
         {
-            if look {
-                thread::tick(cache);
-            }
             if zeroed {
                 // SAFETY: at least `size` bytes that are the caller's.
                 unsafe { block.write_bytes(0, layout.size()) };
@@ -322,7 +322,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             }
             // SAFETY: the caller's contract: not null.
             let kept = unsafe { NonNull::new_unchecked(block) };
-            if push(class, kept, layout.size()) {
+            if push(class, kept, layout.size()) || pass_on(cache, class, kept, layout.size()) {
                 return;
             }
         }
@@ -418,6 +418,19 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
 /// Whether the fallback saw a large block freed for its own good; see `teach`.
 static TAUGHT: AtomicBool = AtomicBool::new(false);
 
+/// A block of a class above 1 KiB out of this thread's cache, or of what others passed on.
+fn take_kept(class: LargeClass, size: usize) -> Option<Block> {
+    match pop(class, size) {
+        Some((block, cache, look)) => {
+            if look {
+                thread::tick(cache);
+            }
+            Some(block)
+        }
+        None => take_passed_on(class, size),
+    }
+}
+
 /// Registers a fallback, which lives for good, unless one is registered. Which value did is kept in that value: addresses of
 /// constants, and of functions, are not unique.
 #[cold]
@@ -430,7 +443,7 @@ fn register(registration: *const Registration) -> bool {
 /// Gives back what is kept for reuse, because the system refused. Whether it is worth asking again.
 #[cold]
 pub(crate) fn make_room() -> bool {
-    let bytes = thread::flush() + flush_others() + shared::trim();
+    let bytes = thread::flush() + flush_others() + depot::flush() + shared::trim();
     trim_system() || bytes > 0
 }
 
@@ -439,6 +452,7 @@ pub(crate) fn make_room() -> bool {
 pub(crate) fn make_room_above() {
     thread::flush_large();
     flush_others();
+    depot::flush();
     trim_system();
 }
 

@@ -13,7 +13,7 @@
 
 #[cfg(feature = "report")]
 use crate::time_line;
-use crate::{lock, membarrier, profile, purger, shared, thread};
+use crate::{depot, lock, membarrier, profile, purger, shared, thread};
 
 /// Registers the handlers; called once.
 pub(crate) fn register() {
@@ -25,6 +25,7 @@ unsafe extern "C" fn prepare() {
     profile::lock_loader_for_fork();
     thread::lock_idle();
     shared::lock_all();
+    depot::lock_for_fork();
     profile::lock_for_fork();
     // Handlers of others that run now may allocate; this thread must not wait for itself.
     lock::set_holds_all(true);
@@ -33,6 +34,7 @@ unsafe extern "C" fn prepare() {
 unsafe extern "C" fn in_parent() {
     lock::set_holds_all(false);
     profile::unlock_after_fork();
+    depot::unlock_after_fork();
     shared::unlock_all();
     thread::unlock_idle();
     profile::unlock_loader_after_fork();
@@ -44,8 +46,10 @@ unsafe extern "C" fn in_child() {
     time_line::forget_after_fork();
     membarrier::register();
     thread::adopt_after_fork();
+    depot::recount_after_fork();
     lock::set_holds_all(false);
     profile::unlock_after_fork();
+    depot::unlock_after_fork();
     shared::unlock_all();
     thread::unlock_idle();
     profile::unlock_loader_after_fork();

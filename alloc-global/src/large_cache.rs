@@ -157,6 +157,18 @@ impl LargeCache {
         more > 0
     }
 
+    /// Blocks of a class in it.
+    pub(crate) fn len(&self, class: LargeClass) -> u32 {
+        self.bins.get(class.index()).map_or(0, |bin| bin.len.load(Relaxed))
+    }
+
+    /// How many blocks of a class may be put in.
+    pub(crate) fn room(&self, class: LargeClass) -> u32 {
+        self.bins
+            .get(class.index())
+            .map_or(0, |bin| bin.cap.get().saturating_sub(bin.len.load(Relaxed)))
+    }
+
     /// Notes what is in use, after a block came fresh from the fallback.
     pub(crate) fn note_fresh(&self, class: Option<LargeClass>, live: usize) {
         self.peak.set(self.peak.get().max(live));

@@ -14,6 +14,7 @@ mod census;
 mod classes;
 mod clock;
 mod config;
+mod depot;
 mod fallback;
 mod fatal;
 mod fork;
@@ -90,7 +91,7 @@ static ALLOC: PoolAlloc = PoolAlloc::new();
 /// the result). Costs a system call for each of them.
 pub fn trim() -> usize {
     caches::reclaim_dead();
-    let bytes = thread::flush() + visit::flush_others() + shared::trim();
+    let bytes = thread::flush() + visit::flush_others() + depot::flush() + shared::trim();
     fallback::trim_system();
     bytes
 }

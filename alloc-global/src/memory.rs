@@ -44,7 +44,7 @@ pub struct Memory {
     pub rounding: u64,
     /// Blocks of the fallback in the program's hands, by their layouts.
     pub fallback_live: u64,
-    /// Blocks of the fallback in the caches of threads.
+    /// Free blocks of the fallback in the caches of threads, and on their way from one thread to another.
     pub fallback_cached: u64,
     /// Milliseconds until free memory is due to go back: 0 if it is due, `None` if none waits.
     pub due_in_ms: Option<u64>,

@@ -23,7 +23,7 @@
 //! No unsafe here. No lock is held while memory is given back.
 
 use crate::latency::{self, Path};
-use crate::{config, fallback, shared};
+use crate::{config, depot, fallback, shared};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// When the first memory became free that no run has seen yet, in milliseconds; 0 = none.
@@ -123,7 +123,8 @@ fn run(now: u64, delay: u64) -> usize {
     let reserve = (shared::peak_arenas() / RESERVE_SHARE).max(1);
     let bytes =
         shared::release(reserve, old) + shared::release(1, oldest) + shared::release_pools(old);
-    if release_freed(old) | shared::is_purgeable() {
+    depot::sweep();
+    if release_freed(old) | shared::is_purgeable() | (depot::bytes() > 0) {
         note_pending(now);
     }
     bytes

@@ -6,7 +6,7 @@
 //! No unsafe here. It locks each bin for a moment, and no two at once.
 
 use crate::mid_class::CacheBin;
-use crate::{owner, shared, thread};
+use crate::{depot, owner, shared, thread};
 use alloc_core::{ARENA_SIZE, SizeClass};
 use core::fmt;
 use core::ops::Sub;
@@ -71,7 +71,7 @@ pub struct Stats {
     pub fallback_allocs: u64,
     /// Blocks of the fallback that came back since the process began; a `realloc` that moved away is among them.
     pub fallback_deallocs: u64,
-    /// Bytes of free fallback blocks in the caches of threads.
+    /// Bytes of free fallback blocks in the caches of threads, and on their way from one thread to another.
     pub fallback_cached_bytes: u64,
     /// Blocks handed out one by one to threads without a cache: before the first or after the last
     /// moment at which they can have one. Rare.
@@ -126,6 +126,7 @@ pub fn stats() -> Stats {
             .wrapping_add(counters.fallback_bytes_in.load(Relaxed))
             .wrapping_sub(counters.fallback_bytes_out.load(Relaxed));
     });
+    stats.fallback_cached_bytes += depot::bytes() as u64;
     let here = owner::here();
     thread::for_each_cache(|cache| {
         stats.fallback_cached_bytes += cache.large.cached() as u64;

@@ -6,10 +6,11 @@
 //! It does not decide what is cached: that is `fallback`.
 
 use crate::cache::Cache;
-use crate::large_class::LargeClass;
+use crate::large_class::{LARGE_CLASSES, LargeClass};
 use crate::mid_class::CacheBin;
-use crate::{fallback, thread};
+use crate::{depot, fallback, thread};
 use alloc_core::Block;
+use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering;
 
 /// How often a thread that leaves asks for its own cache before it goes without.
@@ -17,11 +18,12 @@ const RETIRE_TRIES: u32 = 64;
 
 /// Gives a cached block back to the registered fallback.
 pub(crate) fn free_erased(class: LargeClass, block: Block) {
-    free_erased_uncounted(class, block);
+    free_to_registered(class, block);
     thread::note_freed(class.size());
 }
 
-fn free_erased_uncounted(class: LargeClass, block: Block) {
+/// Gives a block back to the registered fallback, which is counted already.
+pub(crate) fn free_to_registered(class: LargeClass, block: Block) {
     // Acquire: pairs with the Release in `register`.
     let registered = fallback::REGISTERED.load(Ordering::Acquire);
     // SAFETY: blocks are cached only once a fallback is registered, and it lives for good.
@@ -33,30 +35,31 @@ fn free_erased_uncounted(class: LargeClass, block: Block) {
 /// Gives everything in a thread's cache of the fallback's blocks back. Returns bytes; 0 if another thread is at
 /// it, or the cache is in use by its owner.
 pub(crate) fn flush(cache: &'static Cache) -> usize {
-    flush_mids(cache) + Visit::of_owner(cache).map_or(0, |visit| visit.flush())
+    flush_mids(cache, false) + Visit::of_owner(cache).map_or(0, |visit| visit.flush())
 }
 
 /// The part of it that needs no visit: blocks up to 1 KiB.
-fn flush_mids(cache: &'static Cache) -> usize {
+fn flush_mids(cache: &'static Cache, pass_on: bool) -> usize {
     let mut bytes = 0;
     for bin in CacheBin::mids() {
         let free = |class: LargeClass, block: Block| {
             bytes += class.size();
-            free_erased_uncounted(class, block);
+            free_to_registered(class, block);
         };
         // SAFETY: the caller's own cache, or nobody's.
-        unsafe { cache.give_mid(bin, u32::MAX, free) };
+        unsafe { cache.give_mid(bin, u32::MAX, pass_on, free) };
     }
     bytes
 }
 
 /// Empties the cache of a thread that leaves, and what it was granted.
 pub(crate) fn retire(cache: &'static Cache) {
-    flush_mids(cache);
+    flush_mids(cache, true);
     // Another thread may be at it. Its visit is short, and in a child of fork it may never end: what is left then waits
     // for the next visit.
     for _ in 0..RETIRE_TRIES {
         if let Some(visit) = Visit::of_owner(cache) {
+            visit.pass_on();
             visit.flush();
             visit.cache.large.forget();
             return;
@@ -125,6 +128,31 @@ impl Visit {
             let Some((class, block)) = self.cache.large.pop_largest() else { return };
             free_erased(class, block);
             excess = excess.saturating_sub(class.size());
+        }
+    }
+
+    /// Leaves cached blocks to threads that asked for some.
+    fn pass_on(&self) {
+        let cache = self.cache;
+        let is_wanted = |class: &LargeClass| {
+            cache.large.len(*class) > 0 && depot::is_wanted(*class, cache.who())
+        };
+        for class in (0..LARGE_CLASSES).filter_map(LargeClass::from_index).filter(is_wanted) {
+            let mut blocks = [const { MaybeUninit::uninit() }; depot::BATCH];
+            let mut count = 0;
+            for slot in &mut blocks {
+                let Some(block) = cache.large.pop(class) else { break };
+                slot.write(block);
+                count += 1;
+            }
+            let Some(blocks) = blocks.get(..count) else { continue };
+            // SAFETY: blocks of that class, out of this cache.
+            let given = unsafe { depot::give(class, blocks) };
+            cache.note_bytes(-(class.size() * given).cast_signed());
+            for block in blocks.iter().skip(given) {
+                // SAFETY: written above.
+                free_erased(class, unsafe { block.assume_init() });
+            }
         }
     }
 

@@ -86,6 +86,8 @@ static ALL: &[Workload] = &[
         "2 threads allocate batches of 4,096 blocks of 64 bytes, 2 others free them"),
     load("producer-consumer", Threads, "pair", handover::producer_consumer,
         "one thread allocates batches of 100 blocks, another frees them"),
+    load("buffers", Threads, "pair", handover::buffers,
+        "the same with buffers of 513 to 16,000 bytes"),
     load("swap", Threads, "pair", handover::swap,
         "two threads, each frees what the other allocated"),
     load("free-only", Threads, "pair", handover::free_only,

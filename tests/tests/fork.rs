@@ -8,11 +8,12 @@
 use std::process::ExitCode;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Duration;
 
 use alloc_global::report::Symbols;
-use alloc_global::{DebugInfo, PoolAlloc, memory, stats};
+use alloc_global::{DebugInfo, PoolAlloc, memory, stats, trim};
 use tests::block::Block;
 use tests::cases::{self, Case};
 use tests::invariants;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Case::new("a_child_works_on_its_copy_of_the_heap", copy),
         Case::new("a_thousand_forks_under_load_never_hang", storm).within(240),
         Case::new("children_fork_and_start_threads_themselves", generations),
+        Case::new("a_child_finds_what_threads_pass_on_whole", passing).within(240),
         Case::new("handlers_of_fork_may_look_at_the_whole_heap", handlers),
         Case::new("a_child_counts_its_own_threads_only", own_threads),
         Case::new("a_child_finds_symbols_while_a_thread_of_its_parent_does", symbols).within(240),
@@ -234,4 +236,47 @@ fn symbols() {
         }
         stop.store(true, Ordering::Relaxed);
     });
+}
+
+/// A block above 512 bytes, of a size that the thread-caches keep.
+fn large(rng: &mut fastrand::Rng) -> Block {
+    Block::new(rng.usize(513..40_000), 8, rng.u64(..)).expect("memory")
+}
+
+/// Threads allocate large blocks that this one frees while it forks: a child may find a block on its way.
+fn passing() {
+    let stop = AtomicBool::new(false);
+    let (sender, receiver) = sync_channel::<Vec<Block>>(4);
+    thread::scope(|scope| {
+        for seed in 0..2 {
+            let (sender, stop) = (sender.clone(), &stop);
+            scope.spawn(move || {
+                let mut rng = fastrand::Rng::with_seed(seed);
+                // Relaxed: nothing is read through it.
+                while !stop.load(Ordering::Relaxed) {
+                    let batch = (0..100).map(|_| large(&mut rng)).collect();
+                    // Refused once the receiver is gone.
+                    if sender.send(batch).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        scope.spawn(move || receiver.into_iter().for_each(drop));
+        for seed in 0..200 {
+            let child = fork(|| {
+                let mut rng = fastrand::Rng::with_seed(seed);
+                let blocks: Vec<Block> = (0..500).map(|_| large(&mut rng)).collect();
+                drop(blocks);
+                trim();
+                // Other threads' caches are not the child's to empty, but what lay between threads is.
+                let kept = stats().fallback_cached_bytes;
+                i32::from(kept > 64 << 20 || invariants().is_err())
+            });
+            assert_eq!(child.wait(LIMIT), Ended::Code(0));
+        }
+        stop.store(true, Ordering::Relaxed);
+        drop(sender);
+    });
+    invariants().expect("invariants");
 }

@@ -9,7 +9,7 @@ use super::array::{Array, SLOTS, max_cap};
 use super::{Cache, bump};
 use crate::large_class::LargeClass;
 use crate::mid_class::CacheBin;
-use crate::{stats, watch};
+use crate::{depot, stats, watch};
 use alloc_core::Block;
 use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering::Relaxed;
@@ -82,7 +82,27 @@ impl Cache {
         self.note_bytes((class.size() as i64 * blocks) as isize);
     }
 
-    /// Hands the `count` oldest of the fallback's blocks in a bin above 64 to `free`.
+    /// Fills a bin above 64 with what other threads left in the depot. Whether there was any.
+    ///
+    /// # Safety
+    ///
+    /// The cache is that of the calling thread.
+    pub(crate) unsafe fn take_mid(&self, bin: CacheBin) -> bool {
+        let Some((head, class)) = self.mid(bin) else { return false };
+        let want = (head.cap() / 2).min(head.cap().saturating_sub(head.len())) as usize;
+        let mut blocks = [const { MaybeUninit::<Block>::uninit() }; depot::BATCH];
+        let Some(blocks) = blocks.get_mut(..want) else { return false };
+        let taken = depot::take(class, self.who(), blocks);
+        let top = head.top.load(Relaxed);
+        // SAFETY: at most as many as there is room for, the owner's access (3).
+        unsafe { top.copy_from_nonoverlapping(blocks.as_ptr(), taken) };
+        head.set_len(head.len() + taken as u32);
+        self.note_mid(class, taken as i64);
+        taken > 0
+    }
+
+    /// Hands the `count` oldest of the fallback's blocks in a bin above 64 to other threads if `pass_on` and they asked for some, the
+    /// rest to `free`.
     ///
     /// # Safety
     ///
@@ -91,6 +111,7 @@ impl Cache {
         &self,
         bin: CacheBin,
         count: u32,
+        pass_on: bool,
         mut free: impl FnMut(LargeClass, Block),
     ) {
         let Some((head, class)) = self.mid(bin) else { return };
@@ -108,14 +129,24 @@ impl Cache {
         // SAFETY: the rest of the array moves to its beginning, the owner's access (3).
         unsafe { low.copy_from(rest, (len - count) as usize) };
         head.set_len(len - count);
-        self.note_freed(class.size() * count as usize);
         self.note_mid(class, -i64::from(count));
-        for block in out.iter().take(count as usize) {
+        let Some(out) = out.get(..count as usize) else { return };
+        if watch::is_watched() {
+            for block in out {
+                // SAFETY: it was below the length: a block (2).
+                watch::forget(unsafe { block.assume_init() });
+            }
+        }
+        let passed_on = match pass_on && depot::is_wanted(class, self.who()) {
+            // SAFETY: blocks of that class out of this cache (2).
+            true => unsafe { depot::give(class, out) },
+            false => 0,
+        };
+        let Some(out) = out.get(passed_on..) else { return };
+        self.note_freed(class.size() * out.len());
+        for block in out {
             // SAFETY: it was below the length: a block (2).
             let block = unsafe { block.assume_init() };
-            if watch::is_watched() {
-                watch::forget(block);
-            }
             // USER CODE: a fallback's.
             free(class, block);
         }

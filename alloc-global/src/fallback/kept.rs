@@ -6,10 +6,11 @@
 use super::MOVES_PAGES;
 use crate::cache::{Cache, bump};
 use crate::large_class::LargeClass;
-use crate::thread;
 use crate::visit::{Visit, free_erased};
+use crate::{config, depot, thread};
 use alloc_core::Block;
 use core::alloc::Layout;
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 /// Cached allocations between two looks at the clock.
@@ -61,6 +62,88 @@ pub(super) fn push(class: LargeClass, block: Block, size: usize) -> bool {
     bump(&cache.counters.fallback_frees, 1);
     bump(&cache.counters.fallback_bytes_out, size as u64);
     true
+}
+
+/// The most blocks of a class that are taken from the depot at once.
+const fn batch(class: LargeClass) -> usize {
+    match (128 << 10) / class.size() {
+        0 => 1,
+        fit @ 1..8 => fit,
+        8.. => 8,
+    }
+}
+
+/// Takes a block of a class for a request of `size` bytes, and some for the cache, that other threads left in the depot.
+pub(super) fn take_passed_on(class: LargeClass, size: usize) -> Option<Block> {
+    let who = thread::attached()?.who();
+    if !depot::is_stocked(class, who) {
+        return None;
+    }
+    let cache = thread::for_slow_alloc()?;
+    let room = {
+        let visit = Visit::of_owner(cache)?;
+        visit.cache.large.set_limit(config::fallback_cache());
+        if visit.cache.large.room(class) == 0 {
+            visit.cache.large.grant(class, cache.counters.fallback_live(), 0);
+        }
+        visit.cache.large.room(class) as usize
+    };
+    let mut blocks = [const { MaybeUninit::uninit() }; 8];
+    let blocks = blocks.get_mut(..room.clamp(1, batch(class)))?;
+    let taken = depot::take(class, who, blocks);
+    let (newest, others) = blocks.get(..taken)?.split_last()?;
+    cache.note_bytes((class.size() * taken).cast_signed());
+    for block in others {
+        // SAFETY: the depot wrote it.
+        put_back(cache, class, unsafe { block.assume_init() });
+    }
+    bump(&cache.counters.fallback_allocs, 1);
+    bump(&cache.counters.fallback_bytes_in, size as u64);
+    // SAFETY: the depot wrote it.
+    Some(unsafe { newest.assume_init() })
+}
+
+/// Leaves a freed block, which was asked for with `size` bytes and for which this thread's cache has no room, and half of what the cache
+/// has of the class to threads that asked for some.
+pub(super) fn pass_on(cache: &'static Cache, class: LargeClass, block: Block, size: usize) -> bool {
+    if !depot::is_wanted(class, cache.who()) {
+        return false;
+    }
+    let mut blocks = [const { MaybeUninit::uninit() }; depot::BATCH];
+    let mut count = 0;
+    if let Some(visit) = Visit::of_owner(cache) {
+        let half = visit.cache.large.len(class) as usize / 2;
+        for slot in blocks.iter_mut().take(half) {
+            let Some(block) = visit.cache.large.pop(class) else { break };
+            slot.write(block);
+            count += 1;
+        }
+    }
+    // At most half of 32: there is a slot more. The freed one first: it is sure to go if any does.
+    let Some(slot) = blocks.get_mut(count) else { return false };
+    slot.write(block);
+    blocks.swap(0, count);
+    let Some(blocks) = blocks.get(..=count) else { return false };
+    // SAFETY: blocks of that class, out of this thread's cache or freed just now.
+    let given = unsafe { depot::give(class, blocks) };
+    cache.note_bytes(-(class.size() * given).cast_signed());
+    for block in blocks.iter().skip(given.max(1)) {
+        // SAFETY: written above.
+        put_back(cache, class, unsafe { block.assume_init() });
+    }
+    if given > 0 {
+        bump(&cache.counters.fallback_frees, 1);
+        bump(&cache.counters.fallback_bytes_out, size as u64);
+    }
+    given > 0
+}
+
+/// Puts a block into this thread's cache that had room for it just now.
+fn put_back(cache: &'static Cache, class: LargeClass, block: Block) {
+    let kept = Visit::of_owner(cache).is_some_and(|visit| visit.cache.large.push(class, block));
+    if !kept {
+        free_erased(class, block);
+    }
 }
 
 /// Moves a block below 128 KiB into a cached one of the new class, if there is one.

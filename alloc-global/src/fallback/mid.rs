@@ -28,7 +28,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     pub(super) unsafe fn alloc_mid(&self, bin: CacheBin, layout: Layout, zeroed: bool) -> *mut u8 {
         let cache = thread::for_slow_alloc();
         // SAFETY: the cache is this thread's.
-        if let Some(block) = cache.and_then(|cache| unsafe { cache.pop(bin) }) {
+        if let Some(block) = cache.and_then(|cache| unsafe { take_kept(cache, bin) }) {
             if zeroed {
                 // SAFETY: at least `size` bytes that are the caller's.
                 unsafe { block.write_bytes(0, layout.size()) };
@@ -57,8 +57,6 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     ///
     /// The cache is that of the calling thread; `asked` is what the fallback is asked for on behalf of `bin`.
     unsafe fn stock_mid(&self, cache: &'static Cache, bin: CacheBin, asked: Layout) {
-        // SAFETY: the cache is this thread's.
-        unsafe { cache.grow_mid(bin) };
         let mut stock = [null_mut(); MID_BATCH];
         let want = (cache.mid_half(bin) as usize / 2).saturating_sub(1);
         for slot in stock.iter_mut().take(want) {
@@ -107,7 +105,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
                 unsafe { self.inner.dealloc(old.as_ptr(), class.layout()) };
             };
             // SAFETY: the cache is this thread's.
-            unsafe { cache.give_mid(bin, cache.mid_half(bin), free) };
+            unsafe { cache.give_mid(bin, cache.mid_half(bin), true, free) };
         }
         // SAFETY: the cache is this thread's.
         if !unsafe { cache.push(bin, freed) } {
@@ -117,4 +115,24 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             unsafe { self.inner.dealloc(block, fallback_layout(layout)) };
         }
     }
+}
+
+/// A block of a bin above 64 that was found empty, if there is one all the same, or other threads left some in the depot.
+///
+/// # Safety
+///
+/// The cache is that of the calling thread.
+unsafe fn take_kept(cache: &'static Cache, bin: CacheBin) -> Option<Block> {
+    // SAFETY: the caller's promise.
+    if let Some(block) = unsafe { cache.pop(bin) } {
+        return Some(block);
+    }
+    // SAFETY: the caller's promise.
+    unsafe { cache.grow_mid(bin) };
+    // SAFETY: the caller's promise.
+    if !unsafe { cache.take_mid(bin) } {
+        return None;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { cache.pop(bin) }
 }

@@ -8,6 +8,8 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
+use fastrand::Rng;
+
 use super::{added, filled, joined, on_threads};
 use crate::loads::block::Block;
 use crate::loads::micro::small_size;
@@ -57,15 +59,24 @@ pub(crate) fn xmalloc(scale: &Scale) -> Outcome {
 
 /// One thread allocates batches of 100 blocks of 8 to 512 bytes, another frees them.
 pub(crate) fn producer_consumer(scale: &Scale) -> Outcome {
+    produce(scale, scale.of(150_000), QUEUE, small_size)
+}
+
+/// The same with buffers of 513 to 16,000 bytes, of which at most eight batches wait.
+pub(crate) fn buffers(scale: &Scale) -> Outcome {
+    produce(scale, scale.of(30_000), 8, |rng| rng.usize(513..16_000))
+}
+
+/// One thread allocates batches of 100 blocks, another frees them.
+fn produce(scale: &Scale, batches: u64, queue: usize, size: impl Fn(&mut Rng) -> usize) -> Outcome {
     const BATCH: usize = 100;
-    let batches = scale.of(150_000);
     let mut rng = scale.rng(0);
     measure(|| {
-        let (full, waiting) = sync_channel::<[Block; BATCH]>(QUEUE);
+        let (full, waiting) = sync_channel::<[Block; BATCH]>(queue);
         thread::scope(|scope| {
             let consumer = scope.spawn(move || free_all(waiting));
             for i in 0..batches {
-                let batch = from_fn(|_| Block::new(small_size(&mut rng), i as u32));
+                let batch = from_fn(|_| Block::new(size(&mut rng), i as u32));
                 full.send(batch).expect("the consumer outlives the producer");
             }
             drop(full);
