@@ -23,7 +23,7 @@
 //! in all counters, while they lie here. It does not know what a cache is.
 
 use crate::config;
-use crate::large_class::LargeClass;
+use crate::large_class::{LARGE_CLASSES, LargeClass};
 use crate::lock::Lock;
 use crate::purge;
 use crate::visit::free_to_registered;
@@ -44,12 +44,15 @@ const CLASS_BYTES: usize = 2 << 20;
 /// Bytes of all blocks here.
 const MOST_BYTES: usize = 16 << 20;
 
-/// Classes of blocks up to 1 MiB.
-const SHELF_COUNT: usize = 44;
+/// Sizes of blocks up to 1 MiB.
+const SHELF_SIZES: usize = 44;
 
 const _: () = assert!(
-    matches!(LargeClass::from_index(SHELF_COUNT - 1), Some(class) if class.size() == 1 << 20)
+    matches!(LargeClass::from_index(SHELF_SIZES - 1), Some(class) if class.size() == 1 << 20)
 );
+
+/// One for each class of those sizes.
+const SHELF_COUNT: usize = 2 * SHELF_SIZES;
 
 /// The most blocks that one call hands over.
 pub(crate) const BATCH: usize = 32;
@@ -95,13 +98,31 @@ const fn most(class: LargeClass) -> usize {
     }
 }
 
+/// The shelf of a class, if it has one.
+fn shelf_of(class: LargeClass) -> Option<(&'static Shelf, &'static Slots)> {
+    if class.rank() >= SHELF_SIZES {
+        return None;
+    }
+    let index = class.rank() + SHELF_SIZES * usize::from(class.is_wide());
+    Some((SHELVES.get(index)?, SLOTS_OF.get(index)?))
+}
+
+/// Calls `f` with every shelf.
+fn for_each_shelf(mut f: impl FnMut(LargeClass, &Shelf, &Slots)) {
+    for class in (0..LARGE_CLASSES).filter_map(LargeClass::from_index) {
+        if let Some((shelf, slots)) = shelf_of(class) {
+            f(class, shelf, slots);
+        }
+    }
+}
+
 /// A thread, as the depot tells them apart: the address of its cache.
 pub(crate) type Who = usize;
 
 /// Whether there are blocks of a class. If not, notes that `who` asked.
 #[inline]
 pub(crate) fn is_stocked(class: LargeClass, who: Who) -> bool {
-    let Some(shelf) = SHELVES.get(class.index()) else { return false };
+    let Some((shelf, _)) = shelf_of(class) else { return false };
     let stocked = shelf.len() > 0;
     if !stocked {
         shelf.note_asked(who);
@@ -111,10 +132,7 @@ pub(crate) fn is_stocked(class: LargeClass, who: Who) -> bool {
 
 /// Takes up to `out.len()` blocks of a class, the newest last; without any, notes that `who` asked. Returns how many.
 pub(crate) fn take(class: LargeClass, who: Who, out: &mut [MaybeUninit<Block>]) -> usize {
-    let index = class.index();
-    let (Some(shelf), Some(slots), true) =
-        (SHELVES.get(index), SLOTS_OF.get(index), is_stocked(class, who))
-    else {
+    let (Some((shelf, slots)), true) = (shelf_of(class), is_stocked(class, who)) else {
         return 0;
     };
     let taken = shelf.take(slots, out);
@@ -126,9 +144,8 @@ pub(crate) fn take(class: LargeClass, who: Who, out: &mut [MaybeUninit<Block>]) 
 /// Whether a free by `who` may leave blocks of a class here.
 #[inline]
 pub(crate) fn is_wanted(class: LargeClass, who: Who) -> bool {
-    SHELVES
-        .get(class.index())
-        .is_some_and(|shelf| shelf.is_asked_by_another(who) && shelf.len() < most(class))
+    shelf_of(class)
+        .is_some_and(|(shelf, _)| shelf.is_asked_by_another(who) && shelf.len() < most(class))
 }
 
 /// Leaves blocks of a class for others. Returns how many found room: the first ones.
@@ -137,10 +154,7 @@ pub(crate) fn is_wanted(class: LargeClass, who: Who) -> bool {
 ///
 /// They are free blocks of the registered fallback, of that class, and the caller's.
 pub(crate) unsafe fn give(class: LargeClass, blocks: &[MaybeUninit<Block>]) -> usize {
-    let (Some(shelf), Some(slots)) = (SHELVES.get(class.index()), SLOTS_OF.get(class.index()))
-    else {
-        return 0;
-    };
+    let Some((shelf, slots)) = shelf_of(class) else { return 0 };
     let bound = MOST_BYTES.min(config::fallback_cache());
     let bytes = blocks.len() * class.size();
     if BYTES.fetch_add(bytes, Relaxed) + bytes > bound {
@@ -167,12 +181,11 @@ pub(crate) fn flush() -> usize {
 /// Gives the `count` oldest blocks of each shelf back.
 fn empty(count: impl Fn(&mut Stock) -> usize) -> usize {
     let mut bytes = 0;
-    for (index, (shelf, slots)) in SHELVES.iter().zip(&SLOTS_OF).enumerate() {
-        let Some(class) = LargeClass::from_index(index) else { continue };
+    for_each_shelf(|class, shelf, slots| {
         // Relaxed: a hint.
         shelf.asked.store(0, Relaxed);
         if shelf.len() == 0 {
-            continue;
+            return;
         }
         let mut out = [const { MaybeUninit::<Block>::uninit() }; SLOTS];
         let gone = shelf.take_oldest(slots, &count, &mut out);
@@ -183,7 +196,7 @@ fn empty(count: impl Fn(&mut Stock) -> usize) -> usize {
             free_to_registered(class, block);
         }
         bytes += gone * class.size();
-    }
+    });
     bytes
 }
 
@@ -199,11 +212,9 @@ pub(crate) fn lock_for_fork() {
 
 /// Counts anew in a child of fork, before the locks are freed: another thread may have been between a shelf and the sum.
 pub(crate) fn recount_after_fork() {
-    let bytes = SHELVES
-        .iter()
-        .enumerate()
-        .filter_map(|(index, shelf)| Some(LargeClass::from_index(index)?.size() * shelf.len()));
-    BYTES.store(bytes.sum(), Relaxed);
+    let mut bytes = 0;
+    for_each_shelf(|class, shelf, _| bytes += class.size() * shelf.len());
+    BYTES.store(bytes, Relaxed);
 }
 
 /// Frees what `lock_for_fork` took.
@@ -383,10 +394,13 @@ mod tests {
 
     #[test]
     fn a_shelf_has_room_for_two_of_the_largest_and_not_for_more_than_its_slots() {
-        for index in 0..SHELF_COUNT {
-            let class = LargeClass::from_index(index).unwrap();
+        let mut shelves = Vec::new();
+        for_each_shelf(|class, shelf, _| {
             let most = most(class);
             assert!((2..=SLOTS).contains(&most) && most * class.size() <= CLASS_BYTES);
-        }
+            shelves.push(core::ptr::from_ref(shelf));
+        });
+        shelves.dedup();
+        assert_eq!(shelves.len(), SHELF_COUNT);
     }
 }

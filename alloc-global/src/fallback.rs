@@ -369,7 +369,9 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             return block;
         }
         let (asked_old, asked_new) = (fallback_layout(layout), fallback_layout(new));
-        if asked_old.align() == asked_new.align() {
+        // The system allocator cannot resize what is aligned to more than 16: it would copy too, and pass the caches.
+        let copies = Self::is_system() && asked_old.align() > LARGE_ALIGN;
+        if asked_old.align() == asked_new.align() && !copies {
             if let (Some(old), Some(class), true) = (old_class, new_class, self.is_registered()) {
                 // SAFETY: the caller's contract.
                 if let Some(moved) = unsafe { move_cached(block, layout, new, old, class) } {
@@ -400,7 +402,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             }
             return moved;
         }
-        // From a class to a request with an alignment above 16, or back.
+        // From one alignment to another, or see above.
         // SAFETY: the caller's contract.
         let moved = unsafe { self.alloc(new) };
         if !moved.is_null() {

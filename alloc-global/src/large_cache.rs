@@ -12,11 +12,12 @@
 //!
 //! Invariants:
 //!
-//! 1. `len <= cap <= 32` for every class, and `slots[c][..len]` are blocks of class c of the registered
+//! 1. `len <= cap <= max_cap` for every class, and the first `len` of its slots are blocks of class c of the registered
 //!    fallback, each in one cache once.
 //! 2. `granted` is the sum of `cap` times size over all classes, and at most `limit`. In a cache
 //!    of no thread it is 0, unless blocks are still there.
-//! 3. When room was granted or a block came fresh: `live + granted <= peak + slack`, or `live` and what
+//! 3. Bit c of `roomy` is set where `cap` is not 0.
+//! 4. When room was granted or a block came fresh: `live + granted <= peak + slack`, or `live` and what
 //!    lies in the slots stay below that.
 //!
 //! Only who has its turn may use it. It calls no fallback: who holds it takes out what must go. No unsafe here.
@@ -27,11 +28,36 @@ use alloc_core::Block;
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-/// Slots per class.
-const SLOTS: usize = 32;
+/// The most slots of a class.
+const SLOTS: usize = 256;
+
+/// The most slots of a class for alignments above 16, which fewer programs ask for.
+const WIDE_SLOTS: usize = 32;
 
 /// Bytes of blocks that one class may hold, beyond the first two.
 const CLASS_BYTES: usize = 512 << 10;
+
+/// Where the slots of each class begin, side by side, and where the last ones end.
+const AT: [u16; LARGE_CLASSES + 1] = {
+    let mut at = [0; LARGE_CLASSES + 1];
+    let mut index = 0;
+    while let Some(class) = LargeClass::from_index(index) {
+        at[index + 1] = at[index] + max_cap(class) as u16;
+        index += 1;
+    }
+    at
+};
+
+/// Bytes of a block of each class.
+const SIZES: [u32; LARGE_CLASSES] = {
+    let mut sizes = [0; LARGE_CLASSES];
+    let mut index = 0;
+    while let Some(class) = LargeClass::from_index(index) {
+        sizes[index] = class.size() as u32;
+        index += 1;
+    }
+    sizes
+};
 
 /// Bytes by which the cache may exceed what the thread had in use at its peak, which is `peak`: a quarter of it, from 256 KiB to
 /// 2 MiB. Classes that are not asked for at the moment can stay then, which glibc would otherwise scatter; an eighth
@@ -57,6 +83,8 @@ struct LargeBin {
     used: Cell<bool>,
     /// Whether the last block of this class that did not come from here was one of another class before.
     grown: Cell<bool>,
+    /// Where its slots begin; known from the first grant on.
+    at: Cell<u16>,
 }
 
 /// See the head of this file.
@@ -64,20 +92,23 @@ pub(crate) struct LargeCache {
     /// Who may use the rest; see `turn`.
     pub(crate) turn: Turn,
     bins: [LargeBin; LARGE_CLASSES],
-    slots: [[Cell<Option<Block>>; SLOTS]; LARGE_CLASSES],
+    slots: [Cell<Option<Block>>; AT[LARGE_CLASSES] as usize],
     /// The most bytes that may be granted.
     limit: Cell<usize>,
     granted: Cell<usize>,
+    /// Which classes have room (3).
+    roomy: [Cell<u64>; LARGE_CLASSES / 64],
     /// The most bytes that this thread had in use, by its layouts, as far as it was seen.
     peak: Cell<usize>,
 }
 
 const fn max_cap(class: LargeClass) -> u32 {
+    let slots = if class.is_wide() { WIDE_SLOTS } else { SLOTS };
     let fit = CLASS_BYTES / class.size();
     if fit < 2 {
         2
-    } else if fit > SLOTS {
-        SLOTS as u32
+    } else if fit > slots {
+        slots as u32
     } else {
         fit as u32
     }
@@ -93,11 +124,13 @@ impl LargeCache {
                     cap: Cell::new(0),
                     used: Cell::new(false),
                     grown: Cell::new(false),
+                    at: Cell::new(0),
                 }
             }; LARGE_CLASSES],
-            slots: [const { [const { Cell::new(None) }; SLOTS] }; LARGE_CLASSES],
+            slots: [const { Cell::new(None) }; AT[LARGE_CLASSES] as usize],
             limit: Cell::new(0),
             granted: Cell::new(0),
+            roomy: [const { Cell::new(0) }; LARGE_CLASSES / 64],
             peak: Cell::new(0),
         }
     }
@@ -112,6 +145,11 @@ impl LargeCache {
         self.limit.set(limit);
     }
 
+    #[inline]
+    fn slot(&self, bin: &LargeBin, place: u32) -> Option<&Cell<Option<Block>>> {
+        self.slots.get(bin.at.get() as usize + place as usize)
+    }
+
     /// Takes the newest block of a class.
     #[inline]
     pub(crate) fn pop(&self, class: LargeClass) -> Option<Block> {
@@ -120,7 +158,7 @@ impl LargeCache {
         let len = bin.len.load(Relaxed).checked_sub(1)?;
         bin.len.store(len, Relaxed);
         bin.used.set(true);
-        self.slots.get(class.index())?.get(len as usize)?.get()
+        self.slot(bin, len)?.get()
     }
 
     /// Puts a block in, if its class has room.
@@ -131,8 +169,7 @@ impl LargeCache {
         if len >= bin.cap.get() {
             return false;
         }
-        let slots = self.slots.get(class.index());
-        let Some(slot) = slots.and_then(|slots| slots.get(len as usize)) else { return false };
+        let Some(slot) = self.slot(bin, len) else { return false };
         slot.set(Some(block));
         bin.len.store(len + 1, Relaxed);
         true
@@ -153,6 +190,8 @@ impl LargeCache {
         let left = u32::try_from(left).unwrap_or(u32::MAX);
         let more = cap.max(1).min(max_cap(class).saturating_sub(cap)).min(left);
         bin.cap.set(cap + more);
+        bin.at.set(AT.get(class.index()).copied().unwrap_or_default());
+        self.note_room(class, bin);
         self.granted.set(self.granted.get() + more as usize * class.size());
         more > 0
     }
@@ -196,6 +235,7 @@ impl LargeCache {
             bin.cap.set(bin.len.load(Relaxed));
             bin.grown.set(false);
             granted += bin.cap.get() as usize * class.size();
+            self.note_room(class, bin);
         }
         self.granted.set(granted);
         self.peak.set(0);
@@ -206,13 +246,21 @@ impl LargeCache {
         let peak = self.peak.get().max(live);
         let room = peak.saturating_add(slack(peak)) - live;
         // Nearly always: no need to add up.
-        if self.granted.get() <= room { 0 } else { self.cached().saturating_sub(room) }
+        if self.granted.get() <= room {
+            return 0;
+        }
+        let bytes = |(class, bin): (LargeClass, &LargeBin)| {
+            bin.len.load(Relaxed) as usize
+                * SIZES.get(class.index()).map_or(0, |size| *size as usize)
+        };
+        let cached = self.roomy().map(bytes);
+        cached.sum::<usize>().saturating_sub(room)
     }
 
     /// Takes out a block of the largest class that has one, and takes its room away.
     pub(crate) fn pop_largest(&self) -> Option<(LargeClass, Block)> {
-        let index = self.bins.iter().rposition(|bin| bin.len.load(Relaxed) > 0)?;
-        let class = LargeClass::from_index(index)?;
+        let filled = self.roomy().filter(|(_, bin)| bin.len.load(Relaxed) > 0);
+        let (class, _) = filled.max_by_key(|(class, _)| class.rank())?;
         let block = self.pop(class)?;
         self.take_room(class, 1);
         Some((class, block))
@@ -222,6 +270,7 @@ impl LargeCache {
         if let Some(bin) = self.bins.get(class.index()) {
             let bytes = blocks as usize * class.size();
             bin.cap.set(bin.cap.get().saturating_sub(blocks));
+            self.note_room(class, bin);
             self.granted.set(self.granted.get().saturating_sub(bytes));
         }
     }
@@ -240,6 +289,31 @@ impl LargeCache {
         }
         // The peak fades too, or one great moment would license a great cache for ever.
         self.peak.set(self.peak.get() - self.peak.get().saturating_sub(live) / 4);
+    }
+
+    /// Sets or clears the bit of a class (3).
+    fn note_room(&self, class: LargeClass, bin: &LargeBin) {
+        if let Some(word) = self.roomy.get(class.index() / 64) {
+            let bit = 1 << (class.index() % 64);
+            word.set(if bin.cap.get() > 0 { word.get() | bit } else { word.get() & !bit });
+        }
+    }
+
+    /// Classes with room: those that have blocks are among them (1, 3).
+    fn roomy(&self) -> impl Iterator<Item = (LargeClass, &LargeBin)> {
+        self.roomy.iter().enumerate().flat_map(move |(at, word)| {
+            let mut left = word.get();
+            core::iter::from_fn(move || {
+                // The index of none if nothing is left.
+                let index = if left == 0 {
+                    LARGE_CLASSES
+                } else {
+                    at * 64 + left.trailing_zeros() as usize
+                };
+                left &= left.wrapping_sub(1);
+                Some((LargeClass::from_index(index)?, self.bins.get(index)?))
+            })
+        })
     }
 
     fn classes(&self) -> impl Iterator<Item = (LargeClass, &LargeBin)> {

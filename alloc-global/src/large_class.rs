@@ -1,27 +1,35 @@
-//! Classes of requests above 512 bytes: four per doubling, up to 32 MiB.
+//! Classes of requests above 512 bytes: four per doubling, up to 32 MiB, each for two alignments.
 //!
 //! ```text
-//! 640 768 896 1024 | 1280 1536 1792 2048 | ... | 20 24 28 32 MiB
+//! 640 768 896 1024 | 1280 1536 1792 2048 | ... | 20 24 28 32 MiB      of alignments up to 16
+//! 640 768 896 1024 | 1280 1536 1792 2048 | ... | 20 24 28 32 MiB      of alignments up to 128
 //! ```
 //!
 //! A request is rounded up to its class before it is handed to the fallback, so that a freed block
 //! serves any later request of its class. It depends on size and alignment alone: the layout that the
 //! fallback sees at the end is the one that it saw at the beginning, whatever the settings are.
 //! Rounding costs at most a quarter, a tenth on average; pages of a large block that are not
-//! written to are not resident.
+//! written to are not resident. 128 is what libraries of arrays and matrices ask for, for vector instructions and pairs of
+//! cache lines.
 //!
 //! No unsafe here. It knows numbers only.
 
 use core::alloc::Layout;
 
+/// Number of sizes.
+pub(crate) const LARGE_SIZES: usize = 64;
+
 /// Number of classes.
-pub(crate) const LARGE_CLASSES: usize = 64;
+pub(crate) const LARGE_CLASSES: usize = 2 * LARGE_SIZES;
 
 /// Requests above this, in bytes, are handed to the fallback in their own size.
 pub(crate) const MAX_CACHED: usize = 32 << 20;
 
-/// Alignment of all blocks of a class; requests that need more are handed on with their own.
+/// Alignment of the blocks of most classes, and of requests above the largest.
 pub(crate) const LARGE_ALIGN: usize = 16;
+
+/// Alignment of the blocks of the others; requests that need more are handed on with their own.
+const WIDE_ALIGN: usize = 128;
 
 /// Base-two logarithm of the largest size that pools serve.
 const FIRST_SHIFT: u32 = 9;
@@ -35,17 +43,21 @@ impl LargeClass {
     #[inline]
     pub(crate) const fn of(layout: Layout) -> Option<LargeClass> {
         let size = layout.size();
-        if size > MAX_CACHED || layout.align() > LARGE_ALIGN {
+        if size > MAX_CACHED || layout.align() > WIDE_ALIGN {
             return None;
         }
-        // A size of at most 512 comes here only with an alignment that rules classes out.
+        let wide = layout.align() > LARGE_ALIGN;
+        // A size of at most 512 comes here only with an alignment that rules size classes out.
         let last = if size > 1 << FIRST_SHIFT { size - 1 } else { 1 << FIRST_SHIFT };
         let top = usize::BITS - 1 - last.leading_zeros();
         let quarter = (last >> (top - 2)) & 3;
-        // At most 63: the cast keeps the value.
-        Some(LargeClass(((top - FIRST_SHIFT) as usize * 4 + quarter) as u8))
+        let rank = (top - FIRST_SHIFT) as usize * 4 + quarter;
+        let index = if wide { rank + LARGE_SIZES } else { rank };
+        // At most 127: the cast keeps the value.
+        Some(LargeClass(index as u8))
     }
 
+    /// The class of a number below [`LARGE_CLASSES`]: by size those of alignments up to 16, then the others.
     pub(crate) const fn from_index(index: usize) -> Option<LargeClass> {
         if index < LARGE_CLASSES { Some(LargeClass(index as u8)) } else { None }
     }
@@ -55,18 +67,30 @@ impl LargeClass {
         self.0 as usize
     }
 
+    /// Which of the 64 sizes it has.
+    #[inline]
+    pub(crate) const fn rank(self) -> usize {
+        self.0 as usize % LARGE_SIZES
+    }
+
+    /// Whether its blocks are aligned to more than 16.
+    pub(crate) const fn is_wide(self) -> bool {
+        self.0 as usize >= LARGE_SIZES
+    }
+
     /// Bytes of a block of this class.
     #[inline]
     pub(crate) const fn size(self) -> usize {
         // At most 7 << 23: no overflow.
-        (5 + (self.0 & 3) as usize) << (self.0 as u32 / 4 + FIRST_SHIFT - 2)
+        (5 + (self.rank() & 3)) << (self.rank() as u32 / 4 + FIRST_SHIFT - 2)
     }
 
     /// What the fallback is asked for.
     #[inline]
     pub(crate) const fn layout(self) -> Layout {
+        let align = if self.is_wide() { WIDE_ALIGN } else { LARGE_ALIGN };
         // Never an error: the size is at most 32 MiB and the alignment a power of two.
-        match Layout::from_size_align(self.size(), LARGE_ALIGN) {
+        match Layout::from_size_align(self.size(), align) {
             Ok(layout) => layout,
             Err(_) => Layout::new::<u128>(),
         }
@@ -81,9 +105,16 @@ pub(crate) const fn fallback_layout(layout: Layout) -> Layout {
     }
     // One alignment for all that need no more than that of a class, or the fallback could not resize a block across the
     // largest class: both would be in memory at once, and copied.
-    match Layout::from_size_align(layout.size(), LARGE_ALIGN) {
-        Ok(raised) if layout.align() <= LARGE_ALIGN => raised,
-        _ => layout,
+    let align = if layout.align() <= LARGE_ALIGN {
+        LARGE_ALIGN
+    } else if layout.align() <= WIDE_ALIGN {
+        WIDE_ALIGN
+    } else {
+        layout.align()
+    };
+    match Layout::from_size_align(layout.size(), align) {
+        Ok(raised) => raised,
+        Err(_) => layout,
     }
 }
 
@@ -111,8 +142,10 @@ mod tests {
     fn a_class_is_its_own_class_and_the_last_one_is_32_mib() {
         for index in 0..LARGE_CLASSES {
             let of_index = LargeClass::from_index(index).unwrap();
-            assert_eq!(class(of_index.size()), Some(of_index));
-            assert_eq!(of_index.layout().size(), of_index.size());
+            let layout = of_index.layout();
+            assert_eq!(LargeClass::of(layout), Some(of_index));
+            assert_eq!((layout.size(), of_index.index()), (of_index.size(), index));
+            assert_eq!(of_index.is_wide(), layout.align() == WIDE_ALIGN);
         }
         assert_eq!(LargeClass::from_index(LARGE_CLASSES - 1).unwrap().size(), MAX_CACHED);
         assert!(LargeClass::from_index(LARGE_CLASSES).is_none());
@@ -121,8 +154,12 @@ mod tests {
     #[test]
     fn what_is_too_large_or_too_aligned_is_handed_on_as_it_is() {
         assert!(class(MAX_CACHED + 1).is_none());
-        let aligned = Layout::from_size_align(4096, 32).unwrap();
+        let aligned = Layout::from_size_align(4096, 256).unwrap();
         assert_eq!(fallback_layout(aligned), aligned);
+        for (align, raised) in [(1, 16), (16, 16), (32, 128), (128, 128), (256, 256)] {
+            let beyond = Layout::from_size_align(MAX_CACHED + 1, align).unwrap();
+            assert_eq!(fallback_layout(beyond).align(), raised);
+        }
         let odd = Layout::from_size_align(isize::MAX as usize, 1).unwrap();
         assert_eq!(fallback_layout(odd), odd);
     }

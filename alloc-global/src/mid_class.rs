@@ -111,7 +111,7 @@ impl CacheBin {
     #[inline]
     pub(crate) const fn mid_class(self) -> Option<LargeClass> {
         match self.index().checked_sub(CLASSES + 1) {
-            Some(class) => LargeClass::from_index(class),
+            Some(rank) => LargeClass::from_index(rank),
             None => None,
         }
     }

@@ -102,7 +102,7 @@ pub fn stats() -> Stats {
     for bin in CacheBin::mids() {
         thread::for_each_counted(|cache| {
             let Some((len, allocs, class)) = cache.mid_counts(bin) else { return };
-            let Some(out) = cache.counters.mid_out.get(class.index()) else { return };
+            let Some(out) = cache.counters.mid_out.get(class.rank()) else { return };
             let live = out.load(Relaxed).wrapping_sub(len);
             stats.allocs = stats.allocs.wrapping_add(allocs);
             stats.fallback_allocs = stats.fallback_allocs.wrapping_add(allocs);

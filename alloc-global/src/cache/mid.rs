@@ -62,7 +62,7 @@ impl Cache {
         if blocks > 0 {
             head.allocs.fetch_add(1, Relaxed);
         }
-        if let Some(out) = self.counters.mid_out.get(class.index()) {
+        if let Some(out) = self.counters.mid_out.get(class.rank()) {
             out.fetch_add(blocks.cast_unsigned(), Relaxed);
         }
         stats::publish((class.size() as i64 * blocks) as isize);
@@ -76,7 +76,7 @@ impl Cache {
     }
 
     fn note_mid(&self, class: LargeClass, blocks: i64) {
-        if let Some(out) = self.counters.mid_out.get(class.index()) {
+        if let Some(out) = self.counters.mid_out.get(class.rank()) {
             bump(out, blocks.cast_unsigned());
         }
         self.note_bytes((class.size() as i64 * blocks) as isize);

@@ -113,13 +113,13 @@ pub(super) fn pass_on(cache: &'static Cache, class: LargeClass, block: Block, si
     let mut count = 0;
     if let Some(visit) = Visit::of_owner(cache) {
         let half = visit.cache.large.len(class) as usize / 2;
-        for slot in blocks.iter_mut().take(half) {
+        for slot in blocks.iter_mut().take(half.min(depot::BATCH - 1)) {
             let Some(block) = visit.cache.large.pop(class) else { break };
             slot.write(block);
             count += 1;
         }
     }
-    // At most half of 32: there is a slot more. The freed one first: it is sure to go if any does.
+    // There is a slot more. The freed one first: it is sure to go if any does.
     let Some(slot) = blocks.get_mut(count) else { return false };
     slot.write(block);
     blocks.swap(0, count);
