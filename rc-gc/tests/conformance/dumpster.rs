@@ -474,3 +474,18 @@ fn renamed_crate() {
     assert_eq!(rc_gc::collect(), 1);
     nothing_left();
 }
+
+/// An object with two edges to itself, of which one goes first.
+#[test]
+fn double_loop() {
+    let log = Log::default();
+    let one = Node::make(1, &log);
+    one.link(&one);
+    one.link(&one);
+    one.links.borrow_mut().pop();
+    assert_eq!((rc_gc::collect(), log.len()), (0, 0));
+    one.link(&one);
+    drop(one);
+    assert_eq!((rc_gc::collect(), log.take()), (1, vec![1]));
+    nothing_left();
+}
