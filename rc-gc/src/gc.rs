@@ -114,7 +114,8 @@ impl<T: Trace + 'static> Gc<T> {
         Gc::new_inner(value, unsafe { thread::current().as_ref() })
     }
 
-    /// Moves `value` into a new object on `heap`.
+    /// Moves `value` into a new object on `heap`. See also [`from_box_in`](Gc::from_box_in), for what has no size of its own, and
+    /// [`new_cyclic_in`](Gc::new_cyclic_in).
     #[inline(always)]
     pub fn new_in(value: T, heap: &Heap) -> Gc<T> {
         Gc::new_inner(value, heap.inner())
