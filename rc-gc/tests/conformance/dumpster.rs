@@ -334,7 +334,7 @@ fn unsync_fuzz() {
     };
     let mut made = 50;
     let mut handles: Vec<_> = (0..made).map(|id| Node::make(id, &log)).collect();
-    for _ in 0..100_000 {
+    for _ in 0..if cfg!(miri) { 500 } else { 100_000 } {
         let some = handles.len();
         match below(4) {
             _ if some == 0 => {
