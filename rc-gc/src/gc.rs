@@ -55,7 +55,7 @@ pub(crate) const LEAF_DEPTH: u32 = 3;
 /// * `==` looks at the values even if both handles lead to the same object, as `Rc` does for a `T`
 ///   that is not `Eq`.
 /// * [`get_mut`](Gc::get_mut) asks for `'static` too: a drop inside other drops may be put off.
-/// * `new_in` takes a [`Heap`]. What takes an `Allocator`, and what `Rc` has only on nightly, is missing.
+/// * `new_in`, `new_cyclic_in` and [`from_box_in`](Gc::from_box_in) take a [`Heap`]. What takes an `Allocator`, and what `Rc` has only on nightly, is missing.
 ///
 /// # Examples
 ///
