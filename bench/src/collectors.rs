@@ -59,6 +59,12 @@ impl Token {
         NODES.set(NODES.get() + 1);
         Token(())
     }
+
+    /// How many exist in this thread.
+    #[must_use]
+    pub fn count() -> u64 {
+        NODES.get()
+    }
 }
 
 impl Default for Token {
@@ -366,10 +372,10 @@ pub const fn loads<C: Collector>() -> [Workload; 7] {
     ]
 }
 
-/// The workload of one collector alone: the programs of an interpreter.
+/// The workload that is a program: [`scheme`](crate::scheme).
 #[must_use]
 pub const fn interpreter(run: fn(&Scale) -> Outcome) -> Workload {
-    let about = "the Scheme of rc-gc's examples runs its scripts";
+    let about = "a Scheme runs scripts: calls, closures, vectors, cycles that Rc leaks";
     load("interpreter", Real, "script", run, about)
 }
 

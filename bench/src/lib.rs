@@ -8,13 +8,17 @@
 //!   worker-gc, worker-gc-peers       (several collectors each)
 //!     |  bench::worker::main, main_of_named
 //!     v
-//!   one workload                                               src/workload.rs, src/loads/, src/collectors.rs
+//!   one workload                                               src/workload.rs, src/loads/, src/collectors.rs, src/scheme.rs
 //! ```
 //!
 //! The library sets no global allocator and knows none of the runner. No unsafe here.
 
+// So that files that are part of the library and of workers can say `bench::`.
+extern crate self as bench;
+
 pub mod collectors;
 pub mod loads;
+pub mod scheme;
 pub mod worker;
 pub mod workload;
 

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::ptr::NonNull;
 
+use crate::api::Heap;
 use crate::dst::{here, make, make_copy};
 use crate::gc::{Gc, LEAF_DEPTH};
 use crate::header::{FINALIZER, LEAF};
@@ -21,17 +22,37 @@ use crate::trace::Trace;
 impl<T: ?Sized + Trace + 'static> From<Box<T>> for Gc<T> {
     /// Moves the value out of its box; also for trait objects, slices and `str`.
     fn from(value: Box<T>) -> Gc<T> {
-        let layout = Layout::for_value(&*value);
-        let from = Box::into_raw(value);
-        let moved = Moved { from, layout };
-        // Whether a value behind `dyn` has a finalizer is asked by calling it. What needs no drop
-        // holds no handle.
-        let flags = FINALIZER | if needs_drop::<T>() { 0 } else { LEAF };
-        // SAFETY: moved out: `moved` frees the box only.
-        let gc = unsafe { make_copy::<T>(here(), from, layout, flags) };
-        drop(moved);
-        gc
+        box_in(here(), value)
     }
+}
+
+impl<T: ?Sized + Trace + 'static> Gc<T> {
+    /// Moves the value out of its box into a new object on `heap`: what a `dyn Trait`, a slice or a `str` gets there by.
+    ///
+    /// ```
+    /// use rc_gc::{Gc, Heap};
+    ///
+    /// let heap = Heap::new();
+    /// let text: Gc<str> = Gc::from_box_in("apart".into(), &heap);
+    /// let numbers: Gc<[i32]> = Gc::from_box_in((1..4).collect(), &heap);
+    /// assert_eq!((&*text, &*numbers, heap.stats().live), ("apart", &[1, 2, 3][..], 2));
+    /// ```
+    pub fn from_box_in(value: Box<T>, heap: &Heap) -> Gc<T> {
+        box_in(heap.inner(), value)
+    }
+}
+
+fn box_in<T: ?Sized + Trace + 'static>(heap: &Inner, value: Box<T>) -> Gc<T> {
+    let layout = Layout::for_value(&*value);
+    let from = Box::into_raw(value);
+    let moved = Moved { from, layout };
+    // Whether a value behind `dyn` has a finalizer is asked by calling it. What needs no drop
+    // holds no handle.
+    let flags = FINALIZER | if needs_drop::<T>() { 0 } else { LEAF };
+    // SAFETY: moved out: `moved` frees the box only.
+    let gc = unsafe { make_copy::<T>(heap, from, layout, flags) };
+    drop(moved);
+    gc
 }
 
 /// A box whose value was moved out.

@@ -264,6 +264,21 @@ fn with_address<T: ?Sized>(of: *mut T, at: *mut u8) -> *mut T {
 /// assert_eq!(shape.area(), 9.0);
 /// assert!(weak.upgrade().is_some());
 /// ```
+///
+/// Where a cell may hold different types, one after the other too, it is the cell that holds a `Box<dyn Trait>`; where each object
+/// keeps its type, its cell is coerced with it:
+///
+/// ```
+/// # use rc_gc::{Gc, Trace, coerce};
+/// # use std::cell::RefCell;
+/// # trait Shape: Trace { fn grow(&mut self); fn area(&self) -> f64; }
+/// # #[derive(Trace)]
+/// # struct Square(f64);
+/// # impl Shape for Square { fn grow(&mut self) { self.0 += 1.0 } fn area(&self) -> f64 { self.0 * self.0 } }
+/// let shape: Gc<RefCell<dyn Shape>> = coerce!(Gc::new(RefCell::new(Square(3.0))));
+/// shape.borrow_mut().grow();
+/// assert_eq!(shape.borrow().area(), 16.0);
+/// ```
 #[macro_export]
 macro_rules! coerce {
     (weak: $weak:expr) => {{

@@ -55,7 +55,7 @@ pub(crate) const LEAF_DEPTH: u32 = 3;
 /// * `==` looks at the values even if both handles lead to the same object, as `Rc` does for a `T`
 ///   that is not `Eq`.
 /// * [`get_mut`](Gc::get_mut) asks for `'static` too: a drop inside other drops may be put off.
-/// * `new_in` takes a [`Heap`]. What takes an `Allocator`, and what `Rc` has only on nightly, is missing.
+/// * `new_in`, `new_cyclic_in` and [`from_box_in`](Gc::from_box_in) take a [`Heap`]. What takes an `Allocator`, and what `Rc` has only on nightly, is missing.
 ///
 /// # Examples
 ///
@@ -114,7 +114,8 @@ impl<T: Trace + 'static> Gc<T> {
         Gc::new_inner(value, unsafe { thread::current().as_ref() })
     }
 
-    /// Moves `value` into a new object on `heap`.
+    /// Moves `value` into a new object on `heap`. See also [`from_box_in`](Gc::from_box_in), for what has no size of its own, and
+    /// [`new_cyclic_in`](Gc::new_cyclic_in).
     #[inline(always)]
     pub fn new_in(value: T, heap: &Heap) -> Gc<T> {
         Gc::new_inner(value, heap.inner())

@@ -70,7 +70,9 @@ use crate::header::Obj;
 /// | `LazyCell<T>`, `LazyLock<T>` | cannot be asked before Rust 1.94. Use a `OnceCell` |
 ///
 /// There is no implementation for closures and `dyn Fn` (their captures cannot be seen), raw pointers (who owns what
-/// they lead to is not known), and function pointers of any lifetime such as `fn(&str)`: `#[gc(skip)]` the field.
+/// they lead to is not known), guards of locks and
+/// cells (`guard.trace(tracer)` reaches what is guarded), and function pointers of any lifetime such as `fn(&str)`:
+/// `#[gc(skip)]` the field.
 ///
 /// # Drop
 ///

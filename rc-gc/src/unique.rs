@@ -11,6 +11,7 @@ use std::ffi::{CStr, OsStr};
 use std::mem::ManuallyDrop;
 use std::path::Path;
 
+use crate::api::Heap;
 use crate::collector::is_tracing;
 use crate::convert::CloneNear;
 use crate::gc::{Gc, first_word, type_flags};
@@ -79,7 +80,16 @@ impl<T: Trace + 'static> Gc<T> {
     /// ```
     pub fn new_cyclic(make: impl FnOnce(&Weak<T>) -> T) -> Gc<T> {
         // SAFETY: as in `new`.
-        let unborn = Unborn::new::<T>(unsafe { thread::current().as_ref() });
+        Gc::cyclic_in(unsafe { thread::current().as_ref() }, make)
+    }
+
+    /// [`new_cyclic`](Gc::new_cyclic) on `heap`.
+    pub fn new_cyclic_in(make: impl FnOnce(&Weak<T>) -> T, heap: &Heap) -> Gc<T> {
+        Gc::cyclic_in(heap.inner(), make)
+    }
+
+    fn cyclic_in(heap: &Inner, make: impl FnOnce(&Weak<T>) -> T) -> Gc<T> {
+        let unborn = Unborn::new::<T>(heap);
         let weak = Weak::of(unborn.0, unborn.0.value().cast::<T>());
         // USER CODE. If it panics, `weak` goes, then `unborn` gives up the object.
         let value = make(&weak);

@@ -34,10 +34,11 @@ fn chain(heap: &Heap, length: u32, dropped: &Rc<Cell<u32>>) -> Gc<Link> {
 fn a_long_chain_drops_in_a_small_stack_and_a_panic_in_it_frees_the_rest() {
     let run = || {
         let (heap, dropped) = (Heap::new(), Rc::default());
-        let links = chain(&heap, 200_000, &dropped);
+        let many = if cfg!(miri) { 300 } else { 200_000 };
+        let links = chain(&heap, many, &dropped);
         let panic = catch_unwind(AssertUnwindSafe(|| drop(links))).expect_err("the seventh");
         assert_eq!(panic.downcast_ref(), Some(&"the seventh"));
-        assert_eq!((dropped.get(), heap.stats().live), (200_001, 0));
+        assert_eq!((dropped.get(), heap.stats().live), (many + 1, 0));
         heap.check().unwrap();
         assert_eq!(rc_gc::stats().live, 0);
     };
@@ -73,7 +74,8 @@ fn objects_outlive_their_heap_and_lead_from_one_heap_to_another() {
 #[test]
 fn candidates_of_a_heap_are_forgotten_when_they_drop() {
     let (heap, dropped) = (Heap::new(), Rc::default());
-    for _ in 0..1_000 {
+    let rounds = if cfg!(miri) { 10 } else { 1_000 };
+    for _ in 0..rounds {
         let links = chain(&heap, 3, &dropped);
         drop(links.clone());
         let next = links.next.borrow().clone();
@@ -82,7 +84,7 @@ fn candidates_of_a_heap_are_forgotten_when_they_drop() {
         assert_eq!(heap.stats().live, 0);
     }
     heap.check().unwrap();
-    assert_eq!((heap.collect(), dropped.get()), (0, 4_000));
+    assert_eq!((heap.collect(), dropped.get()), (0, 4 * rounds));
 }
 
 #[test]
@@ -90,7 +92,8 @@ fn each_heap_of_many_starts_as_a_new_one() {
     use rc_gc::{Generation, Mode, Stats, Thresholds};
     let dropped = Rc::default();
     let mut outliving = None;
-    for round in 0..50 {
+    let rounds = if cfg!(miri) { 4 } else { 50 };
+    for round in 0..rounds {
         let heap = Heap::new();
         let stats = heap.stats();
         assert_eq!((stats.live, stats.generations), (0, Stats::default().generations), "{round}");
@@ -119,5 +122,5 @@ fn each_heap_of_many_starts_as_a_new_one() {
         assert_eq!(outliving.as_ref().map_or(0, |links| links.number), 0);
     }
     drop(outliving);
-    assert_eq!(dropped.get(), 50 * 8);
+    assert_eq!(dropped.get(), rounds * 8);
 }

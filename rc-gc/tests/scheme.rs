@@ -4,6 +4,8 @@
 mod builtins;
 #[path = "../examples/scheme/compile.rs"]
 mod compile;
+#[path = "../examples/scheme/heap.rs"]
+mod heap;
 #[path = "../examples/scheme/read.rs"]
 mod read;
 #[path = "../examples/scheme/run.rs"]

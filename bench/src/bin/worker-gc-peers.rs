@@ -1,5 +1,17 @@
 //! Runs one workload of the suite `gc` on a collector that others wrote, as `BENCH_COLLECTOR` says, on the system's
-//! allocator. Each as its own documentation uses it. Unsafe code only for what the `Trace`s of some of them ask for.
+//! allocator. Each as its own documentation uses it. The interpreter on
+//! each is compiled from the same files. Unsafe code only for what the `Trace`s of some of them ask for.
+
+#[path = "../scheme/on_bacon_rajan.rs"]
+mod on_bacon_rajan;
+#[path = "../scheme/on_boa.rs"]
+mod on_boa;
+#[path = "../scheme/on_dumpster.rs"]
+mod on_dumpster;
+#[path = "../scheme/on_rust_cc.rs"]
+mod on_rust_cc;
+#[path = "../scheme/on_rust_gc.rs"]
+mod on_rust_gc;
 
 use bench::collectors::{self, Collector, Token};
 use bench::workload::Workload;
@@ -164,15 +176,19 @@ static RUST_CC: [Workload; 7] = collectors::loads::<with_rust_cc::RustCc>();
 static BACON_RAJAN: [Workload; 7] = collectors::loads::<with_bacon_rajan::BaconRajan>();
 static BOA: [Workload; 7] = collectors::loads::<with_boa::Boa>();
 
+static DUMPSTER_PROGRAM: [Workload; 1] = [collectors::interpreter(on_dumpster::scripts)];
+static GC_PROGRAM: [Workload; 1] = [collectors::interpreter(on_rust_gc::scripts)];
+static RUST_CC_PROGRAM: [Workload; 1] = [collectors::interpreter(on_rust_cc::scripts)];
+static BACON_RAJAN_PROGRAM: [Workload; 1] = [collectors::interpreter(on_bacon_rajan::scripts)];
+static BOA_PROGRAM: [Workload; 1] = [collectors::interpreter(on_boa::scripts)];
+
 fn main() -> std::process::ExitCode {
-    bench::worker::main_of_named(
-        "BENCH_COLLECTOR",
-        &[
-            ("dumpster", &[&DUMPSTER]),
-            ("gc", &[&GC]),
-            ("rust-cc", &[&RUST_CC]),
-            ("bacon_rajan_cc", &[&BACON_RAJAN]),
-            ("boa_gc", &[&BOA]),
-        ],
-    )
+    let contenders: [(&str, &[&[Workload]]); 5] = [
+        ("dumpster", &[&DUMPSTER, &DUMPSTER_PROGRAM]),
+        ("gc", &[&GC, &GC_PROGRAM]),
+        ("rust-cc", &[&RUST_CC, &RUST_CC_PROGRAM]),
+        ("bacon_rajan_cc", &[&BACON_RAJAN, &BACON_RAJAN_PROGRAM]),
+        ("boa_gc", &[&BOA, &BOA_PROGRAM]),
+    ];
+    bench::worker::main_of_named("BENCH_COLLECTOR", &contenders)
 }

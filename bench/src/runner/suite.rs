@@ -201,7 +201,7 @@ static GC: Suite = Suite {
             binary: "worker-gc",
             source: Source::System,
             environment: &[("BENCH_COLLECTOR", "rc")],
-            lacks: &["interpreter"],
+            lacks: &[],
         },
         Contender {
             name: "gc",
@@ -253,8 +253,7 @@ const fn gc_peer(
     note: &'static str,
 ) -> Contender {
     let source = Source::Package { name: package, note, feature: "gc-peers", switch: PEERS };
-    let lacks = &["interpreter"];
-    Contender { name, role: Role::Peer, binary: "worker-gc-peers", source, environment, lacks }
+    Contender { name, role: Role::Peer, binary: "worker-gc-peers", source, environment, lacks: &[] }
 }
 
 fn of_workloads(loads: &[Workload]) -> Vec<Load> {

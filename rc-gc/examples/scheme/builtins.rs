@@ -2,9 +2,8 @@
 
 use std::cell::RefCell;
 
-use rc_gc::Gc;
-
-use crate::value::{Builtin, Value};
+use super::heap::{self, Elements, Gc, Pair, Slot};
+use super::value::{Builtin, Value};
 
 type Result = std::result::Result<Value, String>;
 
@@ -109,14 +108,14 @@ fn divide(values: &[Value], f: fn(i64, i64) -> Option<i64>) -> Result {
     }
 }
 
-fn pair(value: &Value) -> std::result::Result<&Gc<crate::value::Pair>, String> {
+fn pair(value: &Value) -> std::result::Result<&Gc<Pair>, String> {
     match value {
         Value::Pair(pair) => Ok(pair),
         other => Err(format!("not a pair: {other}")),
     }
 }
 
-fn vector(value: &Value) -> std::result::Result<&Gc<RefCell<Vec<Value>>>, String> {
+fn vector(value: &Value) -> std::result::Result<&Gc<Elements>, String> {
     match value {
         Value::Vector(values) => Ok(values),
         other => Err(format!("not a vector: {other}")),
@@ -130,15 +129,18 @@ fn index(value: &Value) -> std::result::Result<usize, String> {
     }
 }
 
-fn make_vector(values: Vec<Value>) -> Value {
-    Value::Vector(Gc::new(RefCell::new(values)))
+/// Puts a value into a cell. The old one is dropped after the cell is given back: its drop may run anything.
+fn set(slot: &Slot, value: &Value) -> Result {
+    let old = std::mem::replace(&mut *slot.borrow_mut(), value.clone());
+    drop(old);
+    Ok(Value::Unspecified)
 }
 
 fn append(lists: &[Value]) -> Result {
     let Some((last, rest)) = lists.split_last() else { return Ok(Value::Nil) };
     rest.iter().rev().try_fold(last.clone(), |tail, list| {
         let elements = list.elements()?;
-        Ok(elements.into_iter().rev().fold(tail, |rest, value| Value::cons(value, rest)))
+        Ok(elements.into_iter().rev().fold(tail, |rest, value| heap::cons(value, rest)))
     })
 }
 
@@ -185,11 +187,11 @@ builtins! {
     "eqv?" 2 2 => |v| Ok(Value::Bool(v[0].same(&v[1])));
     "equal?" 2 2 => |v| Ok(Value::Bool(v[0].equal(&v[1])));
     "not" 1 1 => |v| Ok(Value::Bool(!v[0].is_true()));
-    "cons" 2 2 => |v| Ok(Value::cons(v[0].clone(), v[1].clone()));
+    "cons" 2 2 => |v| Ok(heap::cons(v[0].clone(), v[1].clone()));
     "car" 1 1 => |v| Ok(pair(&v[0])?.car.borrow().clone());
     "cdr" 1 1 => |v| Ok(pair(&v[0])?.cdr.borrow().clone());
-    "set-car!" 2 2 => |v| { pair(&v[0])?.car.replace(v[1].clone()); Ok(Value::Unspecified) };
-    "set-cdr!" 2 2 => |v| { pair(&v[0])?.cdr.replace(v[1].clone()); Ok(Value::Unspecified) };
+    "set-car!" 2 2 => |v| set(&pair(&v[0])?.car, &v[1]);
+    "set-cdr!" 2 2 => |v| set(&pair(&v[0])?.cdr, &v[1]);
     "list" 0 MANY => |v| Ok(Value::list(v.iter().cloned()));
     "length" 1 1 => |v| Ok(Value::Int(v[0].elements()?.len() as i64));
     "reverse" 1 1 => |v| Ok(Value::list(v[0].elements()?.into_iter().rev()));
@@ -201,8 +203,8 @@ builtins! {
     "string?" 1 1 => |v| Ok(Value::Bool(matches!(v[0], Value::Str(_))));
     "vector?" 1 1 => |v| Ok(Value::Bool(matches!(v[0], Value::Vector(_))));
     "procedure?" 1 1 => |v| Ok(Value::Bool(matches!(v[0], Value::Closure(_) | Value::Builtin(_))));
-    "vector" 0 MANY => |v| Ok(make_vector(v.to_vec()));
-    "make-vector" 2 2 => |v| Ok(make_vector(vec![v[1].clone(); index(&v[0])?]));
+    "vector" 0 MANY => |v| Ok(heap::vector(v.to_vec()));
+    "make-vector" 2 2 => |v| Ok(heap::vector(vec![v[1].clone(); index(&v[0])?]));
     "vector-length" 1 1 => |v| Ok(Value::Int(vector(&v[0])?.borrow().len() as i64));
     "vector-ref" 2 2 => |v| {
         let value = vector(&v[0])?.borrow().get(index(&v[1])?).cloned();
@@ -214,12 +216,12 @@ builtins! {
         let old = vector(&v[0])?.borrow_mut().get_mut(at).map(|slot| std::mem::replace(slot, value));
         old.map(|_| Value::Unspecified).ok_or_else(|| format!("the vector has no element {at}"))
     };
-    "string-append" 0 MANY => |v| Ok(Value::Str(Gc::new(v.iter().map(Value::to_string).collect())));
-    "number->string" 1 1 => |v| Ok(Value::Str(Gc::new(v[0].to_string())));
+    "string-append" 0 MANY => |v| Ok(heap::string(v.iter().map(Value::to_string).collect()));
+    "number->string" 1 1 => |v| Ok(heap::string(v[0].to_string()));
     "display" 1 1 => |v| display(v);
-    "newline" 0 0 => |_| display(&[Value::Str(Gc::new("\n".into()))]);
+    "newline" 0 0 => |_| display(&[heap::string("\n".into())]);
     "error" 1 MANY => |v| Err(v.iter().map(Value::to_string).collect::<Vec<_>>().join(" "));
     "apply" 2 MANY => |_| Err("apply is called by the machine".into());
-    "live-objects" 0 0 => |_| Ok(Value::Int(rc_gc::stats().live as i64));
-    "collect" 0 0 => |_| Ok(Value::Int(rc_gc::collect() as i64));
+    "live-objects" 0 0 => |_| Ok(Value::Int(heap::live() as i64));
+    "collect" 0 0 => |_| Ok(Value::Int(heap::collect() as i64));
 }

@@ -10,7 +10,8 @@
 
 use std::rc::Rc;
 
-use crate::value::{Symbol, Symbols, Value};
+use super::heap;
+use super::value::{Symbol, Symbols, Value};
 
 /// A compiled expression.
 pub(crate) enum Code {
@@ -85,7 +86,7 @@ fn definition(form: &[Value]) -> Result<(Symbol, Value)> {
             let lambda = Value::Symbol(Symbols::get("lambda"));
             let body = Value::list(body.iter().cloned());
             let parameters = head.cdr.borrow().clone();
-            let value = Value::cons(lambda, Value::cons(parameters, body));
+            let value = heap::cons(lambda, heap::cons(parameters, body));
             Ok((symbol(&head.car.borrow())?, value))
         }
         [_, name, value] => Ok((symbol(name)?, value.clone())),
@@ -167,7 +168,7 @@ impl Compiler {
                 let define = Value::Symbol(Symbols::get("define"));
                 let definitions = bindings.elements()?.into_iter();
                 let mut all: Vec<Value> =
-                    definitions.map(|binding| Value::cons(define.clone(), binding)).collect();
+                    definitions.map(|binding| heap::cons(define.clone(), binding)).collect();
                 all.extend_from_slice(body);
                 self.let_form(&Value::Nil, &all, scope)
             }
@@ -284,9 +285,9 @@ impl Compiler {
         if rest.is_empty() {
             return self.let_form(&one, body, scope);
         }
-        let inner = Value::cons(
+        let inner = heap::cons(
             Value::Symbol(Symbols::get("let*")),
-            Value::cons(Value::list(rest.iter().cloned()), Value::list(body.iter().cloned())),
+            heap::cons(Value::list(rest.iter().cloned()), Value::list(body.iter().cloned())),
         );
         self.let_form(&one, &[inner], scope)
     }
@@ -300,9 +301,9 @@ impl Compiler {
         scope: Option<&Scope<'_>>,
     ) -> Result<Code> {
         let (names, values) = split(bindings)?;
-        let head = Value::cons(Value::Symbol(name), Value::list(names.into_iter()));
+        let head = heap::cons(Value::Symbol(name), Value::list(names.into_iter()));
         let define = Value::Symbol(Symbols::get("define"));
-        let define = Value::cons(define, Value::cons(head, Value::list(body.iter().cloned())));
+        let define = heap::cons(define, heap::cons(head, Value::list(body.iter().cloned())));
         let function = self.let_form(&Value::Nil, &[define, Value::Symbol(name)], scope)?;
         let values = values.iter().map(|value| self.expression(value, scope));
         Ok(Code::Call(Box::new(function), values.collect::<Result<_>>()?))

@@ -6,7 +6,8 @@
 //!
 //! | file | |
 //! |---|---|
-//! | `value` | values, environments, closures: what is collected |
+//! | `heap` | values, environments, closures: what is collected |
+//! | `value` | what can be done with values |
 //! | `read` | text to values |
 //! | `compile` | values to code: names become places |
 //! | `run` | runs code; tail calls take no stack |
@@ -16,6 +17,7 @@
 
 mod builtins;
 mod compile;
+mod heap;
 mod read;
 mod run;
 mod value;

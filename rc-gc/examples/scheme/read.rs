@@ -1,8 +1,7 @@
 //! From text to values: the reader. No unsafe here.
 
-use rc_gc::Gc;
-
-use crate::value::{Symbols, Value};
+use super::heap;
+use super::value::{Symbols, Value};
 
 /// Reads a text, value after value.
 pub(crate) struct Reader<'a> {
@@ -69,7 +68,7 @@ impl<'a> Reader<'a> {
             match self.peek() {
                 Some(')') => {
                     self.at += 1;
-                    return Ok(values.into_iter().rev().fold(rest, |rest, v| Value::cons(v, rest)));
+                    return Ok(values.into_iter().rev().fold(rest, |rest, v| heap::cons(v, rest)));
                 }
                 Some('.') if self.text[self.at + 1..].starts_with(char::is_whitespace) => {
                     self.at += 1;
@@ -91,7 +90,7 @@ impl<'a> Reader<'a> {
             match next {
                 '"' => {
                     self.at += offset + 1;
-                    return Ok(Value::Str(Gc::new(text)));
+                    return Ok(heap::string(text));
                 }
                 '\\' => match chars.next() {
                     Some((_, 'n')) => text.push('\n'),

@@ -1,11 +1,12 @@
 //! Runs code. Tail calls take no stack: [`Machine::apply`] loops. No unsafe here.
 
-use rc_gc::Gc;
+use std::rc::Rc;
 
-use crate::builtins;
-use crate::compile::{Code, Compiler, Lambda};
-use crate::read::Reader;
-use crate::value::{Builtin, Closure, Env, Symbols, Value};
+use super::builtins;
+use super::compile::{Code, Compiler, Lambda};
+use super::heap::{self, Closure, Env, Gc};
+use super::read::Reader;
+use super::value::{Builtin, Symbols, Value};
 
 /// Calls that are not tail calls, one inside the other, at most; each takes up to 4 KiB of stack.
 const MOST_CALLS: usize = 50_000;
@@ -87,9 +88,9 @@ impl Machine {
 
     fn apply_all(&mut self, mut closure: Gc<Closure>, mut arguments: Vec<Value>) -> Result<Value> {
         loop {
-            let lambda = closure.lambda.clone();
+            let lambda = Rc::clone(&closure.lambda);
             bind(&lambda, &mut arguments)?;
-            let env = Gc::new(Env { slots: arguments.into(), outer: closure.env.clone() });
+            let env = heap::environment(arguments, closure.env.clone());
             drop(closure);
             match self.step(&lambda.body, Some(&env))? {
                 Step::Call(next, with) => (closure, arguments) = (next, with),
@@ -161,10 +162,7 @@ impl Machine {
                 self.set_global(*index, value);
                 Ok(Value::Unspecified)
             }
-            Code::Lambda(lambda) => {
-                let closure = Closure { lambda: lambda.clone(), env: env.cloned() };
-                Ok(Value::Closure(Gc::new(closure)))
-            }
+            Code::Lambda(lambda) => Ok(heap::closure(lambda.clone(), env.cloned())),
             _ => unreachable!("`step` does all others itself"),
         }
     }

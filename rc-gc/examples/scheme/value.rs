@@ -1,64 +1,15 @@
-//! Values, environments and closures of the Scheme: the part that lives on the collected heap.
-//!
-//! ```text
-//! closure ──► Env { slots: [x, y, ..] } ──► Env of the enclosing procedure ──► ...
-//!    ▲                  │
-//!    └──────────────────┘  a local procedure that calls itself: a cycle for each call of its outer one
-//! ```
-//!
-//! No unsafe here.
+//! What can be done with values, whatever they are held by: compare, list, print; names. No unsafe here.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::rc::Rc;
 
-use rc_gc::{Gc, Trace};
+use super::heap::{self, Gc};
 
-use crate::compile::Lambda;
+pub(crate) use super::heap::Value;
 
 /// A name, as a number; see [`Symbols`].
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Trace)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Symbol(pub(crate) u32);
-
-/// A value: 16 bytes, one handle at most.
-#[derive(Clone, Trace)]
-pub(crate) enum Value {
-    Nil,
-    Unspecified,
-    Bool(bool),
-    Int(i64),
-    Real(f64),
-    Symbol(Symbol),
-    Str(Gc<String>),
-    Pair(Gc<Pair>),
-    Vector(Gc<RefCell<Vec<Value>>>),
-    Closure(Gc<Closure>),
-    Builtin(#[gc(skip)] &'static Builtin),
-}
-
-/// A cell of a list.
-#[derive(Trace)]
-pub(crate) struct Pair {
-    pub(crate) car: RefCell<Value>,
-    pub(crate) cdr: RefCell<Value>,
-}
-
-/// A procedure with the variables that it can see.
-#[derive(Trace)]
-pub(crate) struct Closure {
-    /// Code is shared, not collected: it holds no handles but those of quoted constants, which so
-    /// count as held from outside as long as the code exists.
-    #[gc(skip)]
-    pub(crate) lambda: Rc<Lambda>,
-    pub(crate) env: Option<Gc<Env>>,
-}
-
-/// The variables of one call.
-#[derive(Trace)]
-pub(crate) struct Env {
-    pub(crate) slots: RefCell<Vec<Value>>,
-    pub(crate) outer: Option<Gc<Env>>,
-}
 
 /// A procedure of the language itself.
 pub(crate) struct Builtin {
@@ -69,12 +20,8 @@ pub(crate) struct Builtin {
 }
 
 impl Value {
-    pub(crate) fn cons(car: Value, cdr: Value) -> Value {
-        Value::Pair(Gc::new(Pair { car: RefCell::new(car), cdr: RefCell::new(cdr) }))
-    }
-
     pub(crate) fn list(values: impl DoubleEndedIterator<Item = Value>) -> Value {
-        values.rev().fold(Value::Nil, |rest, value| Value::cons(value, rest))
+        values.rev().fold(Value::Nil, |rest, value| heap::cons(value, rest))
     }
 
     pub(crate) fn is_true(&self) -> bool {
@@ -125,7 +72,7 @@ impl Value {
                     }
                     (a.cdr.borrow().clone(), b.cdr.borrow().clone())
                 }
-                (Value::Str(a), Value::Str(b)) => return a == b,
+                (Value::Str(a), Value::Str(b)) => return **a == **b,
                 (Value::Vector(a), Value::Vector(b)) => {
                     let (a, b) = (a.borrow(), b.borrow());
                     return a.len() == b.len() && a.iter().zip(&*b).all(|(a, b)| a.equal(b));

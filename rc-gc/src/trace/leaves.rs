@@ -8,6 +8,9 @@
 //! | `ManuallyDrop`, `MaybeUninit` | whether there is a value is not known |
 //! | `LazyCell`, `LazyLock` | before Rust 1.94 there is no way to look without forcing them |
 //!
+//! Guards (`MutexGuard`, `Ref`) are not among them: `guard.trace(tracer)`, by hand, would stop at the guard and not reach what
+//! it guards, which would leak without a word.
+//!
 //! Nothing here looks at a value, so nothing here can be wrong at run time: what is not reported
 //! counts as held from outside.
 
@@ -27,7 +30,7 @@ use std::sync::atomic::{
 };
 use std::sync::{Barrier, Condvar, LazyLock, Once};
 use std::{backtrace, char, cmp, convert, env, ffi, fmt, fs, io, net, num, ops, panic, process};
-use std::{rc, str, string, sync, task, thread, time};
+use std::{rc, slice, str, string, sync, task, thread, time};
 
 use super::{Trace, Tracer};
 
@@ -101,6 +104,8 @@ leaves!(
     sync::atomic::Ordering,
     convert::Infallible,
     ops::RangeFull,
+    fmt::Alignment,
+    ffi::c_void,
     PhantomPinned,
     TypeId,
     Layout,
@@ -200,6 +205,9 @@ leaves!(
     fmt::Error,
     io::Error,
     io::ErrorKind,
+    io::WriterPanicked,
+    fs::TryLockError,
+    slice::GetDisjointMutError,
     env::JoinPathsError,
     env::VarError,
     num::IntErrorKind,
@@ -221,6 +229,7 @@ leaves!(
     net::AddrParseError,
     std::path::StripPrefixError,
     time::SystemTimeError,
+    time::TryFromFloatSecsError,
     std::array::TryFromSliceError,
     sync::mpsc::RecvError,
     sync::mpsc::TryRecvError,
@@ -244,6 +253,14 @@ leaves!(
     [T] std::future::Pending<T>,
     [T] std::mem::Discriminant<T>,
 );
+
+/// What std has, though it would rather not.
+#[expect(deprecated, reason = "a type of old programs may hold one")]
+mod old {
+    use super::{Trace, Tracer};
+
+    leaves!(std::hash::SipHasher);
+}
 
 // What may not be looked into; see the table above.
 leaves!(

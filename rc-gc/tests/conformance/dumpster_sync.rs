@@ -144,3 +144,119 @@ fn locked_mutex() {
     assert_eq!(rc_gc::collect(), 1);
     nothing_left();
 }
+
+/// An object that can be locked, with what it holds; it notes its drop.
+#[derive(Trace)]
+#[gc(drop)]
+struct Guarded {
+    id: usize,
+    links: Mutex<Vec<Gc<Guarded>>>,
+    #[gc(skip)]
+    log: Log,
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        self.log.note(self.id);
+    }
+}
+
+fn guarded(id: usize, log: &Log) -> Gc<Guarded> {
+    Gc::new(Guarded { id, links: Mutex::default(), log: log.clone() })
+}
+
+fn link(from: &Gc<Guarded>, to: &Gc<Guarded>) {
+    from.links.lock().unwrap().push(to.clone());
+}
+
+/// One object, made and dropped.
+#[test]
+fn single_alloc() {
+    let log = Log::default();
+    let one = guarded(1, &log);
+    assert_eq!((one.id, log.len()), (1, 0));
+    drop(one);
+    assert_eq!((log.take(), rc_gc::collect()), (vec![1], 0));
+    nothing_left();
+}
+
+/// Two objects that hold each other from behind locks.
+#[test]
+fn two_cycle() {
+    let log = Log::default();
+    let (one, two) = (guarded(1, &log), guarded(2, &log));
+    link(&one, &two);
+    link(&two, &one);
+    drop(one);
+    assert_eq!((rc_gc::collect(), log.len()), (0, 0));
+    drop(two);
+    assert_eq!((rc_gc::collect(), log.sorted()), (2, vec![1, 2]));
+    nothing_left();
+}
+
+/// The same where each also holds itself.
+#[test]
+fn self_ref_two_cycle() {
+    let log = Log::default();
+    let (one, two) = (guarded(1, &log), guarded(2, &log));
+    for (from, to) in [(&one, &one), (&one, &two), (&two, &one), (&two, &two)] {
+        link(from, to);
+    }
+    drop(two);
+    assert_eq!((rc_gc::collect(), log.len()), (0, 0));
+    drop(one);
+    assert_eq!((rc_gc::collect(), log.sorted()), (2, vec![1, 2]));
+    nothing_left();
+}
+
+/// A cycle of locks that a drop makes goes with the next collection.
+#[test]
+fn sync_leak_by_creation_in_drop() {
+    let log = Log::default();
+    let noting = log.clone();
+    let maker = Actor::make(1, quiet, move |_: &Actor| {
+        let made = guarded(7, &noting);
+        link(&made, &made);
+    });
+    maker.link(&maker);
+    drop(maker);
+    assert_eq!((rc_gc::collect(), log.len()), (1, 0));
+    assert_eq!((rc_gc::collect(), log.take()), (1, vec![7]));
+    nothing_left();
+}
+
+/// Threads that link and let go at random, each in its own heap: everything is dropped once, in its thread.
+#[test]
+fn sync_fuzz() {
+    const OBJECTS: usize = 50;
+    const OPERATIONS: usize = if cfg!(miri) { 200 } else { 20_000 };
+    let work = |seed: usize| {
+        move || {
+            let log = Log::default();
+            let mut made = OBJECTS;
+            let mut handles: Vec<_> = (0..OBJECTS).map(|id| guarded(id, &log)).collect();
+            let mut state = seed;
+            let mut random = |below: usize| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(seed * 2 + 1);
+                (state >> 33) % below
+            };
+            for _ in 0..OPERATIONS {
+                let (at, other) = (random(OBJECTS), random(OBJECTS));
+                match random(4) {
+                    0 => {
+                        handles[at] = guarded(made, &log);
+                        made += 1;
+                    }
+                    1 => handles[at] = handles[other].clone(),
+                    2 => link(&handles[at], &handles[other]),
+                    _ => drop(handles[at].links.lock().unwrap().pop()),
+                }
+            }
+            drop(handles);
+            nothing_left();
+            assert_eq!(log.sorted(), Vec::from_iter(0..made));
+        }
+    };
+    let threads: Vec<_> = (1..5).map(|seed| std::thread::spawn(work(seed))).collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}

@@ -221,3 +221,21 @@ fn finalize_is_asked_for() {
     drop(Gc::new(Silent(log.clone())));
     assert_eq!(log.len(), 0);
 }
+
+/// The pointer of a handle is that of its value, the same for every clone, and not that of the handle.
+#[test]
+fn as_ptr() {
+    let one = Gc::new(7u8);
+    let pointer = Gc::as_ptr(&one);
+    assert_eq!((pointer, pointer), (&raw const *one, Gc::as_ptr(&one.clone())));
+    assert_ne!(pointer.cast(), &raw const one);
+}
+
+/// A type that only names another holds none of it.
+#[test]
+fn phantom() {
+    #[derive(Trace)]
+    struct Named<T>(PhantomData<T>);
+    let named = Gc::new(Named::<RefCell<Gc<u8>>>(PhantomData));
+    assert!(!Gc::is_tracked(&named));
+}

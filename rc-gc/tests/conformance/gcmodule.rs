@@ -229,7 +229,7 @@ fn weak_double_free() {
 /// Graphs of 16 nodes from the bits of a number, with collections in between: what is dropped is what cannot be reached.
 #[test]
 fn random_graphs_of_16() {
-    for seed in 0..3000u64 {
+    for seed in 0..if cfg!(miri) { 5 } else { 3000u64 } {
         let mut bits = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
         let mut next = |below: usize| {
             bits ^= bits << 13;
@@ -288,4 +288,43 @@ fn spaces_apart() {
     assert_eq!((rc_gc::collect(), heaps[0].collect(), heaps[0].collect()), (0, 1, 0));
     assert_eq!((heaps[0].stats().live, heaps[1].stats().live), (0, 1));
     assert_eq!(heaps[1].collect(), 1);
+}
+
+/// The same as `simple_cycles` without a trait object between.
+#[test]
+fn non_trait_cycles() {
+    let log = Log::default();
+    let mut pair = graph(2, &[(0, 1), (1, 0)], &[0], &log);
+    {
+        let borrowed = pair[0].links.borrow_mut();
+        assert_eq!((rc_gc::collect(), borrowed.len()), (0, 1));
+    }
+    pair.clear();
+    assert_eq!((rc_gc::collect(), rc_gc::collect(), log.sorted()), (2, 0, vec![0, 1]));
+    nothing_left();
+}
+
+/// The same object, by whichever handle; equal ones are others.
+#[test]
+fn ptr_eq() {
+    let (one, two) = (Gc::new(RefCell::new(1)), Gc::new(RefCell::new(1)));
+    *one.borrow_mut() = 2;
+    let also_one = one.clone();
+    assert!(Gc::ptr_eq(&one, &also_one) && *also_one.borrow() == 2);
+    assert!(!Gc::ptr_eq(&one, &two));
+}
+
+/// Cycles in one, in two and in many threads, each in its own heap.
+#[test]
+fn thread_cycles() {
+    for many in [1, 2, if cfg!(miri) { 4 } else { 100 }] {
+        let work = || {
+            let log = Log::default();
+            drop(graph(3, &[(0, 1), (1, 2), (2, 0), (1, 1)], &[], &log));
+            assert_eq!((rc_gc::collect(), log.sorted()), (3, vec![0, 1, 2]));
+            nothing_left();
+        };
+        let threads: Vec<_> = (0..many).map(|_| std::thread::spawn(work)).collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
 }

@@ -17,3 +17,4 @@ mod python_gc;
 mod python_gc_automatic;
 mod rust_cc;
 mod rust_cc_weak;
+mod tracing_rc;

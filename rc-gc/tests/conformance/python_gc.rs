@@ -216,11 +216,12 @@ fn trashcan() {
         Tuple(Option<Gc<Nest>>, u8),
         Actor(Gc<Actor>, Option<Gc<Nest>>),
     }
+    const TENTH: usize = if cfg!(miri) { 160 } else { 100_000 };
     crate::kit::in_small_stack(|| {
         let finalized = Log::default();
         let mut nest = Gc::new(Nest::List(Vec::new()));
-        for level in 0..1_000_000 {
-            nest = Gc::new(match level % 100_000 {
+        for level in 0..10 * TENTH {
+            nest = Gc::new(match level % TENTH {
                 150 => {
                     let noting = finalized.clone();
                     let finalize = move |actor: &Actor| {

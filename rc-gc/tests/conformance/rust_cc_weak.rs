@@ -242,3 +242,72 @@ fn cleaner_panic() {
         nothing_left();
     }
 }
+
+/// A `Weak` taken before its object is part of a cycle leads to it until the cycle is collected, and so do its clones.
+#[test]
+fn weak_test2() {
+    let log = Log::default();
+    let one = Node::make(1, &log);
+    let early = Gc::downgrade(&one);
+    let two = Node::make(2, &log);
+    one.link(&two);
+    two.link(&one);
+    let late = early.clone();
+    drop((one, two));
+    assert_eq!((early.strong_count(), late.weak_count()), (1, 2));
+    drop(late.upgrade().expect("not collected yet"));
+    assert_eq!(rc_gc::collect(), 2);
+    assert!(early.upgrade().is_none() && late.upgrade().is_none());
+    assert_eq!((early.strong_count(), late.weak_count()), (0, 0));
+    drop((early, late));
+    nothing_left();
+}
+
+/// A handle to a handle holds what both lead to.
+#[test]
+fn cc_of_cc() {
+    let log = Log::default();
+    let outer = Gc::new(Gc::new(Node::make(1, &log)));
+    let inner: Gc<Gc<Node>> = Gc::clone(&outer);
+    drop(outer);
+    assert_eq!((inner.id, log.len()), (1, 0));
+    drop(inner);
+    assert_eq!(log.take(), [1]);
+    nothing_left();
+}
+
+/// Inner objects that are shared go with the last that holds them, at whichever depth.
+#[test]
+fn less_simple() {
+    let log = Log::default();
+    let nodes: Vec<_> = (0..4).map(|id| Node::make(id, &log)).collect();
+    for (from, to) in [(0, 1), (0, 2), (1, 3), (2, 3)] {
+        nodes[from].link(&nodes[to]);
+    }
+    let mut nodes = nodes.into_iter();
+    let top = nodes.next();
+    drop(nodes);
+    assert_eq!((rc_gc::collect(), log.len()), (0, 0));
+    drop(top);
+    assert_eq!((rc_gc::collect(), log.sorted()), (0, vec![0, 1, 2, 3]));
+    nothing_left();
+}
+
+/// An object is finalized once, then dropped, also if the finalizer made a handle to it for a while.
+#[test]
+fn finalize_drop() {
+    let log = Log::default();
+    let (first, second) = (log.clone(), log.clone());
+    let actor = Actor::make(
+        1,
+        move |actor: &Actor| {
+            first.note(10);
+            drop(actor.handle().expect("intact"));
+        },
+        move |_: &Actor| second.note(20),
+    );
+    actor.link(&actor);
+    drop(actor);
+    assert_eq!((rc_gc::collect(), log.take()), (1, vec![10, 20]));
+    nothing_left();
+}

@@ -167,6 +167,8 @@ fn leaves_are_known_at_compile_time() {
     assert!(is_leaf::<rc_gc::Weak<Opaque>>() && is_leaf::<std::rc::Weak<Opaque>>());
     assert!(is_leaf::<Rc<str>>() && is_leaf::<Arc<[u8]>>() && is_leaf::<LazyLock<u8>>());
     assert!(is_leaf::<&'static Gc<u8>>() && is_leaf::<Pin<&'static Opaque>>());
+    assert!(is_leaf::<std::io::WriterPanicked>() && is_leaf::<std::fmt::Alignment>());
+    assert!(is_leaf::<std::fs::TryLockError>() && is_leaf::<std::time::TryFromFloatSecsError>());
     assert!(is_leaf::<fn()>() && is_leaf::<fn(u8, Opaque) -> Gc<u8>>());
     assert!(is_leaf::<unsafe extern "C" fn(*const u8, ...) -> i32>());
     type Byte = u8;
