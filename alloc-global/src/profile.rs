@@ -43,6 +43,7 @@ mod take;
 pub use diff::{Diff, Growth};
 pub use group::{Filter, Group, Grouping, Totals};
 pub use local::{Region, untracked};
+pub(crate) use local::{adopt_after_fork, leave};
 pub use rounding::{BetterClass, Rounding, RoundingSite, rounding};
 pub use snapshot::{Dropped, Lifetimes, Module, Peak, Site, Snapshot};
 #[cfg(feature = "report")]

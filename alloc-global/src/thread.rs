@@ -355,6 +355,7 @@ fn detach() {
     let cache = HOME.replace(&DETACHED);
     ALLOCS.set(&DETACHED);
     FREES.set(&DETACHED);
+    profile::leave();
     if !is_static(cache) {
         cache.owner.leave();
         watch::leave(cache);
@@ -475,6 +476,7 @@ pub(crate) fn for_each_counters(mut f: impl FnMut(&crate::cache::Counters)) {
 /// In a child of fork: this thread's cache is that of a thread of this process, and no other is.
 pub(crate) fn adopt_after_fork() {
     owner::note_fork();
+    profile::adopt_after_fork();
     let cache = HOME.get();
     if !is_static(cache) {
         cache.owner.set(owner::current());
