@@ -147,9 +147,11 @@ pub(crate) fn tick(cache: &'static Cache) {
     purge::run_if_due();
     #[cfg(feature = "report")]
     crate::time_line::tick();
-    if latency::is_on() && !cache.watch.is_on() {
+    // Where every operation is looked at there is no fast path.
+    if latency::is_on() && !cache.watch.is_every() {
         probe(cache);
     }
+    watch::rest_if_done(cache);
     let now = purge::now();
     if now.saturating_sub(cache.swept_at()) >= SWEEP_MS {
         visit::sweep(cache, now);

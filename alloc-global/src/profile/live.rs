@@ -131,6 +131,8 @@ pub(crate) enum Added {
     Replaced(Entry),
     /// There is no room.
     Full,
+    /// It was wanted no more.
+    Unwanted,
 }
 
 /// All recorded blocks.
@@ -281,12 +283,15 @@ impl Live {
     }
 
     /// Adds a block, and calls `then` with what became of it, while the stripe is held. `spot` is where it is to be, if that is known.
+    ///
+    /// `wanted` is asked under the stripe too: who knows that it is false, and finds the stripe empty, knows that it stays so.
     #[inline]
     pub(crate) fn add(
         &self,
         block: Block,
         spot: Option<Spot>,
         entry: Entry,
+        wanted: impl FnOnce() -> bool,
         then: impl FnOnce(Added),
     ) {
         // May map it: before the lock.
@@ -301,6 +306,7 @@ impl Live {
             self.put_spare(&mut stripe, spare);
         }
         let added = match spot {
+            _ if !wanted() => Added::Unwanted,
             Some(spot) => {
                 // SAFETY: the stripe is held.
                 unsafe { spot.add(self, &mut stripe, entry) }
@@ -420,6 +426,11 @@ impl Live {
         Held { live: self, guards: self.stripes.each_ref().map(|part| part.lock.lock()) }
     }
 
+    /// Whether no block is recorded. Takes one stripe after the other: holds for good where nothing is added any more.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.stripes.iter().all(|part| part.lock.lock().live == 0)
+    }
+
     /// Blocks that had no room.
     pub(crate) fn dropped(&self) -> u64 {
         // Relaxed: a count.
@@ -447,6 +458,22 @@ pub(crate) struct Held<'a> {
 }
 
 impl Held<'_> {
+    /// Takes every block out, and calls `f` with its entry.
+    pub(crate) fn clear(&mut self, mut f: impl FnMut(Entry)) {
+        let Some(start) = self.live.area.mapped() else { return };
+        let parts = self.live.parts(start);
+        for bucket in 0..parts.buckets {
+            let Some(stripe) = self.guards.get_mut(stripe_of(bucket)) else { continue };
+            // SAFETY: all stripes are held.
+            while let Some(address) = unsafe { parts.first(bucket) } {
+                // SAFETY: as above.
+                let entry = unsafe { Spot { address, parts, bucket }.remove(stripe) };
+                self.live.count(address, false);
+                entry.into_iter().for_each(&mut f);
+            }
+        }
+    }
+
     /// Calls `f` with the address of every recorded block and its entry.
     pub(crate) fn for_each(&self, mut f: impl FnMut(usize, Entry)) {
         let Some(start) = self.live.area.mapped() else { return };

@@ -11,7 +11,7 @@ use super::sites::Place;
 use super::stack::{self, Stack, frame_pointer};
 use super::tables::{Allocation, Freed, Tables};
 use super::{live, pages};
-use crate::stats;
+use crate::{stats, watch};
 use alloc_core::Block;
 
 /// The tables of the process: half of what they may take for sites, and half, less what else there is, for blocks.
@@ -43,8 +43,23 @@ pub(crate) fn on_alloc(block: Block, requested: usize, size: usize, rate: u64) {
         let (place, now) = (Place { region, thread, lane }, microseconds(exact));
         let event = Allocation { block, requested, size, rate, now, place };
         let walk = |stack: &mut Stack| stack::capture(local, fp, stack);
-        TABLES.on_alloc(event, &mut Stack::empty(), walk);
+        TABLES.on_alloc(event, &mut Stack::empty(), walk, is_wanted);
     });
+}
+
+/// Whether anything is to be recorded. The tests here do not go through `watch`.
+fn is_wanted() -> bool {
+    cfg!(test) || watch::is_recording()
+}
+
+/// Whether no block is on record. After whoever asks saw that nothing is to be recorded any more, it stays so.
+pub(crate) fn is_empty() -> bool {
+    TABLES.is_empty()
+}
+
+/// Forgets the blocks that are on record: they count as freed, unseen.
+pub(crate) fn forget_live() {
+    TABLES.forget_live();
 }
 
 /// Writes the return addresses of the calling thread's stack into `frames`, the innermost first, and says how many. As for an event, but

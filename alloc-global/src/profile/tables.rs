@@ -153,13 +153,15 @@ impl Tables {
         }
     }
 
-    /// Records an allocation. `walk` writes its stack; what an event waits for most is memory, which comes meanwhile.
+    /// Records an allocation, unless it is not `wanted` any more. `walk` writes its stack; what an event waits for most is memory, which
+    /// comes meanwhile.
     #[inline]
     pub(crate) fn on_alloc(
         &self,
         event: Allocation,
         stack: &mut Stack,
         walk: impl FnOnce(&mut Stack),
+        wanted: impl FnOnce() -> bool,
     ) {
         let spot = self.live.spot(event.block);
         if let Some(spot) = &spot {
@@ -182,7 +184,10 @@ impl Tables {
             site,
         };
         let lane = event.place.lane;
-        self.live.add(event.block, spot, entry, |added| {
+        self.live.add(event.block, spot, entry, wanted, |added| {
+            if added == Added::Unwanted {
+                return;
+            }
             if let Added::Replaced(old) = added {
                 self.count_unseen(old, lane);
             }
@@ -388,6 +393,16 @@ impl Tables {
     pub(crate) fn unlock_after_fork(&self) {
         self.sites.unlock_after_fork();
         self.live.unlock_after_fork();
+    }
+
+    /// Whether no block is on record.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.live.is_empty()
+    }
+
+    /// Forgets the live blocks: counts them as freed, unseen.
+    pub(crate) fn forget_live(&self) {
+        self.live.hold().clear(|entry| self.count_unseen(entry, 0));
     }
 
     /// Verifies the invariants of all tables.

@@ -3,7 +3,7 @@
 use super::live::{Added, Entry, FILTER, Live};
 use super::sites::{OTHER, Place, WEIGHT_ONE};
 use super::stack::{Stack, mix};
-use super::tables::{Allocation, Freed, Tables, Tally};
+use super::tables::{Allocation, Freed, Tables};
 use alloc_core::Block;
 use core::num::NonZeroUsize;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -31,6 +31,8 @@ fn allocation(address: usize, size: usize, rate: u64) -> Allocation {
     Allocation { block: block(address), requested: size, size, rate, now: 100, place }
 }
 
+mod lanes;
+
 /// Numbers that look like chance.
 struct Dice(u64);
 
@@ -52,7 +54,7 @@ fn check(live: &Live) {
 
 fn add(live: &Live, address: usize, birth: u64) -> Added {
     let mut result = None;
-    live.add(block(address), None, entry(birth), |added| result = Some(added));
+    live.add(block(address), None, entry(birth), || true, |added| result = Some(added));
     result.unwrap()
 }
 
@@ -160,6 +162,7 @@ fn four_threads_and_a_ledger_agree() {
                         allocation(address, size, 1),
                         &mut stack(&[number % 40, 7]),
                         |_| (),
+                        || true,
                     );
                     mine.push(address);
                     (allocs, bytes) = (allocs + 1, bytes + size as u64);
@@ -197,7 +200,7 @@ fn four_threads_and_a_ledger_agree() {
 fn overflow_keeps_totals() {
     let tables = Tables::new(|| 8 << 10, || 8 << 10, || 0);
     for n in 1..=1000 {
-        tables.on_alloc(allocation(n * 16, 100, 1), &mut stack(&[n]), |_| ());
+        tables.on_alloc(allocation(n * 16, 100, 1), &mut stack(&[n]), |_| (), || true);
     }
     for n in 1..=50 {
         tables.on_free(block(n * 16), Freed::default(), |_| 200);
@@ -227,7 +230,7 @@ fn estimate(seed: u64, size: usize, rate: u64, blocks: usize) -> (f64, f64, u64)
     let chosen = -(-(size as f64) / rate as f64).exp_m1();
     for n in 1..=blocks {
         if dice.fraction() < chosen {
-            tables.on_alloc(allocation(n * 16, size, rate), &mut stack(&[1]), |_| ());
+            tables.on_alloc(allocation(n * 16, size, rate), &mut stack(&[1]), |_| (), || true);
         }
     }
     let mut result = (0.0, 0.0, 0);
@@ -286,7 +289,7 @@ fn squares(sizes: &[usize], rate: u64) -> (f64, f64) {
                     now: dice.next() >> 20,
                     ..allocation((n + 1) * 64, *size, rate)
                 };
-                tables.on_alloc(event, &mut stack(&[1]), |_| ());
+                tables.on_alloc(event, &mut stack(&[1]), |_| (), || true);
             }
         }
         let (mut bytes, mut variance, mut freed) = (0, 0.0, 0.0);
@@ -333,9 +336,9 @@ fn errors_are_as_large_as_estimates_are_off() {
 #[test]
 fn each_sample_keeps_the_rate_it_was_taken_at() {
     let tables = Tables::new(|| 64 << 10, || 64 << 10, || 0);
-    tables.on_alloc(allocation(16, 100, 1), &mut stack(&[1]), |_| ());
-    tables.on_alloc(allocation(32, 100, 1 << 20), &mut stack(&[2]), |_| ());
-    tables.on_alloc(allocation(48, 100, 1), &mut stack(&[1]), |_| ());
+    tables.on_alloc(allocation(16, 100, 1), &mut stack(&[1]), |_| (), || true);
+    tables.on_alloc(allocation(32, 100, 1 << 20), &mut stack(&[2]), |_| (), || true);
+    tables.on_alloc(allocation(48, 100, 1), &mut stack(&[1]), |_| (), || true);
     let mut found = HashMap::new();
     tables.for_each(|known| {
         found.insert(known.stack[0], known.tally.live as f64 / WEIGHT_ONE as f64);
@@ -350,7 +353,7 @@ fn each_sample_keeps_the_rate_it_was_taken_at() {
 fn lifetimes_and_temporaries_are_counted() {
     let tables = Tables::new(|| 64 << 10, || 64 << 10, || 0);
     let one = |address, now, is_last| {
-        tables.on_alloc(allocation(address, 10, 1), &mut stack(&[1]), |_| ());
+        tables.on_alloc(allocation(address, 10, 1), &mut stack(&[1]), |_| (), || true);
         tables.on_free(block(address), Freed { is_last, lane: 0 }, |exact| {
             assert!(exact);
             now
@@ -375,7 +378,7 @@ fn lifetimes_and_temporaries_are_counted() {
 fn a_sample_that_stands_for_itself_has_the_clock_of_samples() {
     let tables = Tables::new(|| 64 << 10, || 64 << 10, || 0);
     // A thousand times the rate: in for sure.
-    tables.on_alloc(allocation(16, 1 << 20, 1 << 10), &mut stack(&[1]), |_| ());
+    tables.on_alloc(allocation(16, 1 << 20, 1 << 10), &mut stack(&[1]), |_| (), || true);
     tables.on_free(block(16), Freed::default(), |coarse| if coarse { 0 } else { 100 + 8 });
     tables.for_each(|known| {
         assert_eq!(known.tally.freed_blocks(), WEIGHT_ONE);
@@ -386,8 +389,8 @@ fn a_sample_that_stands_for_itself_has_the_clock_of_samples() {
 #[test]
 fn a_block_whose_end_was_not_seen_is_freed_when_it_comes_again() {
     let tables = Tables::new(|| 64 << 10, || 64 << 10, || 0);
-    tables.on_alloc(allocation(16, 10, 1), &mut stack(&[1]), |_| ());
-    tables.on_alloc(allocation(16, 30, 1), &mut stack(&[2]), |_| ());
+    tables.on_alloc(allocation(16, 10, 1), &mut stack(&[1]), |_| (), || true);
+    tables.on_alloc(allocation(16, 30, 1), &mut stack(&[2]), |_| (), || true);
     tables.on_free(block(32), Freed::default(), |_| 0);
     let mut found = HashMap::new();
     tables.for_each(|known| {
@@ -404,7 +407,7 @@ fn a_fork_holds_everything_and_lets_go() {
     tables.lock_for_fork();
     crate::lock::set_holds_all(true);
     // Handlers of others may allocate meanwhile.
-    tables.on_alloc(allocation(16, 10, 1), &mut stack(&[1]), |_| ());
+    tables.on_alloc(allocation(16, 10, 1), &mut stack(&[1]), |_| (), || true);
     crate::lock::set_holds_all(false);
     tables.unlock_after_fork();
     std::thread::scope(|scope| {
@@ -419,7 +422,7 @@ fn a_site_remembers_its_most_and_what_it_had_when_the_process_had_most() {
     static PEAK: AtomicU64 = AtomicU64::new(0);
     let tables = Tables::new(|| 64 << 10, || 64 << 10, || PEAK.load(Ordering::Relaxed));
     let come = |n: usize, size, frame| {
-        tables.on_alloc(allocation(n * 16, size, 1), &mut stack(&[frame]), |_| ());
+        tables.on_alloc(allocation(n * 16, size, 1), &mut stack(&[frame]), |_| (), || true);
     };
     let go = |n: usize| tables.on_free(block(n * 16), Freed::default(), |_| 200);
     // Site 1 has its most before the peak of the process, site 2 at it, site 3 after it; site 4 rests from before it.
@@ -450,7 +453,7 @@ fn bytes_are_those_that_the_counters_count() {
     // A class of pools, one of the bins up to 1 KiB, one of those above.
     for (n, requested, size) in [(1, 20, 24), (2, 600, 640), (3, 1_100, 1_280)] {
         let event = Allocation { requested, ..allocation(n * 16, size, 1) };
-        tables.on_alloc(event, &mut stack(&[n]), |_| ());
+        tables.on_alloc(event, &mut stack(&[n]), |_| (), || true);
     }
     let mut known_bytes = HashMap::new();
     tables.for_each(|known| {
@@ -460,75 +463,4 @@ fn bytes_are_those_that_the_counters_count() {
     });
     let expected = [(1, (24, 20, 4)), (2, (640, 600, 40)), (3, (1_100, 1_100, 180))];
     assert_eq!(known_bytes, expected.into());
-}
-
-#[test]
-fn lanes_of_one_site_are_one_site() {
-    let tables = Tables::new(|| 64 << 10, || 64 << 10, || 0);
-    let come = |n: usize, frame, lane| {
-        let event = allocation(n * 16, 100, 1);
-        let event = Allocation { place: Place { lane, ..event.place }, ..event };
-        tables.on_alloc(event, &mut stack(&[frame]), |_| ());
-    };
-    let go =
-        |n: usize, is_last, lane| tables.on_free(block(n * 16), Freed { is_last, lane }, |_| 200);
-    (1..=4).for_each(|n| come(n, 1, 3));
-    (5..=6).for_each(|n| come(n, 1, 4));
-    come(7, 1, 0);
-    come(8, 2, 4);
-    // By its own lane, by another, by the one that all share; of the last one only in its own lane.
-    go(1, false, 3);
-    go(2, true, 4);
-    go(5, true, 4);
-    go(7, false, 0);
-    go(6, false, 0);
-    tables.check().unwrap();
-    let mut found = HashMap::new();
-    tables.for_each(|known| {
-        let Tally { counted, live, live_bytes, .. } = known.tally;
-        let counts = (counted.samples, counted.bytes, counted.temporary / WEIGHT_ONE);
-        let row = (counts, counted.most.0, live / WEIGHT_ONE, live_bytes);
-        assert!(found.insert(known.stack[0], row).is_none(), "one entry for each");
-    });
-    assert_eq!(found[&1], ((5, 500, 1), 700, 2, 200));
-    assert_eq!(found[&2], ((0, 0, 0), 100, 1, 100));
-    let mut sites = [None; 2];
-    tables.sites_of(&[3 * 16, 8 * 16], &mut sites);
-    let stacks = tables.stacks_of(&sites);
-    assert_eq!((stacks.len(), &stacks[&sites[0].unwrap()]), (2, &vec![0]));
-}
-
-#[test]
-fn what_others_do_with_a_lanes_blocks_shows_in_its_most() {
-    let tables = Tables::new(|| 64 << 10, || 64 << 10, || 0);
-    let come = |n: usize, requested: usize| {
-        let size = if requested > 1_024 { 1_280 } else { requested };
-        let event = allocation(n * 16, size, 1);
-        let event = Allocation { requested, place: Place { lane: 3, ..event.place }, ..event };
-        tables.on_alloc(event, &mut stack(&[1]), |_| ());
-    };
-    let most = || {
-        let mut most = (0, 0);
-        tables.for_each(|known| most = known.tally.counted.most);
-        (most.0, most.1 / WEIGHT_ONE)
-    };
-    (1..=3).for_each(|n| come(n, 100));
-    assert_eq!(most(), (300, 3));
-    // 200 went, 150 came: less than there was. Then 100 more.
-    (1..=2).for_each(|n| tables.on_free(block(n * 16), Freed { is_last: false, lane: 4 }, |_| 200));
-    come(4, 150);
-    assert_eq!(most(), (300, 3));
-    come(5, 100);
-    assert_eq!(most(), (350, 3));
-    // Above 1 KiB counters count what was asked for. Grown by another thread, then one more.
-    come(6, 1_100);
-    assert_eq!(most(), (1_450, 4));
-    tables.on_resize(block(6 * 16), 1_200, 4);
-    assert_eq!(most(), (1_550, 4));
-    come(7, 10);
-    assert_eq!(most(), (1_560, 5));
-    tables.on_resize(block(6 * 16), 1_100, 3);
-    come(8, 10);
-    assert_eq!(most(), (1_560, 5));
-    tables.check().unwrap();
 }

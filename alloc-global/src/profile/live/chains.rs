@@ -40,6 +40,20 @@ impl Parts {
         ((address >> BUCKET_SHIFT) + (piece << (MIB_BITS - BUCKET_SHIFT))) & (self.buckets - 1)
     }
 
+    /// The address of the first entry of a bucket.
+    ///
+    /// # Safety
+    ///
+    /// The stripe of the bucket is held.
+    pub(super) unsafe fn first(&self, bucket: usize) -> Option<usize> {
+        // SAFETY: a head; the caller's promise.
+        match unsafe { Parts::read(self.head(bucket)) } {
+            0 => None,
+            // SAFETY: an entry of this stripe (1).
+            number => Some(unsafe { self.slot(number).read() }.address),
+        }
+    }
+
     /// The place of an entry. `number` came from a head, an entry or a row: below `capacity`.
     #[inline]
     pub(super) fn slot(&self, number: u32) -> NonNull<Slot> {

@@ -221,7 +221,7 @@ impl Counts {
     /// Has the processor bring in what [`come`](Counts::come) will write.
     #[inline]
     pub(super) fn fetch(&self) {
-        fetch(&self.own);
+        fetch(&raw const self.own);
     }
 
     /// Bytes and weights of what is live.
