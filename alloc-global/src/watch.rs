@@ -14,6 +14,8 @@
 //! Blocks that were freed are looked at when they leave the thread's cache, a batch at a time: for the drain, for
 //! the shared heaps, for the fallback.
 //!
+//! When recording pauses, the mode stays `Sample` without samples, for the ends of what is on record; once nothing is, it is `Off`.
+//!
 //! What is switched by another thread takes effect at a thread's next slow path; until then it may hand out again
 //! a block whose recorded life is over, unseen.
 //!

@@ -54,6 +54,8 @@ static TOKENS: AtomicU32 = AtomicU32::new(0);
 
 /// Which lanes are some thread's, a bit for each. Lane 0 is everybody's, and what is recorded there takes its time.
 ///
+/// A thread whose end is not seen keeps its lane for good: the more of those, the more threads have lane 0.
+///
 /// Each lane in which threads of one name meet a site costs a record, so there are not many.
 static LANES: AtomicU32 = AtomicU32::new(1);
 
