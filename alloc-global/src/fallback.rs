@@ -331,7 +331,27 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         thread::count(|c| &c.fallback_bytes_out, layout.size() as u64);
         thread::note_freed(asked.size());
         // SAFETY: it came from there with this layout.
-        unsafe { self.inner.dealloc(block, asked) };
+        unsafe { self.give(block, asked) };
+    }
+
+    /// # Safety
+    ///
+    /// As for `GlobalAlloc::dealloc`, of the fallback itself.
+    unsafe fn give(&self, block: *mut u8, layout: Layout) {
+        latency::timed(Path::Fallback, || {
+            // SAFETY: the caller's promise.
+            unsafe { self.inner.dealloc(block, layout) }
+        });
+    }
+
+    /// # Safety
+    ///
+    /// As for `GlobalAlloc::realloc`, of the fallback itself.
+    unsafe fn resize(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        latency::timed(Path::Fallback, || {
+            // SAFETY: the caller's promise.
+            unsafe { self.inner.realloc(block, layout, size) }
+        })
     }
 
     /// Lets the system allocator see a free of a large block, which may be kept from it.
@@ -380,10 +400,10 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             }
             self.make_way(asked_new.size().saturating_sub(asked_old.size()));
             // SAFETY: it came from there with `asked_old`; the new size is that of a layout.
-            let mut moved = unsafe { self.inner.realloc(block, asked_old, asked_new.size()) };
+            let mut moved = unsafe { self.resize(block, asked_old, asked_new.size()) };
             if moved.is_null() && make_room() {
                 // SAFETY: as above; after null the block is still valid.
-                moved = unsafe { self.inner.realloc(block, asked_old, asked_new.size()) };
+                moved = unsafe { self.resize(block, asked_old, asked_new.size()) };
             }
             if !moved.is_null() {
                 if Self::is_system() && (moved != block || !huge::is_backed(asked_old.size())) {

@@ -5,7 +5,7 @@
 //! | fast | a free and an allocation from the thread's cache | a probe of eight, every 64th slow path |
 //! | refill | half an array of blocks from the shared heaps | always |
 //! | arena | a chunk of arenas mapped | always |
-//! | fallback | a block from the fallback | always |
+//! | fallback | a call of the fallback: for a block, to resize one, to free one | always |
 //! | purge | free memory given back once it is due; `trim` is not in it | always |
 //!
 //! A cell holds values whose top five bits agree, as an HDR histogram's does (Gil Tene): at most 6 % wide. Nothing is

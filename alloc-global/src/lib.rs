@@ -75,7 +75,7 @@ pub use profile::{
 };
 pub use rss::{Rss, RssPart, explain_rss};
 pub use stats::{Stats, stats};
-pub use watch::{start_sampling, start_tracing, stop_profiling};
+pub use watch::{start_sampling, start_tracing, stop_and_forget, stop_profiling};
 
 use core::fmt;
 

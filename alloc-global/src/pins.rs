@@ -59,7 +59,8 @@ struct Found {
 /// Who holds the nearly empty arenas: those with less than 10 % of their bytes in blocks, and at least one block.
 ///
 /// The largest `would_return_bytes` first. Blocks that were sampled or traced are named by their call site, which reads debug
-/// information; the others by size class and heap. Blocks in the
+/// information; the others by size class and heap: which thread allocated them is not known, for no pool belongs to one, blocks carry
+/// no header, and the fast path writes nothing down. Blocks in the
 /// caches of threads hold arenas too, and count. Costs a step per pool and per block in nearly empty arenas, with all
 /// other threads waiting at their slow paths, and 32 bytes per such block meanwhile.
 ///

@@ -152,6 +152,15 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
     #[cold]
     #[inline(never)]
     unsafe fn alloc_watched(&self, layout: Layout, zeroed: bool) -> *mut u8 {
+        // Nearly always there is one, and only the drain has none (`watch`).
+        let home = thread::home();
+        if let (Some(bin), false, 0) = (self.bin(layout), zeroed, home.gate.get())
+            // SAFETY: the cache is this thread's.
+            && let Some(block) = unsafe { home.pop(bin) }
+        {
+            watch::large_alloc(block.as_ptr(), layout);
+            return block.as_ptr();
+        }
         let block = match zeroed {
             // SAFETY: the caller's contract.
             true => unsafe { self.fallback.alloc_otherwise(layout, true) },

@@ -43,6 +43,7 @@ mod take;
 pub use diff::{Diff, Growth};
 pub use group::{Filter, Group, Grouping, Totals};
 pub use local::{Region, untracked};
+pub(crate) use local::{adopt_after_fork, leave};
 pub use rounding::{BetterClass, Rounding, RoundingSite, rounding};
 pub use snapshot::{Dropped, Lifetimes, Module, Peak, Site, Snapshot};
 #[cfg(feature = "report")]
@@ -60,8 +61,8 @@ pub(crate) use pages::make_room_for_all;
 pub(crate) use query::requested;
 pub(crate) use record::tool_bytes;
 pub(crate) use record::{
-    are_recorded, check, is_recorded, lock_for_fork, on_alloc, on_free, on_resize, stack_here,
-    unlock_after_fork,
+    are_recorded, check, forget_live, is_empty, is_recorded, lock_for_fork, on_alloc, on_free,
+    on_resize, stack_here, unlock_after_fork,
 };
 pub use stack::limit_frames;
 pub(crate) use stack::{MOST_ASKED, limit_frames as set_depth};

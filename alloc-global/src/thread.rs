@@ -147,9 +147,11 @@ pub(crate) fn tick(cache: &'static Cache) {
     purge::run_if_due();
     #[cfg(feature = "report")]
     crate::time_line::tick();
-    if latency::is_on() && !cache.watch.is_on() {
+    // Where every operation is looked at there is no fast path.
+    if latency::is_on() && !cache.watch.is_every() {
         probe(cache);
     }
+    watch::rest_if_done(cache);
     let now = purge::now();
     if now.saturating_sub(cache.swept_at()) >= SWEEP_MS {
         visit::sweep(cache, now);
@@ -355,6 +357,7 @@ fn detach() {
     let cache = HOME.replace(&DETACHED);
     ALLOCS.set(&DETACHED);
     FREES.set(&DETACHED);
+    profile::leave();
     if !is_static(cache) {
         cache.owner.leave();
         watch::leave(cache);
@@ -475,6 +478,7 @@ pub(crate) fn for_each_counters(mut f: impl FnMut(&crate::cache::Counters)) {
 /// In a child of fork: this thread's cache is that of a thread of this process, and no other is.
 pub(crate) fn adopt_after_fork() {
     owner::note_fork();
+    profile::adopt_after_fork();
     let cache = HOME.get();
     if !is_static(cache) {
         cache.owner.set(owner::current());

@@ -7,6 +7,7 @@
 
 use crate::cache::Cache;
 use crate::large_class::{LARGE_CLASSES, LargeClass};
+use crate::latency::{self, Path};
 use crate::mid_class::CacheBin;
 use crate::{depot, fallback, thread};
 use alloc_core::Block;
@@ -28,8 +29,10 @@ pub(crate) fn free_to_registered(class: LargeClass, block: Block) {
     let registered = fallback::REGISTERED.load(Ordering::Acquire);
     // SAFETY: blocks are cached only once a fallback is registered, and it lives for good.
     let dealloc = unsafe { (*registered).dealloc };
-    // SAFETY: a block of that fallback, allocated with the class's layout (invariant 1 of the cache).
-    unsafe { dealloc(registered, block.as_ptr(), class.layout()) };
+    latency::timed(Path::Fallback, || {
+        // SAFETY: a block of that fallback, allocated with the class's layout (invariant 1 of the cache).
+        unsafe { dealloc(registered, block.as_ptr(), class.layout()) }
+    });
 }
 
 /// Gives everything in a thread's cache of the fallback's blocks back. Returns bytes; 0 if another thread is at

@@ -14,6 +14,8 @@
 //! Blocks that were freed are looked at when they leave the thread's cache, a batch at a time: for the drain, for
 //! the shared heaps, for the fallback.
 //!
+//! When recording pauses, the mode stays `Sample` without samples, for the ends of what is on record; once nothing is, it is `Off`.
+//!
 //! What is switched by another thread takes effect at a thread's next slow path; until then it may hand out again
 //! a block whose recorded life is over, unseen.
 //!
@@ -43,8 +45,8 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 mod switch;
 
-pub(crate) use switch::{is_watched, note_watched, rate, set_rate, set_seed};
-pub use switch::{start_sampling, start_tracing, stop_profiling};
+pub(crate) use switch::{is_recording, is_watched, note_watched, rate, set_rate, set_seed};
+pub use switch::{start_sampling, start_tracing, stop_and_forget, stop_profiling};
 
 /// Stands for a distance without end: nothing new is recorded, what is on record is followed.
 const PAUSED: u64 = u64::MAX;
@@ -207,6 +209,9 @@ fn update(cache: &'static Cache) {
     watch.seen.set(EPOCH.load(Ordering::Acquire));
     // Relaxed: the Acquire above saw it stored.
     watch.rate.set(RATE.load(Ordering::Relaxed));
+    if is_done(watch) {
+        watch.rate.set(0);
+    }
     choose_mode(cache);
     if watch.rate.get() > 1 {
         for class in SizeClass::all() {
@@ -215,6 +220,21 @@ fn update(cache: &'static Cache) {
             }
         }
         watch.left_bytes.set(watch.draw_bytes() as u64);
+    }
+}
+
+/// Whether this thread follows blocks on record, and there are none. None can come: nothing is recorded after this thread
+/// saw the pause, for who records asks whether to, under the lock of the stripe that `is_empty` took.
+fn is_done(watch: &Watch) -> bool {
+    watch.rate.get() == PAUSED && profile::is_empty()
+}
+
+/// Ends what the pause left, once the last block on record was freed: the fast paths are as if nothing had been watched.
+#[inline]
+pub(crate) fn rest_if_done(cache: &'static Cache) {
+    if is_done(&cache.watch) {
+        cache.watch.rate.set(0);
+        choose_mode(cache);
     }
 }
 

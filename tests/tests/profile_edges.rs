@@ -16,7 +16,7 @@ use std::time::Duration;
 use alloc_global::report::{self, Report};
 use alloc_global::{
     DebugInfo, PoolAlloc, Region, Snapshot, limit_profile, start_sampling, start_tracing, stats,
-    stop_profiling, thread_flush, untracked,
+    stop_and_forget, stop_profiling, thread_flush, untracked,
 };
 use tests::block::Block;
 use tests::cases::{self, Case, run_self};
@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         Case::new(EARLY, early),
         Case::new("full_tables_keep_their_bound_and_say_what_they_dropped", bounded).within(240),
         Case::new("drains_are_no_threads", drains),
+        Case::new("after_the_last_sample_threads_are_as_before_the_first", rest),
         Case::new("a_module_unloaded_while_profiled_harms_no_report", unloaded).within(240),
         Case::new("two_copies_of_the_allocator_count_apart", two_copies).within(240),
     ])
@@ -99,6 +100,43 @@ fn forks(start: fn()) {
     thread_flush();
     invariants().expect("invariants");
     assert_eq!((live_in("a").1, live_in("b").1), (0., 0.));
+}
+
+/// How many of 100 blocks come from where the last one went: all of them while nothing is watched.
+fn taken_back() -> usize {
+    let place = || Block::new(64, 8, 1).expect("memory").addr();
+    (0..100).map(|_| (place(), place())).filter(|(first, second)| first == second).count()
+}
+
+fn rest() {
+    assert_eq!(taken_back(), 100);
+    start_sampling(512);
+    churn(1, 20_000);
+    // As long as 2,000 times the mean distance: a sample for sure.
+    let held = Block::new(1 << 20, 8, 1).expect("memory");
+    churn(2, 20_000);
+    stop_profiling();
+    churn(3, 20_000);
+    assert!(taken_back() < 100, "a sample is live: its end is to be seen");
+    drop(held);
+    // Those that are free but still in the cache.
+    thread_flush();
+    churn(4, 20_000);
+    assert_eq!(taken_back(), 100);
+    start_sampling(512);
+    let held = Block::new(1 << 20, 8, 1).expect("memory");
+    churn(5, 20_000);
+    stop_and_forget();
+    assert_eq!(taken_back(), 100);
+    let live = |snapshot: Snapshot| snapshot.sites.iter().map(|site| site.live).sum::<f64>();
+    assert_eq!(live(Snapshot::take()), 0.);
+    drop(held);
+    start_sampling(512);
+    let held = Block::new(1 << 20, 8, 1).expect("memory");
+    assert!(live(Snapshot::take()) >= 1.);
+    drop(held);
+    stop_and_forget();
+    invariants().expect("invariants");
 }
 
 /// Blocks that destructors of threads free.

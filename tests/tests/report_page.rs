@@ -66,6 +66,8 @@ impl Folder {
     fn new(case: &str) -> Folder {
         let folder =
             std::env::temp_dir().join(format!("report-page-{case}-{}", std::process::id()));
+        // A process that had this number may have left one.
+        let _ = fs::remove_dir_all(&folder);
         fs::create_dir(&folder).expect("a folder");
         Folder(folder)
     }

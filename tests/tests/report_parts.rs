@@ -2,8 +2,9 @@
 //! processes in which the environment does not hold or is inherited.
 //!
 //! Each case runs in a process of its own, and starts this binary again where it needs settings. Unsafe here: calls of the C
-//! library that ask who a process is, and signals.
+//! library that ask who a process is, signals, and calls of the allocator with unusual layouts.
 
+use std::alloc::{Layout, alloc, dealloc};
 use std::collections::BTreeMap;
 use std::fs;
 use std::hint::black_box;
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 use alloc_global::report::{self, Report};
 use alloc_global::{
     Grouping, PoolAlloc, Region, Snapshot, limit_frames, seed_samples, start_latency,
-    start_sampling, start_tracing, stop_latency, thread_flush, trim,
+    start_sampling, start_tracing, stop_latency, stop_profiling, thread_flush, trim,
 };
 use tests::block::Block;
 use tests::cases::{self, Case, run_self};
@@ -95,6 +96,19 @@ fn latencies() {
     work();
     let second = counts();
     assert!(first.iter().all(|(path, count)| second[path] > *count), "{first:?} {second:?}");
+    start_sampling(512 << 10);
+    work();
+    stop_profiling();
+    let third = counts();
+    assert!(first.keys().all(|path| third[path] > second[path]), "{second:?} {third:?}");
+    // No cache keeps what is aligned so far: each free is a call of the fallback.
+    let layout = Layout::from_size_align(2_000, 64).expect("a layout");
+    // SAFETY: the size is not 0.
+    let aligned: Vec<*mut u8> = (0..10_000).map(|_| unsafe { alloc(layout) }).collect();
+    let before = counts()["fallback"];
+    // SAFETY: each was allocated with this layout, and is freed once.
+    aligned.into_iter().for_each(|block| unsafe { dealloc(block, layout) });
+    assert!(counts()["fallback"] >= before + 10_000);
     stop_latency();
     // What a thread began before may still come in; later nothing does.
     let stopped = counts();

@@ -75,7 +75,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
                 cache.note_mid_stocked(bin);
             } else {
                 // SAFETY: just allocated with this layout.
-                unsafe { self.inner.dealloc(block.as_ptr(), asked) };
+                unsafe { self.give(block.as_ptr(), asked) };
             }
         }
     }
@@ -89,7 +89,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         let Some(cache) = thread::attached() else {
             thread::note_mid_orphan_free(bin);
             // SAFETY: it came from there with this layout.
-            return unsafe { self.inner.dealloc(block, fallback_layout(layout)) };
+            return unsafe { self.give(block, fallback_layout(layout)) };
         };
         cache.tick();
         // SAFETY: the caller's contract: it came from `alloc`, which was not null.
@@ -102,7 +102,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         if !unsafe { cache.grow_mid(bin) } {
             let free = |class: LargeClass, old: Block| {
                 // SAFETY: a block of this fallback, allocated with the class's layout.
-                unsafe { self.inner.dealloc(old.as_ptr(), class.layout()) };
+                unsafe { self.give(old.as_ptr(), class.layout()) };
             };
             // SAFETY: the cache is this thread's.
             unsafe { cache.give_mid(bin, cache.mid_half(bin), true, free) };
@@ -112,7 +112,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             // The fallback called back in and filled it again.
             cache.note_mid_gone(bin);
             // SAFETY: it came from there with this layout.
-            unsafe { self.inner.dealloc(block, fallback_layout(layout)) };
+            unsafe { self.give(block, fallback_layout(layout)) };
         }
     }
 }

@@ -1,20 +1,22 @@
 //! Recorded blocks that are live, by address.
 //!
 //! ```text
-//! address:  | MiB .. | 19 stripe (6) 14 | 13 .. offset in a page of 16 KiB .. |
-//!                    | 19 filter (15)                    5 |
-//! bucket:   in the stripe's part, at a place that the MiB is hashed to, plus the offset in steps of 16 bytes
+//! address:  | MiB .. | 19 .. | 17 stripe (6) 12 | 11 .. offset in 4 KiB .. |
+//!                    | 19 filter (15)                          5 |
+//! bucket:   | place  | 19 offset in the MiB          4 |       as many of the lower bits as there are buckets
 //!
 //! area:  | heads: u32 per bucket | entry 1 | entry 2 | entry 3 | ...          | not used |
 //!          a head, and each entry, names the next entry of its bucket; 0 is none
 //! filter: a count per 15 bits of the address, that stays at 255 once it was there
 //! ```
 //!
-//! Blocks that lie side by side, as most do that are allocated one after the other, have their heads side by side and one
-//! stripe: a table of all blocks is many times larger than a processor's caches.
+//! Blocks that lie side by side, as most do that are allocated one after the other, have their heads side by side and their
+//! entries too: a table of all blocks is many times larger than a processor's caches. Nevertheless what an event waits for is
+//! memory, so the processor is told to fetch it as early as may be.
 //!
-//! Each bucket, each count of the filter and each list of free entries belongs to one of 64 stripes, and each stripe has a
-//! leaf lock, held for some ten steps.
+//! Each bucket, each count of the filter, each list of free entries and each row of entries not used yet belongs to one of 64
+//! stripes, and each stripe has a leaf lock, held for some ten steps, and cache lines of its own. A small table has fewer: those
+//! that its buckets tell apart.
 //!
 //! Order. A block is removed before its memory can be handed out again, and added before the program has it: its
 //! removal comes before the lock or queue by which another thread gets the block, and that before its next
@@ -24,35 +26,42 @@
 //!
 //! Invariants, for who holds the stripe:
 //!
-//! 1. An entry is in the chain of its address's bucket or in its stripe's list of free entries, never in both, and in each once; or on its
-//!    way from one list to another.
+//! 1. An entry is in the chain of its address's bucket, in its stripe's list of free entries or in its row of unused ones, in one of
+//!    them and once; or on its way from one stripe to another.
 //! 2. No two entries have the same address.
 //! 3. A count of the filter is at least the number of entries that it counts, or 255.
 //!
 //! The filter has 32,768 counts: with `n` recorded blocks live, `1 - exp(-n / 32768)` of all others are taken for
 //! recorded (1,000: 3 %; 10,000: 26 %), and cost a look into their bucket.
 
+mod chains;
 mod check;
+mod slot;
 
-use super::pages::Area;
+use super::pages::{Area, fetch};
 use super::sites::SiteRef;
 use super::stack::GOLDEN;
 use crate::lock::{Guard, Lock};
 use crate::mid_class::MID_MAX;
 use alloc_core::Block;
-use core::mem::offset_of;
+use chains::{Parts, Spot};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use crossbeam_utils::CachePadded;
+use slot::Slot;
 
 const STRIPE_BITS: u32 = 6;
 const STRIPES: usize = 1 << STRIPE_BITS;
 const FILTER_BITS: u32 = 15;
 
+/// Fewer would not fill a page of the area.
+const LEAST_BUCKETS: usize = 64;
+
 /// Counts of the filter.
 pub(crate) const FILTER: usize = 1 << FILTER_BITS;
 
-/// Bytes of the area for each bucket: about as many buckets as entries.
-const BYTES_PER_BUCKET: usize = 64;
+/// Bytes of the area for each bucket: more buckets than entries.
+const BYTES_PER_BUCKET: usize = 32;
 
 /// A recorded block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,8 +72,8 @@ pub(crate) struct Entry {
     pub(crate) birth: u64,
     /// How many blocks it stands for, in parts of `WEIGHT_ONE`.
     pub(crate) weight: u64,
-    /// Of the allocation among all.
-    pub(crate) stamp: u64,
+    /// Whether all blocks were recorded, and its birth read from the clock for that.
+    pub(crate) exact: bool,
     pub(crate) site: SiteRef,
 }
 
@@ -76,33 +85,8 @@ impl Entry {
     }
 }
 
-/// An entry in its place.
-///
-/// ```text
-///   0 address   8 next (4)  12 site (4)  16 size  24 requested  32 birth  40 weight  48 stamp
-/// ```
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Slot {
-    address: usize,
-    next: u32,
-    site: u32,
-    size: u64,
-    requested: u64,
-    birth: u64,
-    weight: u64,
-    stamp: u64,
-}
-
-const _: () = assert!(offset_of!(Slot, next) == 8 && offset_of!(Slot, stamp) == 48);
-const _: () = assert!(size_of::<Slot>() == 56);
-
-impl Slot {
-    fn entry(&self) -> Entry {
-        let Slot { size, requested, birth, weight, stamp, .. } = *self;
-        Entry { size, requested, birth, weight, stamp, site: SiteRef(self.site) }
-    }
-}
+/// Entries that a stripe takes out of the unused ones at once: not many, for few samples are to need few pages.
+const ROW: usize = 16;
 
 /// What a stripe has to itself.
 struct Stripe {
@@ -110,6 +94,32 @@ struct Stripe {
     free: u32,
     /// Entries in chains.
     live: u32,
+    /// Its row of unused entries: from this one on ..
+    unused: u32,
+    /// .. up to this one, which is another's.
+    unused_end: u32,
+}
+
+impl Stripe {
+    const fn new() -> Stripe {
+        Stripe { free: 0, live: 0, unused: 0, unused_end: 0 }
+    }
+
+    /// The entry that it will hand out next, if it has one.
+    #[inline]
+    fn next(&self) -> u32 {
+        match self.free {
+            0 if self.unused < self.unused_end => self.unused,
+            free => free,
+        }
+    }
+}
+
+/// A stripe, and beside its lock what is good to know before it is taken.
+struct Part {
+    lock: Lock<Stripe>,
+    /// What [`Stripe::next`] was when it was last held.
+    next: AtomicU32,
 }
 
 /// What became of an entry that was to be added.
@@ -121,14 +131,16 @@ pub(crate) enum Added {
     Replaced(Entry),
     /// There is no room.
     Full,
+    /// It was wanted no more.
+    Unwanted,
 }
 
 /// All recorded blocks.
 pub(crate) struct Live {
     area: Area,
-    stripes: [Lock<Stripe>; STRIPES],
+    stripes: [CachePadded<Part>; STRIPES],
     filter: [AtomicU8; FILTER],
-    /// Entries that were ever used: 1 to this.
+    /// Entries that are some stripe's: 1 to this.
     used: AtomicU32,
     /// Entries on their way from one stripe to another.
     moving: AtomicU32,
@@ -138,21 +150,27 @@ pub(crate) struct Live {
     dropped: AtomicU64,
 }
 
-/// Bits of an offset in what has one stripe: a pool.
-const PAGE_BITS: u32 = 14;
+/// Bits of an offset in what has one stripe.
+const PAGE_BITS: u32 = 12;
 
 /// Bits of an address below those of the filter.
 const FILTER_SHIFT: u32 = 5;
 
-/// Bits of an address below those of its bucket.
+/// Bits of an address below those of its bucket: hardly any two blocks have one, for who looks for one of them would wait for the
+/// other's entry too.
 const BUCKET_SHIFT: u32 = 4;
 
-// A count of the filter belongs to one stripe.
-const _: () = assert!(PAGE_BITS + STRIPE_BITS == FILTER_SHIFT + FILTER_BITS);
+/// Bits of an address below those that choose the place of its buckets.
+const MIB_BITS: u32 = 20;
 
+// A count of the filter belongs to one stripe.
+const _: () = assert!(PAGE_BITS >= FILTER_SHIFT && MIB_BITS == FILTER_SHIFT + FILTER_BITS);
+const _: () = assert!(PAGE_BITS + STRIPE_BITS <= MIB_BITS);
+
+/// The stripe of a bucket.
 #[inline]
-fn stripe_of(address: usize) -> usize {
-    address >> PAGE_BITS & (STRIPES - 1)
+fn stripe_of(bucket: usize) -> usize {
+    bucket >> (PAGE_BITS - BUCKET_SHIFT) & (STRIPES - 1)
 }
 
 #[inline]
@@ -160,20 +178,14 @@ fn filter_index(address: usize) -> usize {
     address >> FILTER_SHIFT & (FILTER - 1)
 }
 
-/// Where the entries of an area are.
-#[derive(Clone, Copy)]
-struct Parts {
-    heads: NonNull<u32>,
-    bucket_bits: u32,
-    slots: NonNull<Slot>,
-}
-
 impl Live {
     /// A table in an area of as many bytes as `len` says.
     pub(crate) const fn new(len: fn() -> usize) -> Self {
         Live {
             area: Area::new(len),
-            stripes: [const { Lock::new(Stripe { free: 0, live: 0 }) }; STRIPES],
+            stripes: [const {
+                CachePadded::new(Part { lock: Lock::new(Stripe::new()), next: AtomicU32::new(0) })
+            }; STRIPES],
             filter: [const { AtomicU8::new(0) }; FILTER],
             used: AtomicU32::new(0),
             moving: AtomicU32::new(0),
@@ -185,11 +197,22 @@ impl Live {
     #[inline]
     fn parts(&self, start: NonNull<u8>) -> Parts {
         let len = self.area.len();
-        let bucket_bits = (len / BYTES_PER_BUCKET).max(STRIPES).ilog2();
-        let heads = (size_of::<u32>() << bucket_bits).next_multiple_of(align_of::<Slot>());
-        // SAFETY: heads are a sixteenth of the area, which is a page at least.
-        let slots = unsafe { start.add(heads) }.cast();
-        Parts { heads: start.cast(), bucket_bits, slots }
+        let buckets = 1 << (len / BYTES_PER_BUCKET).max(LEAST_BUCKETS).ilog2();
+        // SAFETY: heads are an eighth of the area, which is a page at least.
+        let slots = unsafe { start.add(buckets * size_of::<u32>()) }.cast();
+        Parts { heads: start.cast(), buckets, slots }
+    }
+
+    /// Where a block is to be looked for; `None` where there is no table yet.
+    #[inline]
+    pub(crate) fn spot(&self, block: Block) -> Option<Spot> {
+        Some(self.spot_in(self.area.mapped()?, block))
+    }
+
+    #[inline]
+    fn spot_in(&self, start: NonNull<u8>, block: Block) -> Spot {
+        let (address, parts) = (block.addr().get(), self.parts(start));
+        Spot { address, parts, bucket: parts.bucket_of(address) }
     }
 
     /// Entries that fit, with the one that is never used. For who has the area's start.
@@ -219,10 +242,10 @@ impl Live {
     }
 
     #[inline]
-    fn stripe(&self, address: usize) -> &Lock<Stripe> {
+    fn part(&self, bucket: usize) -> &Part {
         // Below the length; the first stripe stands for what cannot be.
         let [first, ..] = &self.stripes;
-        self.stripes.get(stripe_of(address)).unwrap_or(first)
+        self.stripes.get(stripe_of(bucket)).unwrap_or(first)
     }
 
     /// The holder of the stripe counts one more entry, or one less.
@@ -236,29 +259,64 @@ impl Live {
         }
     }
 
-    /// Adds a block, and calls `then` with what became of it, while the stripe is held.
+    /// Has the processor bring in what [`add`](Live::add) and [`remove`](Live::remove) will write first.
     #[inline]
-    pub(crate) fn add(&self, block: Block, entry: Entry, then: impl FnOnce(Added)) {
-        let address = block.addr().get();
+    pub(crate) fn fetch(&self, spot: &Spot) {
+        fetch(self.part(spot.bucket));
+        fetch(spot.parts.head(spot.bucket).as_ptr());
+    }
+
+    /// The same for the entry that a block will have.
+    #[inline]
+    pub(crate) fn fetch_next(&self, spot: &Spot) {
+        // Relaxed: a hint.
+        spot.parts.fetch_slot(self.part(spot.bucket).next.load(Ordering::Relaxed));
+    }
+
+    /// The same for the entry that a block has, most likely.
+    #[inline]
+    pub(crate) fn fetch_entry(&self, spot: &Spot) {
+        // SAFETY: heads are never unmapped, and all accesses to them are atomic.
+        let head = unsafe { AtomicU32::from_ptr(spot.parts.head(spot.bucket).as_ptr()) };
+        // Relaxed: a hint.
+        spot.parts.fetch_slot(head.load(Ordering::Relaxed));
+    }
+
+    /// Adds a block, and calls `then` with what became of it, while the stripe is held. `spot` is where it is to be, if that is known.
+    ///
+    /// `wanted` is asked under the stripe too: who knows that it is false, and finds the stripe empty, knows that it stays so.
+    #[inline]
+    pub(crate) fn add(
+        &self,
+        block: Block,
+        spot: Option<Spot>,
+        entry: Entry,
+        wanted: impl FnOnce() -> bool,
+        then: impl FnOnce(Added),
+    ) {
         // May map it: before the lock.
-        let start = self.area.start();
-        let mut stripe = self.stripe(address).lock();
-        if stripe.free == 0 && self.is_used_up() {
+        let spot = spot.or_else(|| Some(self.spot_in(self.area.start()?, block)));
+        let part = self.part(spot.map_or(0, |spot| spot.bucket));
+        let mut stripe = part.lock.lock();
+        if stripe.next() == 0 && self.is_used_up() {
             // One lock at a time.
             drop(stripe);
             let spare = self.take_spare();
-            stripe = self.stripe(address).lock();
+            stripe = part.lock.lock();
             self.put_spare(&mut stripe, spare);
         }
-        let added = match start {
-            Some(start) => {
+        let added = match spot {
+            _ if !wanted() => Added::Unwanted,
+            Some(spot) => {
                 // SAFETY: the stripe is held.
-                unsafe { self.parts(start).add(self, &mut stripe, address, entry) }
+                unsafe { spot.add(self, &mut stripe, entry) }
             }
             None => Added::Full,
         };
+        // Relaxed: a hint.
+        part.next.store(stripe.next(), Ordering::Relaxed);
         if added == Added::New {
-            self.count(address, true);
+            self.count(block.addr().get(), true);
         }
         if added == Added::Full {
             // Relaxed: a count.
@@ -269,13 +327,14 @@ impl Live {
 
     /// Removes a block, and calls `then` with its entry if it was there, while the stripe is held.
     #[inline]
-    pub(crate) fn remove(&self, block: Block, then: impl FnOnce(Entry)) {
-        let Some(start) = self.area.mapped() else { return };
-        let address = block.addr().get();
-        let mut stripe = self.stripe(address).lock();
+    pub(crate) fn remove(&self, spot: &Spot, then: impl FnOnce(Entry)) {
+        let part = self.part(spot.bucket);
+        let mut stripe = part.lock.lock();
         // SAFETY: the stripe is held.
-        if let Some(entry) = unsafe { self.parts(start).remove(&mut stripe, address) } {
-            self.count(address, false);
+        if let Some(entry) = unsafe { spot.remove(&mut stripe) } {
+            // Relaxed: a hint.
+            part.next.store(stripe.free, Ordering::Relaxed);
+            self.count(spot.address, false);
             // Relaxed, twice: a hint.
             if self.exhausted.load(Ordering::Relaxed) {
                 self.exhausted.store(false, Ordering::Relaxed);
@@ -286,25 +345,24 @@ impl Live {
 
     /// Gives a block another size, and calls `then` with its entry before and after if it is there, while the stripe is held.
     pub(crate) fn resize(&self, block: Block, requested: u64, then: impl FnOnce(Entry, Entry)) {
-        let Some(start) = self.area.mapped() else { return };
-        let address = block.addr().get();
-        let _stripe = self.stripe(address).lock();
-        let parts = self.parts(start);
+        let Some(spot) = self.spot(block) else { return };
+        let _stripe = self.part(spot.bucket).lock.lock();
         // SAFETY: the stripe is held.
-        let (_, number) = unsafe { parts.link(address) };
+        let (_, number) = unsafe { spot.link() };
         if number == 0 {
             return;
         }
-        let at = parts.slot(number);
+        let at = spot.parts.slot(number);
         // SAFETY: an entry of this stripe (1).
         let old = unsafe { at.read() };
-        let new = Slot { requested, ..old };
+        let entry = old.entry();
+        let new = Entry { requested, ..entry };
         // SAFETY: as above.
-        unsafe { at.write(new) };
-        then(old.entry(), new.entry());
+        unsafe { at.write(Slot::new(spot.address, old.next, new)) };
+        then(entry, new);
     }
 
-    /// Whether every entry was used, and some stripe may have a free one.
+    /// Whether every entry is some stripe's, and some stripe may have one to spare.
     #[inline]
     fn is_used_up(&self) -> bool {
         let Some(start) = self.area.mapped() else { return false };
@@ -313,20 +371,19 @@ impl Live {
         used + 1 >= self.capacity(&self.parts(start)) && !self.exhausted.load(Ordering::Relaxed)
     }
 
-    /// A free entry out of any stripe; 0 where none has one. Until [`put_spare`](Live::put_spare) it is this thread's alone.
+    /// An entry that any stripe can spare; 0 where none can. Until [`put_spare`](Live::put_spare) it is this thread's alone.
     #[cold]
     #[inline(never)]
     fn take_spare(&self) -> u32 {
         let Some(start) = self.area.mapped() else { return 0 };
         let parts = self.parts(start);
-        for stripe in &self.stripes {
-            let mut stripe = stripe.lock();
-            let free = stripe.free;
-            if free != 0 {
-                // SAFETY: a free entry of this stripe (1).
-                stripe.free = unsafe { parts.slot(free).read() }.next;
+        for part in &self.stripes {
+            let mut stripe = part.lock.lock();
+            // SAFETY: the stripe is held.
+            let spare = unsafe { parts.take(&mut stripe) };
+            if spare != 0 {
                 self.moving.fetch_add(1, Ordering::Relaxed);
-                return free;
+                return spare;
             }
         }
         self.exhausted.store(true, Ordering::Relaxed);
@@ -339,36 +396,39 @@ impl Live {
         if spare == 0 {
             return;
         }
-        let at = self.parts(start).slot(spare);
         // SAFETY: this thread's alone until now.
-        let slot = unsafe { at.read() };
-        // SAFETY: as above.
-        unsafe { at.write(Slot { address: 0, next: stripe.free, ..slot }) };
+        unsafe { self.parts(start).slot(spare).write(Slot::free(stripe.free)) };
         stripe.free = spare;
         self.moving.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// An entry that was never used; 0 where there is none.
-    #[inline]
-    fn fresh(&self, parts: &Parts) -> u32 {
+    /// Takes a row of entries that are nobody's yet, as long as there are some.
+    #[cold]
+    fn take_row(&self, parts: &Parts, stripe: &mut Stripe) {
         let capacity = self.capacity(parts);
-        // Relaxed, twice: only hands out numbers; what is written to the entry is guarded by its stripe.
-        let used = self.used.load(Ordering::Relaxed);
-        if used as usize + 1 >= capacity {
-            return 0;
+        // A small table is not to be given away to the first few stripes.
+        let row = (capacity / (STRIPES * 8)).clamp(1, ROW);
+        let take = |used: u32| {
+            let end = (used as usize + row).min(capacity.saturating_sub(1));
+            // Inside the area, where numbers fit.
+            (end > used as usize).then_some(end as u32)
+        };
+        // Relaxed, twice: only hands out numbers; what is written to an entry is guarded by its stripe.
+        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        if let Ok(before) = taken {
+            stripe.unused = before + 1;
+            stripe.unused_end = take(before).unwrap_or(before) + 1;
         }
-        let mine = self.used.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        if (mine as usize) < capacity {
-            return mine;
-        }
-        // Others took the last ones meanwhile: the number stays out of use.
-        self.used.fetch_sub(1, Ordering::Relaxed);
-        0
     }
 
     /// Holds all stripes, and so everything that is changed under one.
     pub(crate) fn hold(&self) -> Held<'_> {
-        Held { live: self, guards: self.stripes.each_ref().map(Lock::lock) }
+        Held { live: self, guards: self.stripes.each_ref().map(|part| part.lock.lock()) }
+    }
+
+    /// Whether no block is recorded. Takes one stripe after the other: holds for good where nothing is added any more.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.stripes.iter().all(|part| part.lock.lock().live == 0)
     }
 
     /// Blocks that had no room.
@@ -383,131 +443,11 @@ impl Live {
     }
 
     pub(crate) fn lock_for_fork(&self) {
-        self.stripes.iter().for_each(Lock::lock_for_fork);
+        self.stripes.iter().for_each(|part| part.lock.lock_for_fork());
     }
 
     pub(crate) fn unlock_after_fork(&self) {
-        self.stripes.iter().for_each(Lock::unlock_after_fork);
-    }
-}
-
-impl Parts {
-    /// # Safety
-    ///
-    /// `index` is below the number of buckets.
-    #[inline]
-    unsafe fn head(&self, index: usize) -> NonNull<u32> {
-        // SAFETY: inside the heads.
-        unsafe { self.heads.add(index) }
-    }
-
-    /// The number of an address's bucket.
-    #[inline]
-    fn bucket_of(&self, address: usize) -> usize {
-        let bits = self.bucket_bits - STRIPE_BITS;
-        // Fibonacci hashing (Knuth, 6.4): the top bits are good.
-        let mixed = (address as u64 >> (PAGE_BITS + STRIPE_BITS)).wrapping_mul(GOLDEN);
-        // In two steps: there may be no bits.
-        let place = (mixed >> 1 >> (u64::BITS - 1 - bits)) as usize;
-        let offset = (address & ((1 << PAGE_BITS) - 1)) >> BUCKET_SHIFT;
-        stripe_of(address) << bits | (place + offset) & ((1 << bits) - 1)
-    }
-
-    #[inline]
-    fn bucket(&self, address: usize) -> NonNull<u32> {
-        // SAFETY: as many bits as there are buckets.
-        unsafe { self.head(self.bucket_of(address)) }
-    }
-
-    /// The place of an entry. `number` came from a head, an entry or `fresh`: below `capacity`.
-    #[inline]
-    fn slot(&self, number: u32) -> NonNull<Slot> {
-        // SAFETY: inside the area.
-        unsafe { self.slots.add(number as usize) }
-    }
-
-    /// The word that names the entry of an address in its chain, or the last word of the chain, which is 0.
-    ///
-    /// # Safety
-    ///
-    /// The stripe of the address is held.
-    #[inline]
-    unsafe fn link(&self, address: usize) -> (NonNull<u32>, u32) {
-        let mut link = self.bucket(address);
-        loop {
-            // SAFETY: a head or the link of an entry of this stripe, which is held.
-            let number = unsafe { link.read() };
-            if number == 0 {
-                return (link, 0);
-            }
-            let slot = self.slot(number);
-            // SAFETY: an entry of this stripe (1).
-            if unsafe { slot.cast::<usize>().read() } == address {
-                return (link, number);
-            }
-            // SAFETY: inside the entry; the field `next`.
-            link = unsafe { slot.byte_add(offset_of!(Slot, next)) }.cast();
-        }
-    }
-
-    /// # Safety
-    ///
-    /// `stripe` is that of the address.
-    #[inline]
-    unsafe fn add(&self, live: &Live, stripe: &mut Stripe, address: usize, entry: Entry) -> Added {
-        // SAFETY: the stripe is held.
-        let (link, found) = unsafe { self.link(address) };
-        let Entry { size, requested, birth, weight, stamp, site } = entry;
-        let mut slot =
-            Slot { address, next: 0, site: site.0, size, requested, birth, weight, stamp };
-        if found != 0 {
-            let at = self.slot(found);
-            // SAFETY: an entry of this stripe (1).
-            let old = unsafe { at.read() };
-            slot.next = old.next;
-            // SAFETY: as above.
-            unsafe { at.write(slot) };
-            return Added::Replaced(old.entry());
-        }
-        let number = match stripe.free {
-            0 => live.fresh(self),
-            free => {
-                // SAFETY: a free entry of this stripe (1).
-                stripe.free = unsafe { self.slot(free).read() }.next;
-                free
-            }
-        };
-        if number == 0 {
-            return Added::Full;
-        }
-        // SAFETY: neither in a chain nor free any more: this stripe's to write.
-        unsafe { self.slot(number).write(slot) };
-        // SAFETY: the last word of the chain, in this stripe.
-        unsafe { link.write(number) };
-        stripe.live += 1;
-        Added::New
-    }
-
-    /// # Safety
-    ///
-    /// `stripe` is that of the address.
-    #[inline]
-    unsafe fn remove(&self, stripe: &mut Stripe, address: usize) -> Option<Entry> {
-        // SAFETY: the stripe is held.
-        let (link, number) = unsafe { self.link(address) };
-        if number == 0 {
-            return None;
-        }
-        let at = self.slot(number);
-        // SAFETY: an entry of this stripe (1).
-        let slot = unsafe { at.read() };
-        // SAFETY: the word that named it, in this stripe.
-        unsafe { link.write(slot.next) };
-        // SAFETY: out of its chain: this stripe's to write.
-        unsafe { at.write(Slot { address: 0, next: stripe.free, ..slot }) };
-        stripe.free = number;
-        stripe.live -= 1;
-        Some(slot.entry())
+        self.stripes.iter().for_each(|part| part.lock.unlock_after_fork());
     }
 }
 
@@ -518,6 +458,22 @@ pub(crate) struct Held<'a> {
 }
 
 impl Held<'_> {
+    /// Takes every block out, and calls `f` with its entry.
+    pub(crate) fn clear(&mut self, mut f: impl FnMut(Entry)) {
+        let Some(start) = self.live.area.mapped() else { return };
+        let parts = self.live.parts(start);
+        for bucket in 0..parts.buckets {
+            let Some(stripe) = self.guards.get_mut(stripe_of(bucket)) else { continue };
+            // SAFETY: all stripes are held.
+            while let Some(address) = unsafe { parts.first(bucket) } {
+                // SAFETY: as above.
+                let entry = unsafe { Spot { address, parts, bucket }.remove(stripe) };
+                self.live.count(address, false);
+                entry.into_iter().for_each(&mut f);
+            }
+        }
+    }
+
     /// Calls `f` with the address of every recorded block and its entry.
     pub(crate) fn for_each(&self, mut f: impl FnMut(usize, Entry)) {
         let Some(start) = self.live.area.mapped() else { return };

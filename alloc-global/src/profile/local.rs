@@ -21,8 +21,12 @@ pub(crate) struct Local {
     thread: Cell<u16>,
     /// Unlike that of any other thread; 0 until the first event.
     token: Cell<u32>,
-    /// Events of this thread.
-    events: Cell<u32>,
+    /// The lane that is this thread's alone; 0 where it has none.
+    lane: Cell<u8>,
+    /// Whether the thread gave its lane back.
+    left: Cell<bool>,
+    /// The address of the block that it allocated last, of those that are all recorded; 0 once that block is freed.
+    last: Cell<usize>,
     /// Where its stack lies.
     pub(crate) bounds: Cell<Bounds>,
 }
@@ -34,7 +38,9 @@ thread_local! {
             region: Cell::new(0),
             thread: Cell::new(0),
             token: Cell::new(0),
-            events: Cell::new(0),
+            lane: Cell::new(0),
+            left: Cell::new(false),
+            last: Cell::new(0),
             bounds: Cell::new(Bounds::UNKNOWN),
         }
     };
@@ -45,6 +51,50 @@ pub(crate) static NAMES: Names = Names::new();
 
 /// Tokens given to threads.
 static TOKENS: AtomicU32 = AtomicU32::new(0);
+
+/// Which lanes are some thread's, a bit for each. Lane 0 is everybody's, and what is recorded there takes its time.
+///
+/// A thread whose end is not seen keeps its lane for good: the more of those, the more threads have lane 0.
+///
+/// Each lane in which threads of one name meet a site costs a record, so there are not many.
+static LANES: AtomicU32 = AtomicU32::new(1);
+
+/// Lanes, with lane 0.
+const LANE_COUNT: u32 = 16;
+
+/// A lane that nobody else has until it is given back, or 0.
+fn take_lane() -> u8 {
+    let free = |taken: u32| {
+        let bit = taken.trailing_ones();
+        (bit < LANE_COUNT).then_some(taken | 1 << bit)
+    };
+    // Acquire: pairs with the Release in `give_lane`: the counts that its last thread wrote are there. Relaxed on failure: nothing is read.
+    match LANES.fetch_update(Ordering::Acquire, Ordering::Relaxed, free) {
+        Ok(before) => before.trailing_ones() as u8,
+        Err(_) => 0,
+    }
+}
+
+fn give_lane(lane: u8) {
+    if lane != 0 {
+        // Release: pairs with the Acquire in `take_lane`.
+        LANES.fetch_and(!(1 << lane), Ordering::Release);
+    }
+}
+
+/// The calling thread ends: its lane is another's now, and what it still does goes to lane 0.
+pub(crate) fn leave() {
+    with(|local| {
+        local.left.set(true);
+        give_lane(local.lane.replace(0));
+    });
+}
+
+/// In a child of fork: no other thread has a lane.
+pub(crate) fn adopt_after_fork() {
+    // Relaxed: there is no other thread.
+    with(|local| LANES.store(1 | 1 << local.lane.get(), Ordering::Relaxed));
+}
 
 /// Calls `f` with this thread's state.
 #[inline]
@@ -81,17 +131,26 @@ impl Local {
         (self.region.get(), self.thread.get())
     }
 
-    /// Counts an allocation and returns a stamp that no other allocation has, until 2^32 more by this thread.
+    /// The lane of this thread, once it has a name.
     #[inline]
-    pub(crate) fn next_stamp(&self) -> u64 {
-        self.events.set(self.events.get().wrapping_add(1));
-        self.stamp()
+    pub(crate) fn lane(&self) -> u8 {
+        self.lane.get()
     }
 
-    /// The stamp of this thread's last allocation.
+    /// Notes the block that was allocated last.
     #[inline]
-    pub(crate) fn stamp(&self) -> u64 {
-        (self.token.get() as u64) << 32 | self.events.get() as u64
+    pub(crate) fn note_last(&self, address: usize) {
+        self.last.set(address);
+    }
+
+    /// Whether a block that is freed is the one that was allocated last. Only the first time: then it is none.
+    #[inline]
+    pub(crate) fn take_last(&self, address: usize) -> bool {
+        let is_last = self.last.get() == address;
+        if is_last {
+            self.last.set(0);
+        }
+        is_last
     }
 
     #[cold]
@@ -99,6 +158,9 @@ impl Local {
         // Relaxed: only has to be distinct. Wraps onto a used one after 2^32 threads.
         let token = TOKENS.fetch_add(1, Ordering::Relaxed).wrapping_add(1).max(1);
         self.token.set(token);
+        if !self.left.get() {
+            self.lane.set(take_lane());
+        }
         self.untracked(|| self.thread.set(thread_name(token)));
     }
 }
@@ -233,14 +295,44 @@ mod tests {
     }
 
     #[test]
-    fn threads_have_their_names_or_numbers_and_stamps_of_their_own() {
-        let look = || with(|local| (NAMES.get(local.names().1), local.next_stamp()));
+    fn threads_have_their_names_or_numbers() {
+        let look = || with(|local| NAMES.get(local.names().1));
         let named = std::thread::Builder::new().name("reader".into());
-        let (name, stamp) = named.spawn(look).unwrap().join().unwrap();
+        let name = named.spawn(look).unwrap().join().unwrap();
         assert_eq!(name, "reader");
-        let (name, other) = std::thread::spawn(look).join().unwrap();
-        assert_ne!(stamp, other);
+        let name = std::thread::spawn(look).join().unwrap();
         // The test runner names its threads, and its name is inherited: either is right here.
         assert!(!name.is_empty());
+    }
+
+    #[test]
+    fn no_two_threads_have_one_lane_but_the_first() {
+        let barrier = std::sync::Barrier::new(40);
+        let lanes = std::thread::scope(|scope| {
+            let look = || {
+                let lane = with(|local| (local.names(), local.lane()).1);
+                barrier.wait();
+                leave();
+                assert_eq!(with(|local| (local.names(), local.lane()).1), 0);
+                lane
+            };
+            let threads: Vec<_> = (0..40).map(|_| scope.spawn(look)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        });
+        let mut own: Vec<u8> = lanes.into_iter().filter(|lane| *lane != 0).collect();
+        own.sort_unstable();
+        let count = own.len();
+        own.dedup();
+        assert_eq!(own.len(), count);
+        // Other tests have some.
+        assert!(own.iter().all(|lane| u32::from(*lane) < LANE_COUNT));
+    }
+
+    #[test]
+    fn the_last_block_is_the_last_once() {
+        with(|local| {
+            local.note_last(64);
+            assert!(!local.take_last(32) && local.take_last(64) && !local.take_last(64));
+        });
     }
 }

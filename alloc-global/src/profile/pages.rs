@@ -18,8 +18,8 @@ use once_cell::race::OnceNonZeroUsize;
 /// Bytes that the tables may take where nobody asked for more or less.
 const DEFAULT_CAP: usize = 4 << 20;
 
-/// The same where every block is recorded: some two million live ones. Pages are backed as they are used.
-const TRACE_CAP: usize = 256 << 20;
+/// The same where every block is recorded: some three million live ones, and 200,000 sites. Pages are backed as they are used.
+const TRACE_CAP: usize = 320 << 20;
 
 /// Below this the tables would hold nothing of use.
 const LEAST_CAP: usize = 256 << 10;
@@ -33,7 +33,7 @@ static ASKED: AtomicUsize = AtomicUsize::new(0);
 /// What is: fixed when the first table is mapped.
 static CAP: OnceNonZeroUsize = OnceNonZeroUsize::new();
 
-/// Sets the bytes that the tables of the profile together may take: 4 MiB unless set (256 MiB where the first event is one of a trace of all blocks), from 256 KiB to 16 GiB. `false` where the first watched event was
+/// Sets the bytes that the tables of the profile together may take: 4 MiB unless set (320 MiB where the first event is one of a trace of all blocks), from 256 KiB to 16 GiB. `false` where the first watched event was
 /// recorded already: then nothing changes.
 pub fn limit_profile(bytes: usize) -> bool {
     // Relaxed: a value of its own.
@@ -55,6 +55,19 @@ pub(crate) fn cap() -> usize {
         None => NonZeroUsize::MIN.saturating_add(DEFAULT_CAP - 1),
     };
     CAP.get_or_init(asked).get()
+}
+
+/// Has the processor bring in what `at` points to, to be written soon: nothing is read, and the address may be any.
+#[inline(always)]
+pub(crate) fn fetch<T>(at: *const T) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        use core::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        // SAFETY: a hint.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(at.cast()) };
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = at;
 }
 
 /// Zeroed memory, mapped at its first use.

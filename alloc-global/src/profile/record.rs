@@ -9,9 +9,9 @@
 use super::local::{self, NAMES};
 use super::sites::Place;
 use super::stack::{self, Stack, frame_pointer};
-use super::tables::{Allocation, Tables};
+use super::tables::{Allocation, Freed, Tables};
 use super::{live, pages};
-use crate::stats;
+use crate::{stats, watch};
 use alloc_core::Block;
 
 /// The tables of the process: half of what they may take for sites, and half, less what else there is, for blocks.
@@ -33,15 +33,33 @@ pub(crate) fn on_alloc(block: Block, requested: usize, size: usize, rate: u64) {
         if local.is_untracked() {
             return;
         }
-        let mut stack = Stack::empty();
-        stack::capture(local, fp, &mut stack);
         let (region, thread) = local.names();
         let exact = rate <= 1;
-        let stamp = if exact { local.next_stamp() } else { 0 };
-        let place = Place { region, thread };
-        let now = microseconds(exact);
-        TABLES.on_alloc(Allocation { block, requested, size, rate, now, place, stamp }, &stack);
+        let mut lane = 0;
+        if exact {
+            lane = local.lane();
+            local.note_last(block.addr().get());
+        }
+        let (place, now) = (Place { region, thread, lane }, microseconds(exact));
+        let event = Allocation { block, requested, size, rate, now, place };
+        let walk = |stack: &mut Stack| stack::capture(local, fp, stack);
+        TABLES.on_alloc(event, &mut Stack::empty(), walk, is_wanted);
     });
+}
+
+/// Whether anything is to be recorded. The tests here do not go through `watch`.
+fn is_wanted() -> bool {
+    cfg!(test) || watch::is_recording()
+}
+
+/// Whether no block is on record. After whoever asks saw that nothing is to be recorded any more, it stays so.
+pub(crate) fn is_empty() -> bool {
+    TABLES.is_empty()
+}
+
+/// Forgets the blocks that are on record: they count as freed, unseen.
+pub(crate) fn forget_live() {
+    TABLES.forget_live();
 }
 
 /// Writes the return addresses of the calling thread's stack into `frames`, the innermost first, and says how many. As for an event, but
@@ -72,12 +90,15 @@ pub(crate) fn are_recorded(blocks: &[Block]) -> bool {
 /// A block for which [`is_recorded`] held is free.
 #[inline(never)]
 pub(crate) fn on_free(block: Block) {
-    TABLES.on_free(block, local::with(local::Local::stamp), microseconds);
+    local::with(|local| {
+        let by = Freed { is_last: local.take_last(block.addr().get()), lane: local.lane() };
+        TABLES.on_free(block, by, microseconds);
+    });
 }
 
 /// A block for which [`is_recorded`] held stays, and has another size from now on.
 pub(crate) fn on_resize(block: Block, requested: usize) {
-    TABLES.on_resize(block, requested);
+    TABLES.on_resize(block, requested, local::with(local::Local::lane));
 }
 
 /// Microseconds of the monotonic clock: to a few milliseconds where it is `coarse`, which costs a quarter.

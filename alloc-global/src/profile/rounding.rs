@@ -185,7 +185,7 @@ mod tests {
 
     fn entry(requested: u64, size: u64, blocks: u64, site: usize) -> (Entry, usize) {
         let weight = blocks * WEIGHT_ONE;
-        (Entry { size, requested, birth: 0, weight, stamp: 0, site: SiteRef(0) }, site)
+        (Entry { size, requested, birth: 0, weight, exact: true, site: SiteRef(0) }, site)
     }
 
     #[test]

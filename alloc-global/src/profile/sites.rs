@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! area:  | index: u32 per slot | record | frames | record | frames | ...            | not used |
-//!        slot: 0 is empty, else the place of a record in the area, in steps of 8 bytes
+//!        slot: 0 is empty, else the place of a record in the area, in steps of 64 bytes
 //! ```
 //!
 //! What a site allocated is what was freed of it plus what is live, which the live table knows. A record counts what came as
@@ -12,19 +12,24 @@
 //! number (`stats`), and the first event of a site after it notes what the site had until then. A site without an event since
 //! has what it has. The process's peak is known to 64 KiB a thread, and so is this.
 //!
+//! Threads count in lanes of their own (`local`): a key has a record for each lane that met it, all with one number, and what is
+//! read of a number is the sum of its records.
+//!
 //! Invariants:
 //!
 //! 1. A record is written before its place is stored in the index (Release), and its key never changes after.
-//! 2. No two records have the same key: only the holder of `end` adds one, after it looked again.
+//! 2. No two records have the same key and lane: only the holder of `end` adds one, after it looked again. Those of one key have
+//!    the number of the first.
 //! 3. `index` never fills up: as many slots as the area has 256 bytes, and a record has more.
 //! 4. Counts are changed under the lock of a stripe of the live table: who holds all stripes sees them at rest. Two stripes
-//!    may change one site at once: a maximum may then miss the other's block.
+//!    may change one site at once, in lane 0 or where a block ends in another thread's hands: a maximum may then miss the other's
+//!    block.
 //!
 //! It does not resolve addresses, and forgets no site.
 
 mod counts;
 
-pub(crate) use counts::{Counted, Counts, variance};
+pub(crate) use counts::{Counted, Counts, Gone, variance};
 
 use super::pages::Area;
 use super::stack::{End, Stack, mix};
@@ -46,35 +51,45 @@ pub(crate) struct Place {
     pub(crate) region: u16,
     /// The number of the thread's name.
     pub(crate) thread: u16,
+    /// Who counts; not part of the key.
+    pub(crate) lane: u8,
 }
 
 /// A site; its frames follow it.
 ///
 /// ```text
-///   0 hash   8 region (2)  10 thread (2)  12 frames (2)  14 cut (1)   15 -   16 number (4)   20 -   24 counts
+///   0 hash   8 place (6)  14 frames (2)  16 number (4)  20 cut (1)   21 -   24 counts
 /// ```
 #[repr(C)]
 struct Record {
     hash: u64,
     place: Place,
     frames: u16,
-    cut: bool,
-    /// How many records stand before it.
+    /// How many keys were there before it.
     number: u32,
+    cut: bool,
     counts: Counts,
 }
 
-const _: () = assert!(offset_of!(Record, frames) == 12);
+/// What stands before the counts.
+const KEY_BYTES: usize = 24;
+
+const _: () = assert!(offset_of!(Record, frames) == 14);
 const _: () = assert!(offset_of!(Record, number) == 16);
-const _: () = assert!(offset_of!(Record, counts) == 24);
-const _: () =
-    assert!(size_of::<Record>() > BYTES_PER_SLOT && size_of::<Record>().is_multiple_of(STEP));
+const _: () = assert!(offset_of!(Record, counts) == KEY_BYTES);
+const _: () = assert!(size_of::<Record>() > BYTES_PER_SLOT && STEP == counts::LINE);
 
 /// Bytes of the area for each slot of the index (3).
 const BYTES_PER_SLOT: usize = 256;
 
-/// Places in the area are counted in these.
-const STEP: usize = 8;
+/// Places in the area are counted in these: each record has its lines to itself.
+const STEP: usize = 64;
+
+/// Steps that a record with so many frames takes.
+#[inline]
+const fn steps(frames: usize) -> usize {
+    (size_of::<Record>() + frames * size_of::<usize>()).div_ceil(STEP)
+}
 
 /// A site's place in the area, in steps; 0 is the site of all that had no room.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,6 +104,7 @@ pub(crate) struct SiteView<'a> {
     pub(crate) cut: bool,
     /// `None`: the site of all that had no room.
     pub(crate) place: Option<Place>,
+    pub(crate) number: usize,
     pub(crate) counted: Counted,
 }
 
@@ -97,6 +113,8 @@ struct EndOf {
     /// In steps; 0 before the first.
     at: usize,
     records: u32,
+    /// Distinct keys.
+    keys: u32,
 }
 
 /// All sites.
@@ -105,6 +123,8 @@ pub(crate) struct Sites {
     end: Lock<EndOf>,
     /// How many records there are.
     records: AtomicU32,
+    /// How many keys those have.
+    keys: AtomicU32,
     other: Counts,
     /// Samples that went to the other site.
     dropped: AtomicU64,
@@ -115,8 +135,9 @@ impl Sites {
     pub(crate) const fn new(len: fn() -> usize) -> Self {
         Sites {
             area: Area::new(len),
-            end: Lock::new(EndOf { at: 0, records: 0 }),
+            end: Lock::new(EndOf { at: 0, records: 0, keys: 0 }),
             records: AtomicU32::new(0),
+            keys: AtomicU32::new(0),
             other: Counts::new(),
             dropped: AtomicU64::new(0),
         }
@@ -151,20 +172,27 @@ impl Sites {
         unsafe { core::slice::from_raw_parts(frames.cast::<usize>().as_ptr(), count as usize) }
     }
 
-    /// The site of a stack in a place; [`OTHER`] where there is no room for another.
+    /// The site of a stack in a place, and its counts; [`OTHER`] where there is no room for another.
     #[inline]
-    pub(crate) fn intern(&self, stack: &Stack, place: Place) -> SiteRef {
+    pub(crate) fn intern(&self, stack: &Stack, place: Place) -> (SiteRef, &Counts) {
         let cut = stack.end != End::Whole;
         let hash =
             mix(stack.hash, (place.region as u64) << 17 | (place.thread as u64) << 1 | cut as u64);
-        let Some(start) = self.area.start() else { return self.drop_one() };
-        match self.find(start, hash, stack, place) {
-            Ok(site) => site,
-            Err(_) => self.insert(start, hash, stack, place),
+        let Some(start) = self.area.start() else { return (self.drop_one(), &self.other) };
+        let site = match self.find(start, hash, stack, place, true).0 {
+            Some(site) => site,
+            None => self.insert(start, hash, stack, place),
+        };
+        if site == OTHER {
+            return (site, &self.other);
         }
+        let counts = &self.record(start, site).counts;
+        // Counted in once the block is in its table.
+        counts.fetch();
+        (site, counts)
     }
 
-    /// The site, or the empty slot where the search ended.
+    /// The site, in this lane or if it need not be in any; and the slot where the search ended.
     #[inline]
     fn find(
         &self,
@@ -172,7 +200,8 @@ impl Sites {
         hash: u64,
         stack: &Stack,
         place: Place,
-    ) -> Result<SiteRef, usize> {
+        in_lane: bool,
+    ) -> (Option<SiteRef>, usize) {
         let mask = self.slots() - 1;
         // The upper bits of a product are its best.
         let mut at = (hash >> 32) as usize & mask;
@@ -181,12 +210,14 @@ impl Sites {
             let site = SiteRef(self.slot(start, at).load(Ordering::Acquire));
             if site == OTHER {
                 // There is always an empty slot (3).
-                return Err(at);
+                return (None, at);
             }
             let record = self.record(start, site);
-            let same = record.hash == hash && record.place == place;
+            let wanted =
+                Place { lane: if in_lane { place.lane } else { record.place.lane }, ..place };
+            let same = record.hash == hash && record.place == wanted;
             if same && self.frames(start, site, record.frames) == stack.frames() {
-                return Ok(site);
+                return (Some(site), at);
             }
             at = (at + 1) & mask;
         }
@@ -197,25 +228,25 @@ impl Sites {
     fn insert(&self, start: NonNull<u8>, hash: u64, stack: &Stack, place: Place) -> SiteRef {
         let mut end = self.end.lock();
         // Another thread may have been here first (2).
-        let slot = match self.find(start, hash, stack, place) {
-            Ok(site) => return site,
-            Err(slot) => slot,
-        };
-        let first = (self.slots() * size_of::<AtomicU32>()).div_ceil(STEP);
-        let at = end.at.max(first);
-        let steps = size_of::<Record>() / STEP + stack.frames().len();
+        let (found, slot) = self.find(start, hash, stack, place, true);
+        if let Some(site) = found {
+            return site;
+        }
+        let at = end.at.max(self.first());
+        let steps = steps(stack.frames().len());
         let fits = (at + steps) * STEP <= self.area.len();
         let (Ok(site), true) = (u32::try_from(at), fits) else {
             drop(end);
             return self.drop_one();
         };
+        let twin = self.find(start, hash, stack, place, false).0;
         let record = Record {
             hash,
             place,
             // At most `MOST_FRAMES`.
             frames: stack.frames().len() as u16,
             cut: stack.end != End::Whole,
-            number: end.records,
+            number: twin.map_or(end.keys, |twin| self.record(start, twin).number),
             counts: Counts::new(),
         };
         // SAFETY: `at + steps` is inside the area.
@@ -229,11 +260,19 @@ impl Sites {
         unsafe { frames.as_ptr().copy_from_nonoverlapping(from.as_ptr(), from.len()) };
         end.at = at + steps;
         end.records += 1;
+        end.keys += u32::from(twin.is_none());
+        // Release: pairs with the Acquire in `len`.
+        self.keys.store(end.keys, Ordering::Release);
         // Release: pairs with the Acquire in `for_each`.
         self.records.store(end.records, Ordering::Release);
         // Release: pairs with the Acquire in `find` (1).
         self.slot(start, slot).store(site, Ordering::Release);
         SiteRef(site)
+    }
+
+    /// Where the first record is, in steps.
+    fn first(&self) -> usize {
+        (self.slots() * size_of::<AtomicU32>()).div_ceil(STEP)
     }
 
     #[cold]
@@ -243,12 +282,16 @@ impl Sites {
         OTHER
     }
 
-    /// What is counted of a site that `intern` returned.
+    /// What is counted of a site that `intern` returned, and whether it is in this lane of the calling thread: then nobody else
+    /// counts there what came.
     #[inline]
-    pub(crate) fn counts(&self, site: SiteRef) -> &Counts {
+    pub(crate) fn counts(&self, site: SiteRef, lane: u8) -> (&Counts, bool) {
         match self.area.mapped() {
-            Some(start) if site != OTHER => &self.record(start, site).counts,
-            _ => &self.other,
+            Some(start) if site != OTHER => {
+                let record = self.record(start, site);
+                (&record.counts, lane != 0 && record.place.lane == lane)
+            }
+            _ => (&self.other, false),
         }
     }
 
@@ -262,8 +305,8 @@ impl Sites {
 
     /// How many sites there are, with that of all that had no room, which has the number 0.
     pub(crate) fn len(&self) -> usize {
-        // Acquire: pairs with the Release in `insert`: so many records are there.
-        self.records.load(Ordering::Acquire) as usize + 1
+        // Acquire: pairs with the Release in `insert`: so many have records.
+        self.keys.load(Ordering::Acquire) as usize + 1
     }
 
     /// Samples that had no room.
@@ -272,12 +315,14 @@ impl Sites {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Calls `f` with every site, in the order of their numbers; `peak` is the number of the process's last peak.
+    /// Calls `f` with every record, those of new numbers in their order; `peak` is the number of the process's last peak.
     pub(crate) fn for_each(&self, peak: u64, mut f: impl FnMut(SiteView<'_>)) {
-        let records = self.len() - 1;
-        f(SiteView { stack: &[], cut: false, place: None, counted: self.other.copy(peak) });
+        // Acquire: pairs with the Release in `insert`: so many records are there.
+        let records = self.records.load(Ordering::Acquire);
+        let counted = self.other.copy(peak);
+        f(SiteView { stack: &[], cut: false, place: None, number: 0, counted });
         let Some(start) = self.area.mapped() else { return };
-        let mut at = (self.slots() * size_of::<AtomicU32>()).div_ceil(STEP);
+        let mut at = self.first();
         for _ in 0..records {
             // Inside the area, as its record is: the cast keeps the value.
             let site = SiteRef(at as u32);
@@ -286,9 +331,10 @@ impl Sites {
                 stack: self.frames(start, site, record.frames),
                 cut: record.cut,
                 place: Some(record.place),
+                number: record.number as usize + 1,
                 counted: record.counts.copy(peak),
             });
-            at += size_of::<Record>() / STEP + record.frames as usize;
+            at += steps(record.frames as usize);
         }
     }
 
@@ -317,7 +363,7 @@ impl Sites {
             }
             named += 1;
             let record = self.record(start, site);
-            if record.number >= end.records || site.0 as usize >= end.at {
+            if record.number >= end.keys || site.0 as usize >= end.at {
                 return Err("sites 1: a place beyond the last record");
             }
             let mut stack = Stack::new(super::stack::MOST_FRAMES);
@@ -327,7 +373,7 @@ impl Sites {
             if record.cut {
                 stack.end = End::Cut;
             }
-            if self.find(start, record.hash, &stack, record.place) != Ok(site) {
+            if self.find(start, record.hash, &stack, record.place, true).0 != Some(site) {
                 return Err("sites 2: a key twice, or one that is not found");
             }
         }
@@ -356,19 +402,20 @@ mod tests {
     #[test]
     fn sites_are_told_apart_by_stack_region_thread_and_cut() {
         let sites = Sites::new(|| 64 << 10);
-        let place = Place { region: 1, thread: 2 };
-        let first = sites.intern(&stack(&[1, 2, 3]), place);
+        let place = Place { region: 1, thread: 2, lane: 0 };
+        let find = |stack: &Stack, place| sites.intern(stack, place).0;
+        let first = find(&stack(&[1, 2, 3]), place);
         assert_ne!(first, OTHER);
-        assert_eq!(sites.intern(&stack(&[1, 2, 3]), place), first);
+        assert_eq!(find(&stack(&[1, 2, 3]), place), first);
         let mut cut = stack(&[1, 2, 3]);
         cut.end = End::Cut;
         let others = [
-            sites.intern(&stack(&[1, 2]), place),
-            sites.intern(&stack(&[3, 2, 1]), place),
-            sites.intern(&stack(&[1, 2, 3]), Place { region: 2, thread: 2 }),
-            sites.intern(&stack(&[1, 2, 3]), Place { region: 1, thread: 1 }),
-            sites.intern(&cut, place),
-            sites.intern(&stack(&[]), place),
+            find(&stack(&[1, 2]), place),
+            find(&stack(&[3, 2, 1]), place),
+            find(&stack(&[1, 2, 3]), Place { region: 2, ..place }),
+            find(&stack(&[1, 2, 3]), Place { thread: 1, ..place }),
+            find(&cut, place),
+            find(&stack(&[]), place),
         ];
         let mut all: Vec<u32> = others.iter().chain([&first]).map(|site| site.0).collect();
         all.sort_unstable();
@@ -386,11 +433,11 @@ mod tests {
     fn what_has_no_room_goes_to_the_other_site() {
         let sites = Sites::new(|| 16 << 10);
         let found: Vec<_> =
-            (0..100).map(|n| sites.intern(&stack(&[n]), Place::default())).collect();
+            (0..100).map(|n| sites.intern(&stack(&[n]), Place::default()).0).collect();
         let kept = found.iter().filter(|site| **site != OTHER).count();
         assert!((20..60).contains(&kept), "{kept}");
         assert_eq!(sites.dropped(), 100 - kept as u64);
-        assert_eq!(sites.intern(&stack(&[0]), Place::default()), found[0]);
+        assert_eq!(sites.intern(&stack(&[0]), Place::default()).0, found[0]);
         sites.check().unwrap();
         assert!(sites.bytes() <= 16 << 10);
     }
@@ -400,7 +447,7 @@ mod tests {
         let sites = Sites::new(|| 1 << 20);
         let found: Vec<Vec<u32>> = std::thread::scope(|scope| {
             let intern = || {
-                (0..1000).map(|n| sites.intern(&stack(&[n / 2, 9]), Place::default()).0).collect()
+                (0..1000).map(|n| sites.intern(&stack(&[n / 2, 9]), Place::default()).0.0).collect()
             };
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(intern)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()

@@ -68,7 +68,8 @@ pub struct Site {
     /// Bytes that the live blocks have beyond that: lost to rounding. See [`rounding`](crate::rounding).
     pub live_lost_bytes: f64,
     /// What was live of it when that was most. An estimate from samples rests on those that were live then: its relative
-    /// standard error is that of as many bytes live now.
+    /// standard error is that of as many bytes live now. Where every block is traced and several threads have one name, the sum
+    /// of what each allocated and had live at most; and what another thread frees at that very moment may still be in it.
     pub most: Peak,
     /// What was live of it when the process had most bytes live, to 64 KiB a thread.
     pub at_peak: Peak,

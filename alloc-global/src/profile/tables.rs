@@ -9,7 +9,7 @@
 //! No unsafe here.
 
 use super::live::{Added, Entry, Live};
-use super::sites::{Counted, Counts, Place, Sites, WEIGHT_ONE, variance};
+use super::sites::{Counted, Counts, Gone, OTHER, Place, Sites, WEIGHT_ONE, variance};
 use super::stack::{End, Stack, mix};
 use alloc_core::{Block, MAX_SMALL};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -25,7 +25,15 @@ pub(crate) struct Allocation {
     /// Microseconds of the monotonic clock.
     pub(crate) now: u64,
     pub(crate) place: Place,
-    pub(crate) stamp: u64,
+}
+
+/// Who frees a block.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Freed {
+    /// Whether the block is the one that the calling thread allocated last, of those that were all recorded.
+    pub(crate) is_last: bool,
+    /// The lane that is the thread's alone, or 0.
+    pub(crate) lane: u8,
 }
 
 /// All tables, and what they could not hold.
@@ -145,39 +153,55 @@ impl Tables {
         }
     }
 
-    /// Records an allocation.
+    /// Records an allocation, unless it is not `wanted` any more. `walk` writes its stack; what an event waits for most is memory, which
+    /// comes meanwhile.
     #[inline]
-    pub(crate) fn on_alloc(&self, event: Allocation, stack: &Stack) {
+    pub(crate) fn on_alloc(
+        &self,
+        event: Allocation,
+        stack: &mut Stack,
+        walk: impl FnOnce(&mut Stack),
+        wanted: impl FnOnce() -> bool,
+    ) {
+        let spot = self.live.spot(event.block);
+        if let Some(spot) = &spot {
+            self.live.fetch(spot);
+            self.live.fetch_next(spot);
+        }
+        walk(stack);
         // Relaxed, here and below: values of their own.
         if self.rate.load(Relaxed) != event.rate || stack.end != End::Whole {
             self.note(&event, stack.end);
         }
-        let site = self.sites.intern(stack, event.place);
+        let (site, counts) = self.sites.intern(stack, event.place);
         let dice = if event.rate <= 1 { 0 } else { self.dice(&event) };
         let entry = Entry {
             size: event.size as u64,
             requested: event.requested as u64,
             birth: event.now,
             weight: weight(chosen_by(event.requested, event.size), event.rate, dice),
-            stamp: event.stamp,
+            exact: event.rate <= 1,
             site,
         };
-        self.live.add(event.block, entry, |added| match added {
-            Added::New => self.count_new(self.sites.counts(site), entry),
-            Added::Replaced(old) => {
-                self.count_freed(self.sites.counts(old.site), old, None, false);
-                self.count_new(self.sites.counts(site), entry);
+        let lane = event.place.lane;
+        self.live.add(event.block, spot, entry, wanted, |added| {
+            if added == Added::Unwanted {
+                return;
             }
-            Added::Full => {
-                self.count_new(self.sites.counts(site), entry);
-                self.count_freed(self.sites.counts(site), entry, None, false);
+            if let Added::Replaced(old) = added {
+                self.count_unseen(old, lane);
+            }
+            let alone = lane != 0 && site != OTHER;
+            counts.come(entry.weight, bytes(entry.weight, entry.counted()), (self.peak)(), alone);
+            if added == Added::Full {
+                self.count_unseen(entry, lane);
             }
         });
     }
 
     /// A number that looks like chance: it differs from event to event.
     fn dice(&self, event: &Allocation) -> u64 {
-        let mixed = mix(mix(event.stamp, event.now), event.block.addr().get() as u64);
+        let mixed = mix(mix(0, event.now), event.block.addr().get() as u64);
         mixed ^ mixed.rotate_left(32).wrapping_mul(0xD6E8_FEB8_6659_FD93)
     }
 
@@ -193,15 +217,25 @@ impl Tables {
         }
     }
 
-    #[inline]
-    fn count_new(&self, counts: &Counts, entry: Entry) {
-        counts.come(entry.weight, bytes(entry.weight, entry.counted()), (self.peak)());
+    /// Counts as freed what nobody saw freed, or will.
+    #[cold]
+    fn count_unseen(&self, entry: Entry, lane: u8) {
+        let (counts, in_lane) = self.sites.counts(entry.site, lane);
+        self.count_freed(counts, entry, None, false, in_lane);
     }
 
-    #[inline]
-    fn count_freed(&self, counts: &Counts, entry: Entry, lifetime: Option<u64>, temporary: bool) {
+    #[inline(always)]
+    fn count_freed(
+        &self,
+        counts: &Counts,
+        entry: Entry,
+        lifetime: Option<u64>,
+        temporary: bool,
+        alone: bool,
+    ) {
         let bytes = bytes(entry.weight, entry.counted());
-        counts.go(entry.weight, bytes, lifetime, temporary, (self.peak)());
+        let gone = Gone { weight: entry.weight, bytes, lifetime, temporary };
+        counts.go(gone, (self.peak)(), alone);
     }
 
     /// Whether a block may be recorded: false for sure, or true most likely.
@@ -216,33 +250,43 @@ impl Tables {
         self.live.may_hold_any(blocks)
     }
 
-    /// Records that a block is free. `now` tells the time for a block that was one of all, or of some (those have no stamp); `stamp`
-    /// is that of the calling thread's last allocation.
+    /// Records that a block is free. `now` tells the time, coarse for a block that was one of all, else fine.
+    ///
+    /// The last block of a thread that shares lane 0 may be taken for temporary though another thread of that lane freed it, and a
+    /// third had it since.
     #[inline]
-    pub(crate) fn on_free(&self, block: Block, stamp: u64, now: impl Fn(bool) -> u64) {
-        self.live.remove(block, |entry| {
+    pub(crate) fn on_free(&self, block: Block, by: Freed, now: impl Fn(bool) -> u64) {
+        let Some(spot) = self.live.spot(block) else { return };
+        self.live.fetch(&spot);
+        let coarse = now(true);
+        self.live.fetch_entry(&spot);
+        self.live.remove(&spot, |entry| {
             // By the clock that its birth was read from. A sample may have the weight of one too.
-            let lifetime = now(entry.stamp != 0).saturating_sub(entry.birth);
-            let temporary = entry.stamp == stamp && stamp != 0;
-            self.count_freed(self.sites.counts(entry.site), entry, Some(lifetime), temporary);
+            let now = if entry.exact { coarse } else { now(false) };
+            let (counts, alone) = self.sites.counts(entry.site, by.lane);
+            let temporary = by.is_last && entry.exact && (alone || by.lane == 0);
+            let lifetime = Some(now.saturating_sub(entry.birth));
+            self.count_freed(counts, entry, lifetime, temporary, alone);
         });
     }
 
-    /// Records that a block that stays has another size.
-    pub(crate) fn on_resize(&self, block: Block, requested: usize) {
+    /// Records that a block that stays has another size; `lane` is that of the calling thread.
+    pub(crate) fn on_resize(&self, block: Block, requested: usize, lane: u8) {
         self.live.resize(block, requested as u64, |old, new| {
             let bytes = |entry: Entry| bytes(entry.weight, entry.counted());
-            self.sites.counts(new.site).resize(bytes(old), bytes(new), (self.peak)());
+            let (counts, alone) = self.sites.counts(new.site, lane);
+            counts.resize(bytes(old), bytes(new), (self.peak)(), alone);
         });
     }
 
     /// Calls `f` with every site of which anything is known. All stripes are held while it is put together, not while `f` runs.
     pub(crate) fn for_each(&self, mut f: impl FnMut(Known<'_>)) {
         let tallies = self.tallies();
-        let mut tallies = tallies.iter();
+        let mut tallies = tallies.iter().enumerate().peekable();
         self.sites.for_each((self.peak)(), |site| {
-            // Sites that are new since have none.
-            let Some(tally) = tallies.next() else { return };
+            // A site in another lane was there before; sites that are new since have none.
+            let is_new = tallies.peek().is_some_and(|(number, _)| *number == site.number);
+            let Some((_, tally)) = tallies.next_if(|_| is_new) else { return };
             if tally.counted.samples + tally.live_samples > 0 {
                 f(Known { stack: site.stack, cut: site.cut, place: site.place, tally: *tally });
             }
@@ -268,13 +312,12 @@ impl Tables {
     /// The stacks of those sites, by their numbers: addresses of calls, which are return addresses less one.
     pub(crate) fn stacks_of(&self, sites: &[Option<usize>]) -> HashMap<usize, Vec<u64>> {
         let wanted: HashSet<usize> = sites.iter().flatten().copied().collect();
-        let (mut stacks, mut number) = (HashMap::new(), 0);
+        let mut stacks = HashMap::new();
         self.sites.for_each((self.peak)(), |site| {
-            if wanted.contains(&number) {
-                stacks
-                    .insert(number, site.stack.iter().map(|address| *address as u64 - 1).collect());
+            if wanted.contains(&site.number) {
+                let stack = || site.stack.iter().map(|address| *address as u64 - 1).collect();
+                stacks.entry(site.number).or_insert_with(stack);
             }
-            number += 1;
         });
         stacks
     }
@@ -289,12 +332,10 @@ impl Tables {
                 drop(held);
                 continue;
             }
-            let mut number = 0;
             self.sites.for_each((self.peak)(), |site| {
-                if let Some(tally) = tallies.get_mut(number) {
-                    tally.counted = site.counted;
+                if let Some(tally) = tallies.get_mut(site.number) {
+                    tally.counted.add(&site.counted);
                 }
-                number += 1;
             });
             held.for_each(|_, entry| {
                 if let Some(tally) = tallies.get_mut(self.sites.number(entry.site)) {
@@ -352,6 +393,16 @@ impl Tables {
     pub(crate) fn unlock_after_fork(&self) {
         self.sites.unlock_after_fork();
         self.live.unlock_after_fork();
+    }
+
+    /// Whether no block is on record.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.live.is_empty()
+    }
+
+    /// Forgets the live blocks: counts them as freed, unseen.
+    pub(crate) fn forget_live(&self) {
+        self.live.hold().clear(|entry| self.count_unseen(entry, 0));
     }
 
     /// Verifies the invariants of all tables.

@@ -21,6 +21,13 @@ pub(crate) fn rate() -> u64 {
     }
 }
 
+/// Whether anything is to be recorded now.
+#[inline]
+pub(crate) fn is_recording() -> bool {
+    // Relaxed: who must not miss a change holds a lock that came to it through one who saw it (`is_done`).
+    !matches!(RATE.load(Ordering::Relaxed), 0 | PAUSED)
+}
+
 /// Sets what threads record from their next slow path on: 0 = nothing, 1 = every block, else the mean bytes
 /// between two samples.
 pub(crate) fn set_rate(rate: u64) {
@@ -84,9 +91,26 @@ pub fn start_tracing() {
 }
 
 /// Records no more blocks. What was recorded stays, and frees of those blocks are still seen: that leaves threads
-/// with the cost of sampling, less the samples.
+/// with the cost of sampling, less the samples, until the last of those blocks is freed. See [`stop_and_forget`].
 pub fn stop_profiling() {
     if rate() != 0 {
         switch(PAUSED);
     }
+}
+
+/// As [`stop_profiling`], and forgets the blocks that are live: they count as freed, and how long they lived is not known. From
+/// their next slow path on, threads pay what they paid before anything was recorded.
+///
+/// ```
+/// alloc_global::start_sampling(512 << 10);
+/// let snapshot = alloc_global::Snapshot::take();
+/// alloc_global::stop_and_forget();
+/// # drop(snapshot);
+/// # assert!(alloc_global::Snapshot::take().sites.iter().all(|site| site.live_samples == 0));
+/// ```
+pub fn stop_and_forget() {
+    stop_profiling();
+    // Nothing is added to a stripe after this.
+    profile::forget_live();
+    switch(0);
 }

@@ -2,7 +2,7 @@
 //!
 //! Unsafe, as in `live`: entries are read while all stripes are held.
 
-use super::{FILTER, Held, Parts, STRIPE_BITS, STRIPES, Stripe, filter_index};
+use super::{Held, Parts, Spot, Stripe, filter_index, stripe_of};
 use core::sync::atomic::{AtomicU8, Ordering};
 
 impl Held<'_> {
@@ -14,6 +14,10 @@ impl Held<'_> {
         let mut seen = 0u64;
         for (stripe, guard) in self.guards.iter().enumerate() {
             seen += self.check_stripe(&parts, stripe, guard, used)?;
+            if guard.unused_end > used + 1 || guard.unused > guard.unused_end {
+                return Err("live 1: a row beyond the last entry");
+            }
+            seen += u64::from(guard.unused_end - guard.unused);
             let mut number = guard.free;
             while number != 0 {
                 seen += 1;
@@ -28,7 +32,7 @@ impl Held<'_> {
         if seen + self.live.moving.load(Ordering::Relaxed) as u64 != used as u64 {
             return Err("live 1: an entry is neither in a chain nor free");
         }
-        Ok(())
+        self.check_filter(&parts, used)
     }
 
     /// Verifies the chains of one stripe and its part of the filter. Returns how many entries it has.
@@ -39,14 +43,9 @@ impl Held<'_> {
         guard: &Stripe,
         used: u32,
     ) -> Result<u64, &'static str> {
-        let mut counts = [0u32; FILTER / STRIPES];
         let mut chained = 0;
-        let buckets = 1usize << (parts.bucket_bits - STRIPE_BITS);
-        for bucket in stripe * buckets..(stripe + 1) * buckets {
-            // SAFETY: below the number of buckets.
-            let head = unsafe { parts.head(bucket) };
-            // SAFETY: all stripes are held.
-            let mut number = unsafe { head.read() };
+        for bucket in (0..parts.buckets).filter(|bucket| stripe_of(*bucket) == stripe) {
+            let mut number = Held::first_of(parts, bucket);
             while number != 0 {
                 if number > used || chained > used {
                     return Err("live 1: a chain that leads nowhere");
@@ -56,12 +55,11 @@ impl Held<'_> {
                 if slot.address == 0 || parts.bucket_of(slot.address) != bucket {
                     return Err("live 1: an entry in another's chain");
                 }
+                let spot = Spot { address: slot.address, parts: *parts, bucket };
                 // SAFETY: all stripes are held.
-                if unsafe { parts.link(slot.address) }.1 != number {
+                if unsafe { spot.link() }.1 != number {
                     return Err("live 2: an address twice");
                 }
-                let index = filter_index(slot.address) % counts.len();
-                counts.get_mut(index).into_iter().for_each(|count| *count += 1);
                 chained += 1;
                 number = slot.next;
             }
@@ -69,13 +67,36 @@ impl Held<'_> {
         if guard.live != chained {
             return Err("live 1: a stripe counts other than its chains");
         }
-        let low = |(count, want): (&AtomicU8, &u32)| {
-            // Relaxed: the stripe is held.
-            (count.load(Ordering::Relaxed) as u32) < (*want).min(255)
-        };
-        if self.live.filter.iter().skip(stripe * counts.len()).zip(&counts).any(low) {
-            return Err("live 3: the filter counts too few");
-        }
         Ok(chained as u64)
+    }
+
+    /// Verifies the filter: chunk by chunk, for there is no memory for all of it.
+    fn check_filter(&self, parts: &Parts, used: u32) -> Result<(), &'static str> {
+        const CHUNK: usize = 1024;
+        for (chunk, filter) in self.live.filter.chunks(CHUNK).enumerate() {
+            let mut counts = [0u32; CHUNK];
+            for number in 1..=used {
+                // SAFETY: an entry; all stripes are held.
+                let address = unsafe { parts.slot(number).read() }.address;
+                let index = filter_index(address).wrapping_sub(chunk * CHUNK);
+                if address != 0 {
+                    counts.get_mut(index).into_iter().for_each(|count| *count += 1);
+                }
+            }
+            let low = |(count, want): (&AtomicU8, &u32)| {
+                // Relaxed: the stripe is held.
+                u32::from(count.load(Ordering::Relaxed)) < (*want).min(255)
+            };
+            if filter.iter().zip(&counts).any(low) {
+                return Err("live 3: the filter counts too few");
+            }
+        }
+        Ok(())
+    }
+
+    /// What the head of a bucket says.
+    fn first_of(parts: &Parts, bucket: usize) -> u32 {
+        // SAFETY: a head; all stripes are held.
+        unsafe { Parts::read(parts.head(bucket)) }
     }
 }
