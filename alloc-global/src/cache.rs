@@ -193,7 +193,7 @@ impl Cache {
 
     /// This cache, as the depot tells them apart.
     pub(crate) fn who(&self) -> depot::Who {
-        core::ptr::from_ref(self).addr()
+        core::ptr::from_ref(self).addr() as depot::Who
     }
 
     /// Counts a slow path; every 64th looks whether memory is due to go back.

@@ -15,26 +15,26 @@
 //!
 //! Invariants:
 //!
-//! 1. The first `len` slots of a shelf are blocks of its class of the registered fallback, each there once, and in no cache.
-//! 2. `untouched <= len <= most(class)`, and `len` beside the lock is that behind it whenever the lock is free.
-//! 3. `BYTES` is the sum of `len` times size, and what is on its way in. At most [`MOST_BYTES`] lie on the shelves.
+//! 1. What lies on a shelf are blocks of its class of the registered fallback, each there once, and in no cache.
+//! 2. There are at most `most(class)` of them.
+//! 3. `BYTES` is the sum of their sizes, and of what is on its way in. At most [`MOST_BYTES`] lie on the shelves.
 //!
 //! No lock is held while the fallback runs: who sweeps takes out what must go. Blocks count as given back to the fallback,
-//! in all counters, while they lie here. It does not know what a cache is.
+//! in all counters, while they lie here. It does not know what a cache is, nor how a shelf holds blocks: that is `shelf`.
 
 use crate::config;
 use crate::large_class::{LARGE_CLASSES, LargeClass};
-use crate::lock::Lock;
 use crate::purge;
 use crate::visit::free_to_registered;
 use alloc_core::Block;
-use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crossbeam_utils::CachePadded;
+use shelf::{SLOTS, Shelf, Slots, Stock};
 
-/// The most blocks of one class.
-const SLOTS: usize = 256;
+mod shelf;
+
+pub(crate) use shelf::Who;
 
 /// Bytes of blocks of one class beyond the first two.
 ///
@@ -56,30 +56,6 @@ const SHELF_COUNT: usize = 2 * SHELF_SIZES;
 
 /// The most blocks that one call hands over.
 pub(crate) const BATCH: usize = 32;
-
-/// Stands for two threads that asked.
-const SEVERAL: usize = 1;
-
-/// The blocks of one class, but for the blocks.
-struct Shelf {
-    /// Who asked in vain since the last sweep: nobody (0), one thread, [`SEVERAL`].
-    asked: AtomicUsize,
-    /// A copy for who only looks.
-    len: AtomicU32,
-    stock: Lock<Stock>,
-}
-
-struct Stock {
-    len: usize,
-    /// The least there was since the last sweep.
-    untouched: usize,
-}
-
-/// The slots of a shelf. Apart from their lock: a fork takes all locks, and would copy each page that has one.
-struct Slots(UnsafeCell<[MaybeUninit<Block>; SLOTS]>);
-
-// SAFETY: reached by who holds the shelf's lock only; free blocks belong to nobody, so any thread may take them out.
-unsafe impl Sync for Slots {}
 
 static SHELVES: [CachePadded<Shelf>; SHELF_COUNT] =
     [const { CachePadded::new(Shelf::new()) }; SHELF_COUNT];
@@ -115,9 +91,6 @@ fn for_each_shelf(mut f: impl FnMut(LargeClass, &Shelf, &Slots)) {
         }
     }
 }
-
-/// A thread, as the depot tells them apart: the address of its cache.
-pub(crate) type Who = usize;
 
 /// Whether there are blocks of a class. If not, notes that `who` asked.
 #[inline]
@@ -170,20 +143,19 @@ pub(crate) unsafe fn give(class: LargeClass, blocks: &[MaybeUninit<Block>]) -> u
 
 /// Gives what lay untouched since the last sweep back to the fallback, and forgets who asked. Returns bytes.
 pub(crate) fn sweep() -> usize {
-    empty(|stock| core::mem::replace(&mut stock.untouched, stock.len))
+    empty(Stock::sweep)
 }
 
 /// Gives everything back to the fallback, and forgets who asked. Returns bytes.
 pub(crate) fn flush() -> usize {
-    empty(|stock| stock.len)
+    empty(|stock| stock.len())
 }
 
 /// Gives the `count` oldest blocks of each shelf back.
 fn empty(count: impl Fn(&mut Stock) -> usize) -> usize {
     let mut bytes = 0;
     for_each_shelf(|class, shelf, slots| {
-        // Relaxed: a hint.
-        shelf.asked.store(0, Relaxed);
+        shelf.forget_asked();
         if shelf.len() == 0 {
             return;
         }
@@ -207,7 +179,7 @@ pub(crate) fn bytes() -> usize {
 
 /// Takes every lock in one order; see `fork`.
 pub(crate) fn lock_for_fork() {
-    SHELVES.iter().for_each(|shelf| shelf.stock.lock_for_fork());
+    SHELVES.iter().for_each(|shelf| shelf.lock_for_fork());
 }
 
 /// Counts anew in a child of fork, before the locks are freed: another thread may have been between a shelf and the sum.
@@ -219,178 +191,12 @@ pub(crate) fn recount_after_fork() {
 
 /// Frees what `lock_for_fork` took.
 pub(crate) fn unlock_after_fork() {
-    SHELVES.iter().for_each(|shelf| shelf.stock.unlock_after_fork());
-}
-
-impl Slots {
-    const fn new() -> Slots {
-        Slots(UnsafeCell::new([MaybeUninit::uninit(); SLOTS]))
-    }
-
-    /// Slot `at`, or where the last one ends.
-    fn at(&self, at: usize) -> *mut MaybeUninit<Block> {
-        self.0.get().cast::<MaybeUninit<Block>>().wrapping_add(at.min(SLOTS))
-    }
-}
-
-impl Shelf {
-    const fn new() -> Shelf {
-        Shelf {
-            asked: AtomicUsize::new(0),
-            len: AtomicU32::new(0),
-            stock: Lock::new(Stock { len: 0, untouched: 0 }),
-        }
-    }
-
-    /// How many blocks there are, or were a moment ago.
-    fn len(&self) -> usize {
-        // Relaxed, here and below: a hint. The blocks themselves are read under the lock.
-        self.len.load(Relaxed) as usize
-    }
-
-    fn set_len(&self, stock: &mut Stock, len: usize) {
-        stock.len = len;
-        stock.untouched = stock.untouched.min(len);
-        // The cast keeps the value: at most `SLOTS`.
-        self.len.store(len as u32, Relaxed);
-    }
-
-    fn note_asked(&self, who: Who) {
-        let asked = self.asked.load(Relaxed);
-        // Mostly so: nothing to write.
-        if asked != who && asked != SEVERAL {
-            self.asked.store(if asked == 0 { who } else { SEVERAL }, Relaxed);
-        }
-    }
-
-    fn is_asked_by_another(&self, who: Who) -> bool {
-        let asked = self.asked.load(Relaxed);
-        asked != 0 && asked != who
-    }
-
-    /// Moves the newest blocks to `out`. Returns how many.
-    fn take(&self, slots: &Slots, out: &mut [MaybeUninit<Block>]) -> usize {
-        let mut stock = self.stock.lock();
-        let taken = stock.len.min(out.len());
-        let rest = stock.len - taken;
-        // SAFETY: so many blocks lie from there on (1), and the lock is held.
-        unsafe { out.as_mut_ptr().copy_from_nonoverlapping(slots.at(rest), taken) };
-        self.set_len(&mut stock, rest);
-        taken
-    }
-
-    /// Puts blocks in, until there are `most`. Returns how many.
-    ///
-    /// # Safety
-    ///
-    /// They are blocks that may lie here (1), and the caller's.
-    unsafe fn give(&self, slots: &Slots, most: usize, blocks: &[MaybeUninit<Block>]) -> usize {
-        let mut stock = self.stock.lock();
-        let given = blocks.len().min(most.min(SLOTS).saturating_sub(stock.len));
-        // SAFETY: room for so many behind the last one, and the lock is held.
-        unsafe { slots.at(stock.len).copy_from_nonoverlapping(blocks.as_ptr(), given) };
-        let len = stock.len + given;
-        self.set_len(&mut stock, len);
-        given
-    }
-
-    /// Moves the `count` oldest blocks to `out`. Returns how many.
-    fn take_oldest(
-        &self,
-        slots: &Slots,
-        count: impl Fn(&mut Stock) -> usize,
-        out: &mut [MaybeUninit<Block>; SLOTS],
-    ) -> usize {
-        let mut stock = self.stock.lock();
-        let gone = count(&mut stock).min(stock.len);
-        let rest = stock.len - gone;
-        // SAFETY: so many blocks lie there (1), and the lock is held.
-        unsafe { out.as_mut_ptr().copy_from_nonoverlapping(slots.at(0), gone) };
-        // SAFETY: the rest of them move to the beginning, as above.
-        unsafe { slots.at(0).copy_from(slots.at(gone), rest) };
-        self.set_len(&mut stock, rest);
-        gone
-    }
+    SHELVES.iter().for_each(|shelf| shelf.unlock_after_fork());
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use core::ptr::NonNull;
-
-    /// A shelf of its own, and blocks that nobody looks into.
-    struct Case {
-        shelf: Shelf,
-        slots: Slots,
-    }
-
-    fn block(number: usize) -> Block {
-        NonNull::new(core::ptr::without_provenance_mut(16 * number)).unwrap()
-    }
-
-    impl Case {
-        fn new() -> Case {
-            Case { shelf: Shelf::new(), slots: Slots::new() }
-        }
-
-        fn give(&self, most: usize, numbers: impl Iterator<Item = usize>) -> usize {
-            let blocks: Vec<_> = numbers.map(|number| MaybeUninit::new(block(number))).collect();
-            // SAFETY: addresses, which nobody looks behind.
-            unsafe { self.shelf.give(&self.slots, most, &blocks) }
-        }
-
-        fn numbers(out: &[MaybeUninit<Block>]) -> Vec<usize> {
-            // SAFETY: the caller passes what was written.
-            out.iter().map(|block| unsafe { block.assume_init() }.addr().get() / 16).collect()
-        }
-
-        fn take(&self, count: usize) -> Vec<usize> {
-            let mut out = vec![MaybeUninit::uninit(); count];
-            let taken = self.shelf.take(&self.slots, &mut out);
-            Case::numbers(&out[..taken])
-        }
-
-        fn sweep(&self) -> Vec<usize> {
-            let mut out = [MaybeUninit::uninit(); SLOTS];
-            let count = |stock: &mut Stock| core::mem::replace(&mut stock.untouched, stock.len);
-            let gone = self.shelf.take_oldest(&self.slots, count, &mut out);
-            Case::numbers(&out[..gone])
-        }
-    }
-
-    #[test]
-    fn the_newest_are_taken_and_no_more_than_fit_are_kept() {
-        let case = Case::new();
-        assert_eq!((case.give(5, 1..4), case.give(5, 4..9), case.give(5, 9..10)), (3, 2, 0));
-        assert_eq!((case.take(2), case.shelf.len()), (vec![4, 5], 3));
-        assert_eq!((case.take(9), case.take(1)), (vec![1, 2, 3], vec![]));
-        assert_eq!(case.give(usize::MAX, 1..2 * SLOTS), SLOTS);
-        assert_eq!(case.take(SLOTS), (1..=SLOTS).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn a_sweep_takes_what_lay_untouched_since_the_last_one() {
-        let case = Case::new();
-        case.give(SLOTS, 1..9);
-        assert!(case.sweep().is_empty(), "all came since");
-        case.take(2);
-        case.give(SLOTS, 20..22);
-        assert_eq!(case.sweep(), [1, 2, 3, 4, 5, 6], "there were six all the time");
-        assert_eq!(case.sweep(), [20, 21]);
-        assert!(case.sweep().is_empty() && case.shelf.len() == 0);
-    }
-
-    #[test]
-    fn blocks_are_wanted_if_another_thread_asked() {
-        let shelf = Shelf::new();
-        let (one, other) = (0x1000, 0x2000);
-        assert!(!shelf.is_asked_by_another(one), "nobody asked");
-        shelf.note_asked(one);
-        shelf.note_asked(one);
-        assert!(!shelf.is_asked_by_another(one) && shelf.is_asked_by_another(other));
-        shelf.note_asked(other);
-        assert!(shelf.is_asked_by_another(one) && shelf.is_asked_by_another(other));
-    }
 
     #[test]
     fn a_shelf_has_room_for_two_of_the_largest_and_not_for_more_than_its_slots() {

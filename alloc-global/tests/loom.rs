@@ -1,15 +1,19 @@
-//! Every interleaving of the lock, and of threads that hand blocks to each other over it.
+//! Every interleaving of the lock, and of threads that hand blocks to each other over it: heaps and the depot.
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p alloc-global --test loom --release`; empty otherwise. The lock's source is
 //! the real one, with loom's atomics and a futex made of loom's mutex and condition variable. Bins and arenas
 //! are the real ones too; what loom watches is that only the holder of their lock comes near them.
 #![cfg(loom)]
 
+#[expect(dead_code, reason = "no model forks")]
 #[path = "../src/lock.rs"]
 mod lock;
 #[expect(dead_code, reason = "who a thread is, is for the model to say")]
 #[path = "../src/owner.rs"]
 mod owner;
+#[expect(dead_code, reason = "who asked is a hint, which no model needs")]
+#[path = "../src/depot/shelf.rs"]
+mod shelf;
 #[path = "../src/turn.rs"]
 mod turn;
 
@@ -185,6 +189,60 @@ fn two_threads_free_while_a_third_allocates() {
         }
         heap.give(mine);
         heap.end();
+    });
+}
+
+/// A shelf of the depot with its slots, and addresses in place of blocks.
+struct Depot {
+    shelf: shelf::Shelf,
+    slots: shelf::Slots,
+}
+
+impl Depot {
+    fn give(&self, numbers: std::ops::Range<usize>) -> usize {
+        let block = |number| Block::new(std::ptr::without_provenance_mut(16 * number)).unwrap();
+        let blocks: Vec<_> = numbers.map(|number| MaybeUninit::new(block(number))).collect();
+        // SAFETY: addresses, which nobody looks behind.
+        unsafe { self.shelf.give(&self.slots, 3, &blocks) }
+    }
+
+    fn numbers(out: &[MaybeUninit<Block>]) -> Vec<usize> {
+        // SAFETY: the callers pass what the shelf wrote.
+        out.iter().map(|block| unsafe { block.assume_init() }.addr().get() / 16).collect()
+    }
+
+    fn take(&self, count: usize) -> Vec<usize> {
+        let mut out = vec![MaybeUninit::uninit(); count];
+        let taken = self.shelf.take(&self.slots, &mut out);
+        Depot::numbers(&out[..taken])
+    }
+}
+
+#[test]
+fn a_block_that_is_passed_on_reaches_one_thread_or_the_sweep() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let depot = Depot { shelf: shelf::Shelf::new(), slots: shelf::Slots::new() };
+        let depot = Arc::new(depot);
+        assert_eq!(depot.give(1..3), 2);
+        let giver = {
+            let depot = Arc::clone(&depot);
+            loom::thread::spawn(move || depot.give(3..5))
+        };
+        let taker = {
+            let depot = Arc::clone(&depot);
+            loom::thread::spawn(move || depot.take(2))
+        };
+        let mut out = [MaybeUninit::uninit(); shelf::SLOTS];
+        let swept = depot.shelf.take_oldest(&depot.slots, shelf::Stock::sweep, &mut out);
+        let mut seen = Depot::numbers(&out[..swept]);
+        let given = giver.join().unwrap();
+        seen.extend(taker.join().unwrap());
+        assert!(given > 0, "there is room for one at least");
+        seen.extend(depot.take(shelf::SLOTS));
+        seen.sort_unstable();
+        assert_eq!(seen, (1..3 + given).collect::<Vec<_>>());
     });
 }
 
