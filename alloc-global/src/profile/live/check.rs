@@ -2,7 +2,7 @@
 //!
 //! Unsafe, as in `live`: entries are read while all stripes are held.
 
-use super::{Held, Parts, Spot, Stripe, filter_index, stripe_of};
+use super::{Held, Parts, STRIPES, Spot, filter_index, stripe_of};
 use core::sync::atomic::{AtomicU8, Ordering};
 
 impl Held<'_> {
@@ -11,9 +11,13 @@ impl Held<'_> {
         let Some(start) = self.live.area.mapped() else { return Ok(()) };
         let parts = self.live.parts(start);
         let used = self.live.used.load(Ordering::Relaxed);
+        let chained = self.check_chains(&parts, used)?;
         let mut seen = 0u64;
-        for (stripe, guard) in self.guards.iter().enumerate() {
-            seen += self.check_stripe(&parts, stripe, guard, used)?;
+        for (guard, chained) in self.guards.iter().zip(chained) {
+            if guard.live != chained {
+                return Err("live 1: a stripe counts other than its chains");
+            }
+            seen += u64::from(chained);
             if guard.unused_end > used + 1 || guard.unused > guard.unused_end {
                 return Err("live 1: a row beyond the last entry");
             }
@@ -35,19 +39,14 @@ impl Held<'_> {
         self.check_filter(&parts, used)
     }
 
-    /// Verifies the chains of one stripe and its part of the filter. Returns how many entries it has.
-    fn check_stripe(
-        &self,
-        parts: &Parts,
-        stripe: usize,
-        guard: &Stripe,
-        used: u32,
-    ) -> Result<u64, &'static str> {
-        let mut chained = 0;
-        for bucket in (0..parts.buckets).filter(|bucket| stripe_of(*bucket) == stripe) {
+    /// Verifies all chains. Returns how many entries are in those of each stripe.
+    fn check_chains(&self, parts: &Parts, used: u32) -> Result<[u32; STRIPES], &'static str> {
+        let mut chained = [0u32; STRIPES];
+        for bucket in 0..parts.buckets {
+            let Some(chained) = chained.get_mut(stripe_of(bucket)) else { continue };
             let mut number = Held::first_of(parts, bucket);
             while number != 0 {
-                if number > used || chained > used {
+                if number > used || *chained > used {
                     return Err("live 1: a chain that leads nowhere");
                 }
                 // SAFETY: an entry; all stripes are held.
@@ -60,14 +59,11 @@ impl Held<'_> {
                 if unsafe { spot.link() }.1 != number {
                     return Err("live 2: an address twice");
                 }
-                chained += 1;
+                *chained += 1;
                 number = slot.next;
             }
         }
-        if guard.live != chained {
-            return Err("live 1: a stripe counts other than its chains");
-        }
-        Ok(chained as u64)
+        Ok(chained)
     }
 
     /// Verifies the filter: chunk by chunk, for there is no memory for all of it.
