@@ -1,8 +1,8 @@
 //! Requests above 512 bytes: the fallback's blocks, through the calling thread's cache.
 //!
 //! ```text
-//! alloc:    cache of the class -> the fallback, asked for the class's size
-//! dealloc:  cache of the class, as long as the bound holds -> the fallback
+//! alloc:    cache of the class -> the depot -> the fallback, asked for the class's size
+//! dealloc:  cache of the class, as long as the bound holds -> the depot, if others asked -> the fallback
 //! realloc:  in place within a class; below 128 KiB into a cached block; else the fallback's realloc
 //! ```
 //!

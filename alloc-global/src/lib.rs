@@ -86,9 +86,8 @@ static ALLOC: PoolAlloc = PoolAlloc::new();
 
 /// Gives free memory back to the system now, and returns how many bytes.
 ///
-/// Empties the calling thread's cache, other threads' caches of large blocks, what is on its way between threads, and what threads
-/// left that ended unseen;
-/// then gives back all empty arenas and, in arenas still in use, free pools by runs of 64 KiB; asks glibc to do the same (`malloc_trim`; what that gives back is not in
+/// Empties the calling thread's cache, other threads' caches of large blocks, what is on its way between threads, and what
+/// threads left that ended unseen; then gives back all empty arenas and, in arenas still in use, free pools by runs of 64 KiB; asks glibc to do the same (`malloc_trim`; what that gives back is not in
 /// the result). Costs a system call for each of them.
 pub fn trim() -> usize {
     caches::reclaim_dead();
