@@ -229,6 +229,34 @@ pub(crate) fn frame_pointer() -> usize {
     pointer
 }
 
+/// An address that is not above the frame of the function that this is inlined into: the stack pointer, where the machine
+/// has one that is known.
+///
+/// Not the address of a local variable: AddressSanitizer puts those into memory of its own.
+#[inline(always)]
+fn stack_pointer() -> usize {
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    {
+        let pointer: usize;
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: copies a register.
+        unsafe {
+            core::arch::asm!("mov {}, rsp", out(reg) pointer, options(nomem, nostack, preserves_flags));
+        }
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: copies a register.
+        unsafe {
+            core::arch::asm!("mov {}, sp", out(reg) pointer, options(nomem, nostack, preserves_flags));
+        }
+        pointer
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        let local = 0_u8;
+        (&raw const local).addr()
+    }
+}
+
 /// The two words of a frame at `at`: the next frame pointer, and the return address.
 ///
 /// Not by loads of the compiler's: these are words of other frames, of which it knows nothing, and some that
@@ -321,7 +349,7 @@ fn first_probe(local: &Local) -> bool {
 mod probe {
     //! A chain of calls that a walk must find.
 
-    use super::{Bounds, Stack, frame_pointer, walk};
+    use super::{Bounds, Stack, frame_pointer, stack_pointer, walk};
     use core::hint::black_box;
 
     /// Longer than any of the functions below.
@@ -330,7 +358,7 @@ mod probe {
     #[inline(never)]
     fn inner(bounds: Bounds, stack: &mut Stack) -> usize {
         let fp = frame_pointer();
-        let here = core::ptr::from_ref(&fp).addr();
+        let here = stack_pointer();
         // A frame pointer lies above what its function keeps on the stack, and not far.
         if fp >= here && fp - here < LONGEST {
             // SAFETY: from this function's frame to the top of this thread's stack.
@@ -367,7 +395,7 @@ mod probe {
 pub(crate) fn capture(local: &Local, fp: usize, stack: &mut Stack) {
     if has_frame_pointers(local) {
         let mut bounds = local.stack_bounds();
-        let here = stack.frames.as_ptr().addr();
+        let here = stack_pointer();
         if bounds.holds(here) && fp > here {
             bounds.low = here;
             // SAFETY: `here` is in use, so all from there to the top of the stack is mapped.
@@ -384,7 +412,7 @@ pub(crate) fn capture(local: &Local, fp: usize, stack: &mut Stack) {
 fn unwind(stack: &mut Stack) {
     #[cfg(feature = "report")]
     {
-        let here = core::ptr::from_ref(&stack).addr();
+        let here = stack_pointer();
         let keep = |frame: &backtrace::Frame| {
             // Frames below this one are those of the unwinder.
             if frame.sp().addr() <= here {
