@@ -26,6 +26,11 @@ use super::local::Local;
 use alloc_core::keeping_errno;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+pub(crate) use machine::frame_pointer;
+use machine::{read_frame, stack_pointer};
+
+mod machine;
+mod probe;
 
 /// The most frames of a stack.
 pub(crate) const MOST_FRAMES: usize = 64;
@@ -208,89 +213,6 @@ impl Local {
     }
 }
 
-/// The caller's frame pointer register; 0 where the machine has none that is known.
-#[inline(always)]
-pub(crate) fn frame_pointer() -> usize {
-    let pointer: usize;
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: copies a register.
-    unsafe {
-        core::arch::asm!("mov {}, rbp", out(reg) pointer, options(nomem, nostack, preserves_flags));
-    }
-    #[cfg(target_arch = "aarch64")]
-    // SAFETY: copies a register.
-    unsafe {
-        core::arch::asm!("mov {}, x29", out(reg) pointer, options(nomem, nostack, preserves_flags));
-    }
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    {
-        pointer = 0;
-    }
-    pointer
-}
-
-/// An address that is not above the frame of the function that this is inlined into: the stack pointer, where the machine
-/// has one that is known.
-///
-/// Not the address of a local variable: AddressSanitizer puts those into memory of its own.
-#[inline(always)]
-fn stack_pointer() -> usize {
-    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-    {
-        let pointer: usize;
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: copies a register.
-        unsafe {
-            core::arch::asm!("mov {}, rsp", out(reg) pointer, options(nomem, nostack, preserves_flags));
-        }
-        #[cfg(target_arch = "aarch64")]
-        // SAFETY: copies a register.
-        unsafe {
-            core::arch::asm!("mov {}, sp", out(reg) pointer, options(nomem, nostack, preserves_flags));
-        }
-        pointer
-    }
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    {
-        let local = 0_u8;
-        (&raw const local).addr()
-    }
-}
-
-/// The two words of a frame at `at`: the next frame pointer, and the return address.
-///
-/// Not by loads of the compiler's: these are words of other frames, of which it knows nothing, and some that
-/// AddressSanitizer has marked as not to be touched lie between them.
-///
-/// # Safety
-///
-/// Both words can be read.
-#[inline(always)]
-unsafe fn read_frame(at: usize) -> [usize; 2] {
-    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-    {
-        let (next, address): (usize, usize);
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: loads two words that can be read, and nothing else.
-        unsafe {
-            core::arch::asm!("mov {1}, [{0} + 8]", "mov {0}, [{0}]", inout(reg) at => next,
-                out(reg) address, options(readonly, nostack, preserves_flags));
-        }
-        #[cfg(target_arch = "aarch64")]
-        // SAFETY: loads two words that can be read, and nothing else.
-        unsafe {
-            core::arch::asm!("ldp {0}, {1}, [{0}]", inout(reg) at => next,
-                out(reg) address, options(readonly, nostack, preserves_flags));
-        }
-        [next, address]
-    }
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    // SAFETY: the caller's promise.
-    unsafe {
-        core::ptr::with_exposed_provenance::<[usize; 2]>(at).read_volatile()
-    }
-}
-
 /// Follows frame pointers from `fp` on, into an empty stack.
 ///
 /// # Safety
@@ -344,50 +266,6 @@ fn first_probe(local: &Local) -> bool {
     // Relaxed: as above.
     PROBED.store(1 + found as u8, Ordering::Relaxed);
     found
-}
-
-mod probe {
-    //! A chain of calls that a walk must find.
-
-    use super::{Bounds, Stack, frame_pointer, stack_pointer, walk};
-    use core::hint::black_box;
-
-    /// Longer than any of the functions below.
-    const LONGEST: usize = 1024;
-
-    #[inline(never)]
-    fn inner(bounds: Bounds, stack: &mut Stack) -> usize {
-        let fp = frame_pointer();
-        let here = stack_pointer();
-        // A frame pointer lies above what its function keeps on the stack, and not far.
-        if fp >= here && fp - here < LONGEST {
-            // SAFETY: from this function's frame to the top of this thread's stack.
-            unsafe { walk(fp, bounds, stack) };
-        }
-        black_box(stack.frames().len())
-    }
-
-    #[inline(never)]
-    fn middle(bounds: Bounds, stack: &mut Stack) -> usize {
-        black_box(inner(bounds, black_box(stack))) + 1
-    }
-
-    #[inline(never)]
-    fn outer(bounds: Bounds, stack: &mut Stack) -> usize {
-        black_box(middle(bounds, black_box(stack))) + 1
-    }
-
-    pub(super) fn finds_callers(bounds: Bounds) -> bool {
-        let mut stack = Stack::new(2);
-        outer(bounds, &mut stack);
-        let within = |address: usize, function: fn(Bounds, &mut Stack) -> usize| {
-            address.wrapping_sub(function as usize) < LONGEST
-        };
-        match stack.frames() {
-            [first, second] => within(*first, middle) && within(*second, outer),
-            _ => false,
-        }
-    }
 }
 
 /// Captures the stack of the calling thread, from the frame at `fp` on, into an empty stack.
