@@ -8,6 +8,7 @@
 //! | no path of a machine | the repository must mean the same everywhere |
 //! | "No unsafe here" is true | the audited part must be known |
 //! | alloc-core's modules use only what lies above them | the layers of ARCHITECTURE.md |
+//! | nothing in alloc-global calls the C library's mathematics | one call, and every program that uses the allocator loads it |
 //!
 //! Each rule is a function from a file to its breaches, and each has a test that feeds it a breach. No unsafe here.
 
@@ -211,6 +212,33 @@ fn layers(source: &Source) -> Vec<String> {
     breaches
 }
 
+/// Methods of `f64` that are functions of the C library's part for mathematics, which is a file of its own. The crate libm has them too.
+const FAR: &[&str] = &[
+    "acos", "asin", "atan", "atan2", "cbrt", "cos", "cosh", "exp", "exp2", "exp_m1", "gamma",
+    "hypot", "ln", "ln_1p", "log", "log10", "log2", "powf", "sin", "sinh", "tan", "tanh",
+];
+
+fn mathematics(source: &Source) -> Vec<String> {
+    let of_programs = source.path.starts_with("alloc-global/src/")
+        && !source.path.contains("/bin/")
+        && !source.path.ends_with("tests.rs");
+    if !of_programs {
+        return Vec::new();
+    }
+    let calls: Vec<String> = FAR.iter().map(|name| format!(".{name}(")).collect();
+    let text = source.text.split("#[cfg(test)]").next().unwrap_or("").to_owned();
+    find_all(
+        &Source { path: source.path.clone(), text },
+        &calls,
+        "loads the C library's mathematics",
+    )
+}
+
+#[test]
+fn the_allocator_loads_no_mathematics() {
+    hold(sources(), mathematics);
+}
+
 #[test]
 fn source_files_are_short_enough_to_read() {
     hold(sources(), length);
@@ -302,6 +330,10 @@ fn every_rule_notices_a_breach() {
     assert!(breaks(safe_files, "a.rs", &format!("{head}\n{KEYWORD} fn b();")));
     assert!(!breaks(safe_files, "a.rs", &format!("{head}\n#[{KEYWORD}(no_mangle)] // {KEYWORD}")));
     assert!(!breaks(safe_files, "a.rs", &format!("//! Pointers.\nlet a = {KEYWORD} {{ b() }};")));
+    assert!(breaks(mathematics, "alloc-global/src/a.rs", "let far = near.hypot(high);"));
+    assert!(!breaks(mathematics, "alloc-global/src/a.rs", "let far = near.sqrt();"));
+    assert!(!breaks(mathematics, "alloc-global/src/a.rs", "#[cfg(test)]\nlet far = near.exp();"));
+    assert!(!breaks(mathematics, "bench/src/a.rs", "let far = near.hypot(high);"));
     let core = "alloc-core/src/";
     assert!(breaks(layers, &format!("{core}list.rs"), "use crate::heap::Heap;"));
     assert!(breaks(layers, &format!("{core}page_source/os.rs"), "let a = crate::arena::B;"));

@@ -2,7 +2,9 @@
 //!
 //! No unsafe here.
 
-use super::group::{Group, Grouping, Key, ROWS, Totals, grouped, needs_symbols, short};
+use super::group::{
+    Group, Grouping, Key, ROWS, Totals, grouped, joint_error, needs_symbols, short,
+};
 use super::snapshot::{Module, Snapshot};
 use super::symbols::Symbols;
 use std::collections::HashMap;
@@ -37,11 +39,11 @@ fn less(after: Totals, before: Totals) -> Totals {
     Totals {
         allocs: after.allocs - before.allocs,
         alloc_bytes: after.alloc_bytes - before.alloc_bytes,
-        alloc_bytes_error: after.alloc_bytes_error.hypot(before.alloc_bytes_error),
+        alloc_bytes_error: joint_error(after.alloc_bytes_error, before.alloc_bytes_error),
         live: after.live - before.live,
-        live_error: after.live_error.hypot(before.live_error),
+        live_error: joint_error(after.live_error, before.live_error),
         live_bytes: after.live_bytes - before.live_bytes,
-        live_bytes_error: after.live_bytes_error.hypot(before.live_bytes_error),
+        live_bytes_error: joint_error(after.live_bytes_error, before.live_bytes_error),
         live_requested_bytes: after.live_requested_bytes - before.live_requested_bytes,
         live_lost_bytes: after.live_lost_bytes - before.live_lost_bytes,
         temporary: after.temporary - before.temporary,

@@ -371,7 +371,7 @@ fn site(&(percent, mean, thread, region, temporary, stack): &Row, all: f64, rate
     for (count, share) in lifetimes.counts.iter_mut().skip(6).zip(shares) {
         *count = freed * share;
     }
-    let of_rate = 1.0 - (-mean / rate).exp();
+    let of_rate = 1.0 - libm::exp(-mean / rate);
     // Of so many blocks, each in with that chance.
     let variance = |blocks: f64| blocks * (1.0 - of_rate) / of_rate;
     Site {
