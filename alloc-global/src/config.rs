@@ -194,20 +194,27 @@ pub(crate) fn read_environment() {
 }
 
 fn read_entry(entry: &[u8]) {
+    if let Some(line) = refusal(entry) {
+        line.write();
+    }
+}
+
+/// Applies an entry of the environment; what there is to be said where that could not be done.
+fn refusal(entry: &[u8]) -> Option<Line> {
     let split = entry.iter().position(|&byte| byte == b'=').unwrap_or(entry.len());
     let (name, value) = entry.split_at_checked(split).unwrap_or_default();
     let value = value.get(1..).unwrap_or_default();
     let line = match apply(name, value) {
-        Some(true) => return,
-        Some(false) => clean(Line::new().text("bad value in "), entry).text(", ignored"),
-        None => clean(Line::new().text("unknown setting "), name).text(", ignored"),
+        Answer::Taken => return None,
+        Answer::Bad => clean(Line::new().text("bad value in "), entry).text(", ignored"),
+        Answer::Unknown => clean(Line::new().text("unknown setting "), name).text(", ignored"),
+        Answer::Absent => clean(Line::new(), name).text(
+            " needs the feature report of alloc-global, which is not in this program, ignored",
+        ),
     };
     let is_path = matches!(name.strip_prefix(PREFIX), Some(b"REPORT" | b"PROFILE"));
-    if is_path && !value.is_empty() && value.len() <= LONGEST && cfg!(feature = "report") {
-        line.text(": ").text(ENDINGS).write();
-    } else {
-        line.write();
-    }
+    let is_ending = is_path && !value.is_empty() && value.len() <= LONGEST;
+    Some(if is_ending && cfg!(feature = "report") { line.text(": ").text(ENDINGS) } else { line })
 }
 
 /// Adds a text of the user's, which must not begin another line or command the terminal.
@@ -245,9 +252,34 @@ fn set_path(setting: &Text, value: &[u8]) -> bool {
     setting.set(value)
 }
 
-/// Applies a setting: `None` if there is none of that name, else whether its value could be read.
-fn apply(name: &[u8], value: &[u8]) -> Option<bool> {
-    match name.strip_prefix(PREFIX)? {
+/// What became of a setting.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Answer {
+    Taken,
+    /// Its value could not be read.
+    Bad,
+    /// There is none of that name.
+    Unknown,
+    /// What it sets is not in this program.
+    Absent,
+}
+
+/// Applies a setting.
+fn apply(name: &[u8], value: &[u8]) -> Answer {
+    let known = name.strip_prefix(PREFIX).and_then(|name| apply_known(name, value));
+    match known {
+        Some(true) => Answer::Taken,
+        Some(false) => Answer::Bad,
+        None if matches!(name.strip_prefix(PREFIX), Some(b"SIGNAL" | b"REPORT" | b"PROFILE")) => {
+            Answer::Absent
+        }
+        None => Answer::Unknown,
+    }
+}
+
+/// Applies a setting: `None` if there is none of that name in this program, else whether its value could be read.
+fn apply_known(name: &[u8], value: &[u8]) -> Option<bool> {
+    match name {
         b"FALLBACK_CACHE" => Some(store(&FALLBACK_CACHE, bytes(value))),
         b"PURGE_DELAY_MS" => {
             let delay = if value == b"never" { Some(NEVER) } else { number(value) };
@@ -358,11 +390,33 @@ mod tests {
 
     #[test]
     fn names_and_values_are_told_apart() {
-        assert_eq!(apply(b"POOLALLOC_PURGE_DELAY_MS", b"soon"), Some(false));
-        assert_eq!(apply(b"POOLALLOC_PURGER", b"yes"), Some(false));
-        assert_eq!(apply(b"POOLALLOC_SPEED", b"11"), None);
-        assert_eq!(apply(b"POOLALLOC_HUGE_PAGES", b"16m"), Some(true));
-        assert_eq!(apply(b"POOLALLOC_SAMPLE", b"often"), Some(false));
-        assert_eq!(apply(b"POOLALLOC_SIGNAL", b"KILL"), Some(false));
+        use Answer::{Absent, Bad, Taken, Unknown};
+        assert_eq!(apply(b"POOLALLOC_PURGE_DELAY_MS", b"soon"), Bad);
+        assert_eq!(apply(b"POOLALLOC_PURGER", b"yes"), Bad);
+        assert_eq!(apply(b"POOLALLOC_SPEED", b"11"), Unknown);
+        assert_eq!(apply(b"POOLALLOC_HUGE_PAGES", b"16m"), Taken);
+        assert_eq!(apply(b"POOLALLOC_SAMPLE", b"often"), Bad);
+        let bad_signal = if cfg!(feature = "report") { Bad } else { Absent };
+        assert_eq!(apply(b"POOLALLOC_SIGNAL", b"KILL"), bad_signal);
+    }
+
+    #[test]
+    fn what_is_refused_is_named_with_the_reason() {
+        let said = |entry: &[u8]| refusal(entry).map(|line| line.said().to_owned());
+        assert_eq!(said(b"POOLALLOC_HUGE_PAGES=16m"), None);
+        assert_eq!(
+            said(b"POOLALLOC_SPEED=11").as_deref(),
+            Some("poolalloc: unknown setting POOLALLOC_SPEED, ignored")
+        );
+        let line = said(b"POOLALLOC_REPORT=a.doc").unwrap();
+        match cfg!(feature = "report") {
+            true => assert!(
+                line.starts_with("poolalloc: bad value in POOLALLOC_REPORT=a.doc, ignored: ")
+            ),
+            false => assert_eq!(
+                line,
+                "poolalloc: POOLALLOC_REPORT needs the feature report of alloc-global, which is not in this program, ignored"
+            ),
+        }
     }
 }

@@ -60,6 +60,12 @@ impl Line {
         self.raw(digits.get(start..).unwrap_or_default())
     }
 
+    /// What the line says so far.
+    #[cfg(test)]
+    pub(crate) fn said(&self) -> &str {
+        str::from_utf8(&self.bytes[..self.len]).unwrap()
+    }
+
     /// Writes the line, and a line feed, to standard error.
     pub(crate) fn write(mut self) {
         if let Some(end) = self.bytes.get_mut(self.len) {
@@ -82,14 +88,10 @@ impl Line {
 mod tests {
     use super::*;
 
-    fn text(line: &Line) -> &str {
-        std::str::from_utf8(&line.bytes[..line.len]).unwrap()
-    }
-
     #[test]
     fn numbers_are_written_in_full() {
         let line = Line::new().number(0).text(" ").number(usize::MAX).text(" ").address(0xdead0);
-        assert_eq!(text(&line), "poolalloc: 0 18446744073709551615 0xdead0");
+        assert_eq!(line.said(), "poolalloc: 0 18446744073709551615 0xdead0");
     }
 
     #[test]
