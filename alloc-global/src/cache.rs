@@ -373,7 +373,7 @@ impl Cache {
         // SAFETY: the caller's promise.
         let slots = unsafe { self.slots(class, want) };
         let heap = self.heap.get();
-        let got = latency::timed(Path::Refill, || shared::take(heap, class, slots));
+        let got = latency::timed(Path::Refill, || shared::take(heap, self.who(), class, slots));
         if got < want as usize {
             slots.copy_within(want as usize - got.., 0);
         }
@@ -422,7 +422,7 @@ impl Cache {
             watch::forget_all(oldest);
         }
         // SAFETY: blocks of this class (2), which this thread owns and forgets below.
-        unsafe { shared::give(class, oldest) };
+        unsafe { shared::give(self.who(), class, oldest) };
         self.note_exchange(-(count as usize).cast_signed(), class);
         slots.copy_within(count as usize.., 0);
         bin.set_len(len - count);

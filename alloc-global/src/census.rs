@@ -25,7 +25,7 @@ pub(crate) struct ClassCount {
     pub(crate) capacity: u64,
     /// Blocks out of them: in the program's hands, or cached.
     pub(crate) out: u64,
-    /// Blocks in the caches of threads.
+    /// Blocks in the caches of threads, and on their way from one to another.
     pub(crate) cached: u64,
 }
 
@@ -108,10 +108,10 @@ impl Census {
         })
     }
 
-    /// Adds up what caches hold; never more than is out, though threads push and pop meanwhile.
+    /// Adds up what caches and the depot hold; never more than is out, though threads push and pop meanwhile.
     fn count_cached(&mut self) {
         for class in SizeClass::all() {
-            let mut cached = 0;
+            let mut cached = shared::blocks_in_depot(class) as u64;
             thread::for_each_cache(|cache| cached += cache.counts(class).0);
             if let Some(count) = self.classes.get_mut(class.index()) {
                 count.cached = cached.min(count.out);

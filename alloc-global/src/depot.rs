@@ -25,21 +25,22 @@
 use crate::config;
 use crate::large_class::{LARGE_CLASSES, LargeClass};
 use crate::purge;
+use crate::shelf::{Shelf, Slots, Stock};
 use crate::visit::free_to_registered;
 use alloc_core::Block;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crossbeam_utils::CachePadded;
-use shelf::{SLOTS, Shelf, Slots, Stock};
 
-mod shelf;
-
-pub(crate) use shelf::Who;
+pub(crate) use crate::shelf::Who;
 
 /// Bytes of blocks of one class beyond the first two.
 ///
 /// As much as a queue of messages may hold when it is emptied at once: less, and the rest goes through the fallback.
 const CLASS_BYTES: usize = 2 << 20;
+
+/// The most blocks of a class.
+const SLOTS: usize = 256;
 
 /// Bytes of all blocks here.
 const MOST_BYTES: usize = 16 << 20;
@@ -60,7 +61,7 @@ pub(crate) const BATCH: usize = 32;
 static SHELVES: [CachePadded<Shelf>; SHELF_COUNT] =
     [const { CachePadded::new(Shelf::new()) }; SHELF_COUNT];
 
-static SLOTS_OF: [Slots; SHELF_COUNT] = [const { Slots::new() }; SHELF_COUNT];
+static SLOTS_OF: [Slots<SLOTS>; SHELF_COUNT] = [const { Slots::new() }; SHELF_COUNT];
 
 /// See invariant 3.
 static BYTES: AtomicUsize = AtomicUsize::new(0);
@@ -75,7 +76,7 @@ const fn most(class: LargeClass) -> usize {
 }
 
 /// The shelf of a class, if it has one.
-fn shelf_of(class: LargeClass) -> Option<(&'static Shelf, &'static Slots)> {
+fn shelf_of(class: LargeClass) -> Option<(&'static Shelf, &'static Slots<SLOTS>)> {
     if class.rank() >= SHELF_SIZES {
         return None;
     }
@@ -84,7 +85,7 @@ fn shelf_of(class: LargeClass) -> Option<(&'static Shelf, &'static Slots)> {
 }
 
 /// Calls `f` with every shelf.
-fn for_each_shelf(mut f: impl FnMut(LargeClass, &Shelf, &Slots)) {
+fn for_each_shelf(mut f: impl FnMut(LargeClass, &Shelf, &Slots<SLOTS>)) {
     for class in (0..LARGE_CLASSES).filter_map(LargeClass::from_index) {
         if let Some((shelf, slots)) = shelf_of(class) {
             f(class, shelf, slots);

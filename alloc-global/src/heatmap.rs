@@ -116,6 +116,7 @@ pub fn heatmap() -> HeatMap {
             map.arenas.truncate(found);
             map.arenas.sort_unstable_by_key(|arena| arena.start);
             thread::for_each_own_cached(|block| move_to_cached(&mut map.arenas, block));
+            shared::for_each_in_depot(|block| move_to_cached(&mut map.arenas, block));
             return map;
         }
         room = found + SPARE;

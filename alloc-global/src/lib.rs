@@ -46,6 +46,7 @@ mod residency;
 mod rss;
 mod scope;
 mod shared;
+mod shelf;
 mod stats;
 mod template;
 mod thread;

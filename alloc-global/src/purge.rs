@@ -116,6 +116,7 @@ pub(crate) fn run_if_due() -> usize {
 
 #[cold]
 fn run(now: u64, delay: u64) -> usize {
+    shared::sweep_depot();
     // What bins keep has not been used since they got it, or it would not be empty.
     shared::drain_bins(now.saturating_sub(delay));
     let old = now.saturating_sub(delay);

@@ -24,6 +24,7 @@
 use crate::fatal::Line;
 use crate::latency::{self, Path};
 use crate::lock::Lock;
+use crate::shelf::Who;
 use crate::{huge, purge, thread};
 use alloc_core::{
     Arenas, Bin, Block, CLASS_TABLE, Emptied, Fault, MappedChunk, OsPages, SizeClass, Usage,
@@ -31,6 +32,8 @@ use alloc_core::{
 };
 use core::mem::MaybeUninit;
 use crossbeam_utils::CachePadded;
+
+mod depot;
 
 /// Number of heaps. Threads are spread over them; docs/scaling.md says how many cores that carries.
 pub(crate) const HEAPS: usize = 4;
@@ -46,9 +49,15 @@ fn bin(heap: u8, class: SizeClass) -> Option<&'static Lock<Bin>> {
     Some(BINS.get(heap as usize)?.get(class.index())?)
 }
 
-/// Takes blocks for the end of `out`, lowest address last. Returns how many: at least one unless the
-/// system has no more memory.
-pub(crate) fn take(heap: u8, class: SizeClass, out: &mut [MaybeUninit<Block>]) -> usize {
+/// Takes blocks for the end of `out`: what other threads passed on, else out of pools, lowest address last. Returns how many:
+/// at least one unless the system has no more memory.
+pub(crate) fn take(heap: u8, who: Who, class: SizeClass, out: &mut [MaybeUninit<Block>]) -> usize {
+    let passed = depot::take(class, who, out);
+    if passed > 0 { passed } else { take_sorted(heap, class, out) }
+}
+
+/// Takes blocks out of pools.
+pub(crate) fn take_sorted(heap: u8, class: SizeClass, out: &mut [MaybeUninit<Block>]) -> usize {
     let Some(bin) = bin(heap, class) else { return 0 };
     let taken = bin.lock().take(out);
     if taken > 0 { taken } else { take_grown(heap, class, bin, out) }
@@ -95,6 +104,7 @@ fn map_chunk() -> bool {
 /// The system has no more: empty pools that bins keep, then blocks of any other heap.
 #[cold]
 fn take_last(class: SizeClass, out: &mut [MaybeUninit<Block>]) -> usize {
+    flush_depot();
     drain_bins(purge::now());
     map_chunk();
     for heap in 0..HEAPS as u8 {
@@ -113,12 +123,25 @@ fn take_last(class: SizeClass, out: &mut [MaybeUninit<Block>]) -> usize {
     0
 }
 
-/// Gives blocks of `class` back, each to the heap it came from. The order of `blocks` is not kept.
+/// Gives blocks of `class` back: to who asked for some, else each to the heap it came from. The order of `blocks` is not kept.
 ///
 /// # Safety
 ///
 /// Each came from `take` for this class, and is the caller's.
-pub(crate) unsafe fn give(class: SizeClass, mut blocks: &mut [Block]) {
+pub(crate) unsafe fn give(who: Who, class: SizeClass, blocks: &mut [Block]) {
+    // SAFETY: the caller's promise.
+    let rest = unsafe { depot::give(class, who, blocks) };
+    let Some(rest) = blocks.get_mut(..rest) else { return };
+    // SAFETY: the caller's promise.
+    unsafe { sort(class, rest) };
+}
+
+/// Gives blocks of `class` back, each to the heap it came from. The order of `blocks` is not kept.
+///
+/// # Safety
+///
+/// As for [`give`].
+pub(crate) unsafe fn sort(class: SizeClass, mut blocks: &mut [Block]) {
     while let Some(&first) = blocks.first() {
         // SAFETY: the caller's promise: it is out of a pool.
         let owner = unsafe { owner_of(first) };
@@ -183,6 +206,28 @@ pub(crate) fn release_pools(before: u64) -> usize {
     }
 }
 
+/// Sorts what lay in the depot untouched since the last sweep.
+pub(crate) fn sweep_depot() {
+    // SAFETY: free blocks of the class out of these heaps, and now ours (depot 1).
+    depot::sweep(|class, blocks| unsafe { sort(class, blocks) });
+}
+
+/// Sorts all that lies in the depot.
+fn flush_depot() {
+    // SAFETY: as for `sweep_depot`.
+    depot::flush(|class, blocks| unsafe { sort(class, blocks) });
+}
+
+/// Calls `f` with every block in the depot; `f` neither allocates nor frees.
+pub(crate) fn for_each_in_depot(f: impl FnMut(Block)) {
+    depot::for_each(f);
+}
+
+/// Blocks of a class in the depot.
+pub(crate) fn blocks_in_depot(class: SizeClass) -> usize {
+    depot::len(class)
+}
+
 /// Puts all empty pools that bins keep back into their arenas, as if at the time `now`.
 pub(crate) fn drain_bins(now: u64) {
     for bin in BINS.iter().flatten() {
@@ -196,6 +241,7 @@ pub(crate) fn drain_bins(now: u64) {
 
 /// Gives everything back that is free and makes up 64 KiB or more. Returns bytes.
 pub(crate) fn trim() -> usize {
+    flush_depot();
     drain_bins(0);
     release(0, u64::MAX) + release_pools(u64::MAX)
 }
@@ -213,7 +259,7 @@ pub(crate) fn peak_arenas() -> usize {
 
 /// Whether there is memory left that could be given back later.
 pub(crate) fn is_purgeable() -> bool {
-    ARENAS.lock().is_purgeable()
+    depot::is_stocked() || ARENAS.lock().is_purgeable()
 }
 
 /// Ends the process: `GlobalAlloc`'s contract was broken.
@@ -234,7 +280,7 @@ fn fault(fault: Fault, class: SizeClass) {
     line.text(" size ").number(class.size()).abort()
 }
 
-/// Blocks out of the pools of `class`, over all heaps: in programs' hands and in caches.
+/// Blocks out of the pools of `class`, over all heaps: in programs' hands, in caches, and in the depot.
 pub(crate) fn blocks_out(class: SizeClass) -> usize {
     (0..HEAPS as u8).filter_map(|heap| bin(heap, class)).map(|bin| bin.lock().out()).sum()
 }
@@ -247,6 +293,7 @@ pub(crate) fn arenas() -> (usize, usize) {
 
 /// Takes every lock in one order, so that a child of `fork` finds what they guard whole.
 pub(crate) fn lock_all() {
+    depot::lock_all();
     BINS.iter().flatten().for_each(|bin| bin.lock_for_fork());
     ARENAS.lock_for_fork();
 }
@@ -255,6 +302,7 @@ pub(crate) fn lock_all() {
 pub(crate) fn unlock_all() {
     ARENAS.unlock_after_fork();
     BINS.iter().flatten().for_each(|bin| bin.unlock_after_fork());
+    depot::unlock_all();
 }
 
 /// Calls `look` while nobody can change bins, pools or arenas: other threads wait at their slow paths.

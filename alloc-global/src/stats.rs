@@ -85,7 +85,7 @@ pub fn stats() -> Stats {
     let mut stats = Stats::default();
     let mut pool_bytes = 0;
     for class in SizeClass::all() {
-        let mut cached = 0;
+        let mut cached = shared::blocks_in_depot(class) as u64;
         stats.orphan_allocs += thread::orphan_allocs(class);
         thread::for_each_cache(|cache| {
             let (len, allocs) = cache.counts(class);

@@ -221,7 +221,7 @@ pub(crate) unsafe fn dealloc_slow(index: usize, block: Block) {
             }
             stats::publish(-class.size().cast_signed());
             // SAFETY: the caller's promise.
-            unsafe { shared::give(class, &mut [block]) }
+            unsafe { shared::sort(class, &mut [block]) }
         }
     }
 }
@@ -263,7 +263,7 @@ pub(crate) unsafe fn realloc_small(
 /// A block for a thread without a cache.
 fn alloc_orphan(class: SizeClass) -> *mut u8 {
     let mut block = [MaybeUninit::uninit()];
-    if shared::take(0, class, &mut block) == 0 {
+    if shared::take_sorted(0, class, &mut block) == 0 {
         return null_mut();
     }
     stats::publish(class.size().cast_signed());

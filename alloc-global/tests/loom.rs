@@ -12,7 +12,7 @@ mod lock;
 #[path = "../src/owner.rs"]
 mod owner;
 #[expect(dead_code, reason = "who asked is a hint, which no model needs")]
-#[path = "../src/depot/shelf.rs"]
+#[path = "../src/shelf.rs"]
 mod shelf;
 #[path = "../src/turn.rs"]
 mod turn;
@@ -192,10 +192,13 @@ fn two_threads_free_while_a_third_allocates() {
     });
 }
 
-/// A shelf of the depot with its slots, and addresses in place of blocks.
+/// Slots of a shelf: more than a model fills.
+const SLOTS: usize = 8;
+
+/// A shelf of a depot with its slots, and addresses in place of blocks.
 struct Depot {
     shelf: shelf::Shelf,
-    slots: shelf::Slots,
+    slots: shelf::Slots<SLOTS>,
 }
 
 impl Depot {
@@ -234,13 +237,13 @@ fn a_block_that_is_passed_on_reaches_one_thread_or_the_sweep() {
             let depot = Arc::clone(&depot);
             loom::thread::spawn(move || depot.take(2))
         };
-        let mut out = [MaybeUninit::uninit(); shelf::SLOTS];
+        let mut out = [MaybeUninit::uninit(); SLOTS];
         let swept = depot.shelf.take_oldest(&depot.slots, shelf::Stock::sweep, &mut out);
         let mut seen = Depot::numbers(&out[..swept]);
         let given = giver.join().unwrap();
         seen.extend(taker.join().unwrap());
         assert!(given > 0, "there is room for one at least");
-        seen.extend(depot.take(shelf::SLOTS));
+        seen.extend(depot.take(SLOTS));
         seen.sort_unstable();
         assert_eq!(seen, (1..3 + given).collect::<Vec<_>>());
     });

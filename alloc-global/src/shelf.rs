@@ -1,4 +1,5 @@
-//! A shelf of the depot: a stack of free blocks behind a lock, and who asked for some.
+//! A shelf: a stack of free blocks behind a lock, and who asked for some. What both depots are made of, that of the fallback's blocks
+//! and that of the shared heaps.
 //!
 //! Invariants:
 //!
@@ -12,9 +13,6 @@ use crate::primitive::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use alloc_core::Block;
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
-
-/// The most blocks on a shelf.
-pub(crate) const SLOTS: usize = 256;
 
 /// A thread, as shelves tell them apart: the address of its cache.
 pub(crate) type Who = u64;
@@ -39,12 +37,12 @@ pub(crate) struct Stock {
     untouched: usize,
 }
 
-/// The slots of a shelf. Apart from their lock: a fork takes all locks, and would copy each page that has one.
+/// The slots of a shelf: at most so many blocks. Apart from their lock: a fork takes all locks, and would copy each page that has one.
 #[derive(Debug)]
-pub(crate) struct Slots(UnsafeCell<[MaybeUninit<Block>; SLOTS]>);
+pub(crate) struct Slots<const N: usize>(UnsafeCell<[MaybeUninit<Block>; N]>);
 
 // SAFETY: reached by who holds the shelf's lock only; free blocks belong to nobody, so any thread may take them out.
-unsafe impl Sync for Slots {}
+unsafe impl<const N: usize> Sync for Slots<N> {}
 
 impl Stock {
     /// How many blocks there are.
@@ -58,14 +56,14 @@ impl Stock {
     }
 }
 
-impl Slots {
-    pub(crate) const fn new() -> Slots {
-        Slots(UnsafeCell::new([MaybeUninit::uninit(); SLOTS]))
+impl<const N: usize> Slots<N> {
+    pub(crate) const fn new() -> Self {
+        Slots(UnsafeCell::new([MaybeUninit::uninit(); N]))
     }
 
     /// Slot `at`, or where the last one ends.
     fn at(&self, at: usize) -> *mut MaybeUninit<Block> {
-        self.0.get().cast::<MaybeUninit<Block>>().wrapping_add(at.min(SLOTS))
+        self.0.get().cast::<MaybeUninit<Block>>().wrapping_add(at.min(N))
     }
 }
 
@@ -95,6 +93,18 @@ impl Shelf {
         self.len.load(Relaxed) as usize
     }
 
+    /// Calls `f` with every block; `f` neither allocates nor frees.
+    #[cfg(not(loom))]
+    pub(crate) fn for_each<const N: usize>(&self, slots: &Slots<N>, mut f: impl FnMut(Block)) {
+        let stock = self.stock.lock();
+        for at in 0..stock.len {
+            // SAFETY: below the length: a slot with a block (1), and the lock is held.
+            let slot = unsafe { slots.at(at).read() };
+            // SAFETY: as above.
+            f(unsafe { slot.assume_init() });
+        }
+    }
+
     /// Forgets who asked.
     pub(crate) fn forget_asked(&self) {
         self.asked.store(0, Relaxed);
@@ -115,7 +125,7 @@ impl Shelf {
     fn set_len(&self, stock: &mut Stock, len: usize) {
         stock.len = len;
         stock.untouched = stock.untouched.min(len);
-        // The cast keeps the value: at most `SLOTS`.
+        // The cast keeps the value: at most as many as there are slots.
         self.len.store(len as u32, Relaxed);
     }
 
@@ -135,7 +145,11 @@ impl Shelf {
     }
 
     /// Moves the newest blocks to `out`. Returns how many.
-    pub(crate) fn take(&self, slots: &Slots, out: &mut [MaybeUninit<Block>]) -> usize {
+    pub(crate) fn take<const N: usize>(
+        &self,
+        slots: &Slots<N>,
+        out: &mut [MaybeUninit<Block>],
+    ) -> usize {
         let mut stock = self.stock.lock();
         let taken = stock.len.min(out.len());
         let rest = stock.len - taken;
@@ -150,14 +164,14 @@ impl Shelf {
     /// # Safety
     ///
     /// They are blocks that may lie here (1), and the caller's.
-    pub(crate) unsafe fn give(
+    pub(crate) unsafe fn give<const N: usize>(
         &self,
-        slots: &Slots,
+        slots: &Slots<N>,
         most: usize,
         blocks: &[MaybeUninit<Block>],
     ) -> usize {
         let mut stock = self.stock.lock();
-        let given = blocks.len().min(most.min(SLOTS).saturating_sub(stock.len));
+        let given = blocks.len().min(most.min(N).saturating_sub(stock.len));
         // SAFETY: room for so many behind the last one, and the lock is held.
         unsafe { slots.at(stock.len).copy_from_nonoverlapping(blocks.as_ptr(), given) };
         let len = stock.len + given;
@@ -166,11 +180,11 @@ impl Shelf {
     }
 
     /// Moves the `count` oldest blocks to `out`. Returns how many.
-    pub(crate) fn take_oldest(
+    pub(crate) fn take_oldest<const N: usize>(
         &self,
-        slots: &Slots,
+        slots: &Slots<N>,
         count: impl Fn(&mut Stock) -> usize,
-        out: &mut [MaybeUninit<Block>; SLOTS],
+        out: &mut [MaybeUninit<Block>; N],
     ) -> usize {
         let mut stock = self.stock.lock();
         let gone = count(&mut stock).min(stock.len);
@@ -189,10 +203,12 @@ mod tests {
     use super::*;
     use core::ptr::NonNull;
 
+    const SLOTS: usize = 256;
+
     /// A shelf of its own, and blocks that nobody looks into.
     struct Case {
         shelf: Shelf,
-        slots: Slots,
+        slots: Slots<SLOTS>,
     }
 
     fn block(number: usize) -> Block {
