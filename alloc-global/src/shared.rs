@@ -3,6 +3,8 @@
 //! ```text
 //! thread caches     [ ][ ][ ][ ][ ][ ]          half an array at a time
 //!                     \  |  /  \  |  /
+//! depot             a shelf per class           what one thread frees and another asked for stays here (`depot`)
+//!                     \  |  /  \  |  /
 //! heaps             heap 0 ... heap 3           a lock per heap and class
 //!                          \  /
 //! arenas                one lock                a pool at a time
