@@ -224,8 +224,8 @@ fn answers_are_serialised_whole() {
     assert_eq!(diff["rows"][0]["growth"]["live_bytes"], 100.0);
     let rounding = crate::Rounding {
         class_size: 48,
-        additional: Some(crate::BetterClass { size: 44, saved_bytes: 9.0 }),
-        sites: vec![crate::RoundingSite { stack: vec![7], lost_bytes: 3.0 }],
+        additional: Some(crate::BetterClass { size: 44, saved_bytes: 9.0, saved_bytes_error: 1.0 }),
+        sites: vec![crate::RoundingSite { stack: vec![7], lost_bytes: 3.0, lost_bytes_error: 1.0 }],
         ..crate::Rounding::default()
     };
     let rounding = json(&rounding);
