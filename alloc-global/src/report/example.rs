@@ -406,6 +406,7 @@ fn site(&(percent, mean, thread, region, temporary, stack): &Row, all: f64, rate
 fn pins() -> Vec<Pin> {
     let pin = |stack: &[u64], arenas, blocks, bytes| Pin {
         site: stack.first().map_or(String::new(), |call| format!("{call:#x}")),
+        threads: Vec::new(),
         stack: stack.to_vec(),
         arenas,
         blocks,
@@ -415,6 +416,11 @@ fn pins() -> Vec<Pin> {
     vec![
         pin(&[ALLOC, PROGRAM + 0x4c00, MAIN, BEGIN], 2, 61, 7_808),
         pin(&[ALLOC, PROGRAM + 0x5400, PROGRAM + 0x4800, MAIN, BEGIN], 1, 9, 432),
+        Pin {
+            site: "blocks of 64 bytes, heap 1".to_owned(),
+            threads: vec!["main".to_owned(), "worker-3".to_owned()],
+            ..pin(&[], 1, 7, 448)
+        },
     ]
 }
 

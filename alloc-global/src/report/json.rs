@@ -290,6 +290,7 @@ fn pin(pin: &Pin, resolved: &Resolved) -> Value {
     json!({
         "site": resolved.pin_name(pin),
         "stack": pin.stack.iter().map(|&address| hex(address)).collect::<Vec<_>>(),
+        "threads": pin.threads,
         "arenas": pin.arenas,
         "blocks": pin.blocks,
         "bytes": pin.bytes,

@@ -21,6 +21,7 @@ fn everything_fits_one_screen() {
         "server::http::parse (src/http.rs:88)\n",
         "never freed: 605 KiB at 1 call sites\n",
         " pinned by 61 blocks (7.6 KiB) of <server::session::Store as Open>::open (src/session.rs:63)\n",
+        "1.0 MiB pinned by 7 blocks (448 B) of blocks of 64 bytes, heap 1 (main, worker-3)\n",
         "one more class of 1,312 bytes below that of 1,536 would save 140 KiB +-17.5 KiB\n",
         "dropped: 2 stacks, 5 blocks; walks cut: 17, corrupt: 1\n",
         "this report took 38.4 ms\n",
