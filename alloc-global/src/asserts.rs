@@ -4,7 +4,7 @@
 //! assert_allocs!(<= 3, { body })
 //!   begin -> body -> end -> verdict ----- ok: the body's value
 //!                              |
-//!                              +-- panic, after the scope: counts, top sites and a profile where there are any
+//!                              +-- panic, after the scope: counts, top sites and a profile of the body
 //! ```
 //!
 //! All of them count the calling thread only (`measure`), so that tests may run side by side, and threads that the body starts
@@ -15,10 +15,9 @@
 
 mod baseline;
 
-use crate::measure::{Measure, MeasureError, Measured, measured_so_far};
-use crate::profile::{Group, Grouping, Snapshot, Totals, lines};
-use crate::scope::Firsts;
-use crate::watch;
+use crate::measure::{Measure, MeasureError, Measured};
+use crate::profile::{Group, Grouping, Snapshot, Totals, snapshot_of};
+use crate::scope::Sites;
 use baseline::{UPDATE, baseline_file, judge_baseline};
 #[cfg(feature = "report")]
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -140,8 +139,6 @@ fn parse_bytes(text: &str) -> Option<u64> {
 pub struct Scope {
     measure: Measure,
     name: &'static str,
-    /// What was recorded before, where every block is traced.
-    before: Option<Box<Snapshot>>,
 }
 
 impl Scope {
@@ -152,23 +149,18 @@ impl Scope {
     /// If counts would be a guess.
     #[track_caller]
     pub fn begin(name: &'static str) -> Scope {
-        // An outer measurement would count what a snapshot takes.
-        let is_seen = watch::rate() == 1 && measured_so_far().is_err();
-        let before = is_seen.then(|| Box::new(Snapshot::take()));
-        // A trace knows more; sites that are not traced are known by the first allocations.
-        let begin = if is_seen { Measure::begin } else { Measure::begin_with_stacks };
-        match begin() {
-            Ok(measure) => Scope { measure, name, before },
+        match Measure::begin_with_sites() {
+            Ok(measure) => Scope { measure, name },
             Err(error) => panic!("{}", guess(name, error)),
         }
     }
 
     #[track_caller]
     fn end(self) -> Ended {
-        let Scope { measure, name, before } = self;
-        let firsts = measure.firsts();
+        let Scope { mut measure, name } = self;
+        let sites = measure.take_sites();
         match measure.end() {
-            Ok(stats) => Ended { name, stats, before, firsts },
+            Ok(stats) => Ended { name, stats, sites },
             Err(error) => panic!("{}", guess(name, error)),
         }
     }
@@ -182,7 +174,7 @@ impl Scope {
     pub fn check(self, limit: Limit) {
         let ended = self.end();
         if !limit.holds(&ended.stats) {
-            ended.fail(&limit.wanted());
+            ended.fail(&limit.wanted(), limit == Limit::NoLeaks);
         }
     }
 
@@ -218,7 +210,7 @@ impl Scope {
         match judged {
             Ok(None) => {}
             Ok(Some(note)) => eprintln!("{name}: {note}"),
-            Err(breach) => ended.fail(&breach),
+            Err(breach) => ended.fail(&breach, false),
         }
     }
 }
@@ -227,17 +219,13 @@ impl Scope {
 struct Ended {
     name: &'static str,
     stats: Measured,
-    before: Option<Box<Snapshot>>,
-    firsts: Option<Firsts>,
+    sites: Option<Sites>,
 }
 
 impl Ended {
     #[track_caller]
-    fn fail(self, breach: &str) -> ! {
-        let evidence = match &self.firsts {
-            Some(firsts) => Evidence::of(firsts),
-            None => Evidence::since(self.before.as_deref()),
-        };
+    fn fail(self, breach: &str, by_live: bool) -> ! {
+        let evidence = self.sites.map(|sites| Evidence::of(&sites, by_live)).unwrap_or_default();
         panic!("{}", failure(self.name, breach, &self.stats, &evidence))
     }
 }
@@ -246,7 +234,7 @@ fn guess(name: &str, error: MeasureError) -> String {
     format!("{name}: counting would be a guess: {error}")
 }
 
-/// What there is to show beside counts: sites where blocks are traced, else the first allocations.
+/// What there is to show beside counts.
 #[derive(Debug, Default)]
 struct Evidence {
     sites: Vec<String>,
@@ -257,35 +245,34 @@ struct Evidence {
 const SITES: usize = 5;
 
 impl Evidence {
-    /// Where the first allocations of the body came from.
-    fn of(firsts: &Firsts) -> Evidence {
-        let (sizes, stacks): (Vec<usize>, Vec<&[usize]>) = firsts.iter().unzip();
-        let numbered = sizes.into_iter().zip(lines(&stacks)).enumerate();
-        let site = |(at, (size, line))| format!("allocation {}, {size} bytes: {line}", at + 1usize);
-        Evidence { sites: numbered.map(site).collect(), profile: None }
-    }
-
-    /// The sites that allocated most since a snapshot, in all threads: the profile knows no measurements.
-    fn since(before: Option<&Snapshot>) -> Evidence {
-        let Some(before) = before else { return Evidence::default() };
-        let now = Snapshot::take();
-        let mut lines = now.diff(before).group_by(Grouping::Line);
-        lines.retain(|line| line.totals.allocs > 0.0);
-        lines.sort_by(|a, b| b.totals.alloc_bytes.total_cmp(&a.totals.alloc_bytes));
+    /// The sites that allocated most in the body, or those of which most is left over; and a file with all of them.
+    fn of(sites: &Sites, by_live: bool) -> Evidence {
+        let snapshot = snapshot_of(sites);
+        if snapshot.sites.is_empty() {
+            return Evidence::default();
+        }
+        // The most live bytes first.
+        let mut lines = snapshot.group_by(Grouping::Line);
+        if by_live {
+            lines.retain(|line| line.totals.live > 0.0);
+        } else {
+            lines.sort_by(|a, b| b.totals.alloc_bytes.total_cmp(&a.totals.alloc_bytes));
+        }
         let site = |line: &Group| {
             let Totals { allocs, alloc_bytes, live, .. } = line.totals;
             format!(
-                "{allocs:.0} allocations, {alloc_bytes:.0} bytes, {live:+.0} live: {}",
+                "{allocs:.0} allocations, {alloc_bytes:.0} bytes, {live:.0} left: {}",
                 line.name
             )
         };
-        Evidence { sites: lines.iter().take(SITES).map(site).collect(), profile: profile(now) }
+        let sites = lines.iter().take(SITES).map(site).collect();
+        Evidence { sites, profile: profile(snapshot) }
     }
 }
 
-/// Writes the profile of the process under the folder that cargo builds in, or for other programs that of temporary files.
+/// Writes the profile of the body under the folder that cargo builds in, or for other programs that of temporary files.
 #[cfg(feature = "report")]
-fn profile(now: Snapshot) -> Option<PathBuf> {
+fn profile(body: Snapshot) -> Option<PathBuf> {
     use crate::report::{NoSymbols, Report, write};
     let exe = env::current_exe().ok()?;
     // Cargo marks its folder so that backups leave it out.
@@ -298,7 +285,7 @@ fn profile(now: Snapshot) -> Option<PathBuf> {
     // Relaxed: a number.
     let number = FAILURES.fetch_add(1, Relaxed);
     let template = folder.join(format!("assert-%e-%p-{number}.pb.gz"));
-    let report = Report { snapshot: Some(now), ..Report::of_process() };
+    let report = Report { snapshot: Some(body), ..Report::of_process() };
     match write(template.to_str()?, &report, &NoSymbols) {
         Ok(path) => Some(path),
         Err(error) => {
@@ -309,7 +296,7 @@ fn profile(now: Snapshot) -> Option<PathBuf> {
 }
 
 #[cfg(not(feature = "report"))]
-fn profile(_now: Snapshot) -> Option<PathBuf> {
+fn profile(_body: Snapshot) -> Option<PathBuf> {
     None
 }
 
@@ -321,7 +308,7 @@ fn failure(name: &str, breach: &str, stats: &Measured, evidence: &Evidence) -> S
         let _ = writeln!(text, "  {count:<17} {value:>12}");
     }
     if evidence.sites.is_empty() {
-        text.push_str("  (no sites: switch tracing on, POOLALLOC_TRACE=32, to see who allocates)");
+        text.push_str("  (no sites: nothing was allocated, or there was no memory to note where)");
     }
     for site in &evidence.sites {
         let _ = writeln!(text, "  {site}");

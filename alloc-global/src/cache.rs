@@ -69,7 +69,7 @@ pub(crate) struct Cache {
     pub(crate) next_all: AtomicPtr<Cache>,
     /// Caches that wait for a thread; guarded by the lock on their list.
     pub(crate) next_idle: Cell<Option<&'static Cache>>,
-    /// The heap that this cache takes blocks from.
+    /// The heap that this cache takes blocks from; set once, before the cache can be found.
     pub(crate) heap: Cell<u8>,
     /// Which classes have an array (4).
     used: Cell<u64>,

@@ -135,6 +135,16 @@ pub(crate) fn for_each_cache(mut f: impl FnMut(&'static Cache)) {
     }
 }
 
+/// Calls `f` with the heap that a thread takes blocks from, and with the thread's number in the kernel. A thread that samples has two.
+pub(crate) fn for_each_thread(mut f: impl FnMut(u8, u32)) {
+    for_each_cache(|cache| {
+        if let Some(thread) = owner::thread_of(cache.owner.get()) {
+            // Set before the cache could be found.
+            f(cache.heap.get(), thread);
+        }
+    });
+}
+
 pub(crate) fn lock_idle() {
     IDLE.lock_for_fork();
 }

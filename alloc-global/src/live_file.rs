@@ -22,6 +22,7 @@ use crate::template::{self, Known};
 use crate::{clock, config, futex, purge, purger, shared, stats, watch};
 use alloc_core::{ArenaView, OsPages, PAGE_SIZE, PageSource, SizeClass};
 use core::ffi::{CStr, c_char};
+use core::mem::MaybeUninit;
 use core::ptr::null_mut;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicPtr, AtomicU64};
@@ -185,9 +186,11 @@ fn runtime_folder() -> &'static [u8] {
 
 /// Makes the file, all of it allocated: a disk that fills up later must not end the program.
 fn make_file(name: &CStr) -> io::Result<&'static Live> {
-    // Made new, so that nobody else has it open and no link is followed.
-    // SAFETY: a string that ends.
-    unsafe { libc::unlink(name.as_ptr()) };
+    // Made new, so that nobody else has it open and no link is followed. A device or a pipe stays: it is nothing of ours.
+    if may_replace(name) {
+        // SAFETY: a string that ends.
+        unsafe { libc::unlink(name.as_ptr()) };
+    }
     let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_CLOEXEC | libc::O_NOFOLLOW;
     // SAFETY: a string that ends.
     let file = unsafe { libc::open(name.as_ptr(), flags, 0o600) };
@@ -201,6 +204,18 @@ fn make_file(name: &CStr) -> io::Result<&'static Live> {
         // SAFETY: a string that ends.
         unsafe { libc::unlink(name.as_ptr()) };
     })
+}
+
+/// Whether there is a file, or a link, of this name.
+fn may_replace(name: &CStr) -> bool {
+    let mut found = MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: a string that ends, and a place for the answer.
+    if unsafe { libc::lstat(name.as_ptr(), found.as_mut_ptr()) } != 0 {
+        return false;
+    }
+    // SAFETY: written above.
+    let mode = unsafe { found.assume_init_ref() }.st_mode;
+    matches!(mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFLNK)
 }
 
 fn map(file: i32) -> io::Result<&'static Live> {
@@ -347,5 +362,25 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
         let full = make_file(c"/dev/full/x").unwrap_err();
         assert_eq!(full.raw_os_error(), Some(libc::ENOTDIR));
+    }
+
+    #[test]
+    fn a_file_is_replaced_and_what_is_none_stays() {
+        use std::os::unix::fs::FileTypeExt;
+        let folder = std::env::temp_dir().join(format!("poolalloc-live-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        let (file, pipe) = (folder.join("file"), folder.join("pipe"));
+        let name = |path: &Path| std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+        std::fs::write(&file, "old").unwrap();
+        make_file(&name(&file)).unwrap();
+        assert_eq!(std::fs::metadata(&file).unwrap().len(), LEN as u64);
+        // SAFETY: a string that ends.
+        assert_eq!(unsafe { libc::mkfifo(name(&pipe).as_ptr(), 0o600) }, 0);
+        for path in [&pipe, &folder] {
+            let error = make_file(&name(path)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AlreadyExists, "{}", path.display());
+        }
+        assert!(std::fs::metadata(&pipe).unwrap().file_type().is_fifo());
+        std::fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -16,7 +16,7 @@
 //!
 //! It sees one thread. What other threads do for this one, or with its blocks, is theirs. No unsafe here.
 
-use crate::scope::{Firsts, ScopeCounts, ThreadScope};
+use crate::scope::{ScopeCounts, Sites, ThreadScope};
 use crate::thread;
 use core::alloc::Layout;
 use core::fmt;
@@ -222,14 +222,14 @@ impl Measure {
         Measure::begin_as(ThreadScope::begin)
     }
 
-    /// The same; it keeps the stacks of its first allocations.
-    pub(crate) fn begin_with_stacks() -> Result<Measure, MeasureError> {
-        Measure::begin_as(ThreadScope::begin_with_stacks)
+    /// The same; it notes who allocates.
+    pub(crate) fn begin_with_sites() -> Result<Measure, MeasureError> {
+        Measure::begin_as(ThreadScope::begin_with_sites)
     }
 
-    /// The first allocations, if their stacks were to be kept.
-    pub(crate) fn firsts(&self) -> Option<Firsts> {
-        self.0.as_ref()?.firsts()
+    /// Who allocated until now, if that was to be noted; from here on it is not.
+    pub(crate) fn take_sites(&mut self) -> Option<Sites> {
+        self.0.as_mut()?.take_sites()
     }
 
     fn begin_as(begin: fn() -> Option<ThreadScope>) -> Result<Measure, MeasureError> {

@@ -149,6 +149,13 @@ pub(crate) fn current() -> u64 {
     u64::MAX
 }
 
+/// The number in the kernel of a thread of this process that owns a cache.
+#[cfg(not(loom))]
+pub(crate) fn thread_of(owner: u64) -> Option<u32> {
+    // The casts keep the values: 22 bits.
+    (owner > ASKED && is_of(owner, here())).then_some((owner & ((1 << BITS) - 1)) as u32)
+}
+
 /// Nothing in common: they cannot be told apart.
 #[cfg(all(not(target_os = "linux"), not(loom)))]
 pub(crate) fn here() -> u64 {
@@ -196,5 +203,12 @@ mod tests {
         assert!(!is_dead(ended ^ (1 << BITS)), "of another process");
         assert!(!is_dead(ended ^ (1 << (2 * BITS))), "of the process that had this one's number");
         assert!(is_of(current(), here()) && is_of(ended, here()) && !is_of(0, here()));
+        // SAFETY: always callable.
+        let number = unsafe { libc::syscall(libc::SYS_gettid) };
+        assert_eq!(thread_of(current()).map(i64::from), Some(number));
+        assert_eq!(
+            (thread_of(0), thread_of(ASKED), thread_of(ended ^ (1 << BITS))),
+            (None, None, None)
+        );
     }
 }

@@ -12,8 +12,9 @@
 //!
 //! Unsafe only to promise the walk that all locks are held.
 
+use crate::caches;
 use crate::profile::Owners;
-use crate::shared;
+use crate::shared::{self, HEAPS};
 use alloc_core::{ArenaView, POOL_SIZE, PoolUse, PoolView, USABLE_POOLS};
 use core::fmt;
 use std::collections::HashMap;
@@ -31,6 +32,9 @@ const SPARE: usize = 1024;
 pub struct Pin {
     /// The call site where it is known (the block was sampled or traced), else size class and heap.
     pub site: String,
+    /// Where no call site is known, the names of the threads that take blocks from that heap now, at most eight and how many more:
+    /// most likely one of them took these, but for threads that ended, and blocks that another thread freed and used again.
+    pub threads: Vec<String>,
     /// Addresses of the calls, as in [`Site::stack`](crate::Site), where the pin is of a report: formats name them by the symbols
     /// that they are given, and until then `site` is an address. Empty from [`pins`], and where no call site is known.
     pub stack: Vec<u64>,
@@ -59,8 +63,8 @@ struct Found {
 /// Who holds the nearly empty arenas: those with less than 10 % of their bytes in blocks, and at least one block.
 ///
 /// The largest `would_return_bytes` first. Blocks that were sampled or traced are named by their call site, which reads debug
-/// information; the others by size class and heap: which thread allocated them is not known, for no pool belongs to one, blocks carry
-/// no header, and the fast path writes nothing down. Blocks in the
+/// information; the others by size class, heap, and the threads that take blocks from that heap: which of them allocated a block
+/// is not known, for no pool belongs to a thread, blocks carry no header, and the fast path writes nothing down. Blocks in the
 /// caches of threads hold arenas too, and count. Costs a step per pool and per block in nearly empty arenas, with all
 /// other threads waiting at their slow paths, and 32 bytes per such block meanwhile.
 ///
@@ -74,7 +78,7 @@ pub fn pins() -> Vec<Pin> {
     let owners = Owners::of(found.iter().map(|found| found.block));
     let names = owners.names();
     let name_of = |block| names.get(&owners.site_of(block)?.0).cloned();
-    group(&found, |block| name_of(block).map(Holder::Site))
+    group(&found, &threads(), |block| name_of(block).map(Holder::Site))
 }
 
 /// The same by stacks, without their names: call sites of one name are apart. Reads no debug information.
@@ -82,7 +86,7 @@ pub fn pins() -> Vec<Pin> {
 pub(crate) fn pins_by_stack() -> Vec<Pin> {
     let found = find();
     let owners = Owners::of(found.iter().map(|found| found.block));
-    group(&found, |block| owners.site_of(block).map(|site| Holder::Stack(site.1)))
+    group(&found, &threads(), |block| owners.site_of(block).map(|site| Holder::Stack(site.1)))
 }
 
 /// The blocks in nearly empty arenas.
@@ -165,8 +169,8 @@ enum Holder<'a> {
 }
 
 impl Holder<'_> {
-    /// A pin of this holder, with nothing in it yet.
-    fn pin(self) -> Pin {
+    /// A pin of this holder, with nothing in it yet. `threads` by heap.
+    fn pin(self, threads: &[Vec<String>]) -> Pin {
         match self {
             Holder::Site(site) => Pin { site, ..Pin::default() },
             Holder::Stack(stack) => {
@@ -174,14 +178,56 @@ impl Holder<'_> {
                 Pin { site, stack: stack.to_vec(), ..Pin::default() }
             }
             Holder::Class(size, heap) => {
-                Pin { site: format!("blocks of {size} bytes, heap {heap}"), ..Pin::default() }
+                let threads = threads.get(usize::from(heap)).cloned().unwrap_or_default();
+                let site = format!("blocks of {size} bytes, heap {heap}");
+                Pin { site, threads, ..Pin::default() }
             }
         }
     }
 }
 
+/// Threads named for a heap.
+const THREADS: usize = 8;
+
+/// The names of the threads that take blocks from each heap.
+fn threads() -> Vec<Vec<String>> {
+    let mut all = vec![Vec::new(); HEAPS];
+    let name = |thread: u32| {
+        let name = std::fs::read_to_string(format!("/proc/self/task/{thread}/comm")).ok()?;
+        Some(name.trim_end().to_owned())
+    };
+    let process = std::process::id();
+    let program = name(process);
+    caches::for_each_thread(|heap, thread| {
+        // One that ended unseen has no name any more.
+        let (Some(names), Some(own)) = (all.get_mut(usize::from(heap)), name(thread)) else {
+            return;
+        };
+        names.push(match own {
+            _ if thread == process => "main".to_owned(),
+            // It was given none: it has the program's.
+            own if Some(&own) == program.as_ref() => format!("thread {thread}"),
+            own => own,
+        });
+    });
+    for names in &mut all {
+        names.sort();
+        names.dedup();
+        let more = names.len().saturating_sub(THREADS);
+        if more > 0 {
+            names.truncate(THREADS);
+            names.push(format!("{more} more"));
+        }
+    }
+    all
+}
+
 /// Puts blocks together by site. `found` is in the order of arenas, and of pools within them.
-fn group<'a>(found: &[Found], site_of: impl Fn(usize) -> Option<Holder<'a>>) -> Vec<Pin> {
+fn group<'a>(
+    found: &[Found],
+    threads: &[Vec<String>],
+    site_of: impl Fn(usize) -> Option<Holder<'a>>,
+) -> Vec<Pin> {
     let mut pins: HashMap<Holder<'a>, Pin> = HashMap::new();
     for arena in found.chunk_by(|a, b| a.arena == b.arena) {
         let mut sites: HashMap<Holder<'a>, u64> = HashMap::new();
@@ -211,8 +257,8 @@ fn group<'a>(found: &[Found], site_of: impl Fn(usize) -> Option<Holder<'a>>) -> 
         }
     }
     let with_name = |(holder, pin): (Holder<'_>, Pin)| {
-        let Pin { site, stack, .. } = holder.pin();
-        Pin { site, stack, ..pin }
+        let Pin { site, threads, stack, .. } = holder.pin(threads);
+        Pin { site, threads, stack, ..pin }
     };
     let mut pins: Vec<Pin> = pins.into_iter().map(with_name).collect();
     pins.sort_by(|a, b| {
@@ -222,12 +268,23 @@ fn group<'a>(found: &[Found], site_of: impl Fn(usize) -> Option<Holder<'a>>) -> 
     pins
 }
 
+impl Pin {
+    /// The site, and threads if there are any.
+    pub(crate) fn holder(&self) -> String {
+        match self.threads.as_slice() {
+            [] => self.site.clone(),
+            threads => format!("{} ({})", self.site, threads.join(", ")),
+        }
+    }
+}
+
 impl fmt::Display for Pin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Pin { would_return_bytes, blocks, bytes, arenas, .. } = self;
         write!(
             f,
-            "{} bytes would return: {} blocks ({} bytes) in {} nearly empty arenas: {}",
-            self.would_return_bytes, self.blocks, self.bytes, self.arenas, self.site
+            "{would_return_bytes} bytes would return: {blocks} blocks ({bytes} bytes) in {arenas} nearly empty arenas: {}",
+            self.holder()
         )
     }
 }
@@ -251,25 +308,31 @@ mod tests {
             found(0, 2, 0, 8, 1),
             found(1, 1, 0, 64, 0),
         ];
-        let pins = group(&blocks, |_| None);
+        let threads = [vec!["main".to_owned(), "3 more".to_owned()], Vec::new()];
+        let pins = group(&blocks, &threads, |_| None);
         let pool = POOL_SIZE as u64;
         assert_eq!(pins.len(), 2);
         assert_eq!(pins[0].site, "blocks of 64 bytes, heap 0");
         assert_eq!((pins[0].arenas, pins[0].blocks, pins[0].bytes), (2, 3, 192));
         assert_eq!(pins[0].would_return_bytes, 500_000 + pool);
         assert_eq!((pins[1].blocks, pins[1].would_return_bytes), (1, pool));
+        assert_eq!(pins[0].threads, threads[0]);
+        assert!(pins[0].to_string().ends_with(": blocks of 64 bytes, heap 0 (main, 3 more)"));
+        assert!(pins[1].to_string().ends_with(": blocks of 8 bytes, heap 1"), "{}", pins[1]);
     }
 
     #[test]
     fn sites_that_share_a_pool_hold_it_together() {
         let blocks = [found(0, 1, 0, 64, 0), found(0, 1, 1, 64, 0), found(0, 3, 0, 64, 0)];
         let first = blocks[0].block;
-        let pins =
-            group(&blocks, |block| (block == first).then(|| Holder::Site("parse.rs:7".to_owned())));
+        let threads = [vec!["main".to_owned()]];
+        let pins = group(&blocks, &threads, |block| {
+            (block == first).then(|| Holder::Site("parse.rs:7".to_owned()))
+        });
         assert_eq!(pins.len(), 2);
         assert_eq!(pins[0].would_return_bytes, POOL_SIZE as u64, "the third pool");
         let named = pins.iter().find(|pin| pin.site == "parse.rs:7").unwrap();
         assert_eq!((named.blocks, named.would_return_bytes), (1, 0));
-        assert!(named.to_string().ends_with("parse.rs:7"));
+        assert!(named.threads.is_empty() && named.to_string().ends_with("parse.rs:7"));
     }
 }

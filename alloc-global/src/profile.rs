@@ -54,7 +54,7 @@ pub(crate) use symbols::{MACHINERY, STANDARD, is_machinery_by_file, is_standard_
 pub(crate) use modules::{
     lock_for_fork as lock_loader_for_fork, unlock_after_fork as unlock_loader_after_fork,
 };
-pub(crate) use owners::{Owners, lines};
+pub(crate) use owners::Owners;
 pub use pages::limit_profile;
 pub(crate) use pages::make_room_for_all;
 #[cfg(feature = "report")]
@@ -65,4 +65,5 @@ pub(crate) use record::{
     on_resize, stack_here, unlock_after_fork,
 };
 pub use stack::limit_frames;
-pub(crate) use stack::{MOST_ASKED, limit_frames as set_depth};
+pub(crate) use stack::{MOST_ASKED, limit_frames as set_depth, mix};
+pub(crate) use take::snapshot_of;

@@ -13,10 +13,13 @@
 //!
 //! Blocks that another thread frees stay in `live`: this thread does not see that.
 
-use crate::{profile, thread};
+mod sites;
+
+use crate::thread;
 use alloc_core::{Block, OsPages, PAGE_SIZE, PageSource};
 use core::marker::PhantomData;
 use core::ptr::NonNull;
+pub(crate) use sites::Sites;
 
 /// What one thread did between two points of the program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,39 +46,6 @@ pub(crate) struct ScopeCounts {
     pub(crate) lost: bool,
 }
 
-/// Allocations whose stacks a scope keeps.
-const FIRSTS: usize = 4;
-
-/// Frames of each.
-const FRAMES: usize = 32;
-
-/// The first allocations of a scope that keeps their stacks: for whoever has to say what allocated.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Firsts {
-    stacks: [[usize; FRAMES]; FIRSTS],
-    /// Bytes of each block, and frames of its stack.
-    sizes: [(usize, usize); FIRSTS],
-    len: usize,
-}
-
-impl Firsts {
-    const NONE: Firsts = Firsts { stacks: [[0; FRAMES]; FIRSTS], sizes: [(0, 0); FIRSTS], len: 0 };
-
-    fn note(&mut self, size: usize) {
-        let stack = self.stacks.get_mut(self.len).zip(self.sizes.get_mut(self.len));
-        if let Some((stack, noted)) = stack {
-            *noted = (size, profile::stack_here(stack));
-            self.len += 1;
-        }
-    }
-
-    /// The bytes of each block, and the return addresses of its stack.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &[usize])> {
-        let noted = self.sizes.iter().zip(&self.stacks).take(self.len);
-        noted.filter_map(|((size, frames), stack)| Some((*size, stack.get(..*frames)?)))
-    }
-}
-
 /// See the head of this file.
 pub(crate) struct Scope {
     outer: Option<NonNull<Scope>>,
@@ -84,8 +54,8 @@ pub(crate) struct Scope {
     /// The thread's own counts when the scope opened: calls of `realloc`, and those that moved.
     reallocs: u64,
     moves: u64,
-    /// `None` where nobody will ask.
-    firsts: Option<Firsts>,
+    /// Who allocates; `None` where nobody will ask, or there was no memory for it.
+    sites: Option<Sites>,
 }
 
 impl Scope {
@@ -102,10 +72,8 @@ impl Scope {
             scope.counts.left_blocks += 1;
             scope.counts.left_bytes += size as u64;
             scope.counts.peak_bytes = scope.counts.peak_bytes.max(scope.counts.left_bytes);
-            scope.counts.lost |= !scope.live.insert(block);
-            if let Some(firsts) = &mut scope.firsts {
-                firsts.note(size);
-            }
+            let site = scope.sites.as_mut().map_or(0, |sites| sites.note_alloc(size));
+            scope.counts.lost |= !scope.live.insert(block, site);
             at = scope.outer;
         }
     }
@@ -119,7 +87,10 @@ impl Scope {
             // SAFETY: as in `note_alloc`.
             let scope = unsafe { scope.as_mut() };
             scope.counts.deallocs += 1;
-            if scope.live.remove(block) {
+            if let Some(site) = scope.live.remove(block) {
+                if let Some(sites) = &mut scope.sites {
+                    sites.note_free(site, size);
+                }
                 scope.counts.dealloc_bytes += size as u64;
                 scope.counts.left_blocks -= 1;
                 scope.counts.left_bytes = scope.counts.left_bytes.saturating_sub(size as u64);
@@ -174,18 +145,18 @@ impl ThreadScope {
         ThreadScope::begin_with(None)
     }
 
-    /// The same; it keeps the stacks of its first allocations.
-    pub(crate) fn begin_with_stacks() -> Option<ThreadScope> {
-        ThreadScope::begin_with(Some(Firsts::NONE))
+    /// The same; it notes who allocates, if there is memory for that.
+    pub(crate) fn begin_with_sites() -> Option<ThreadScope> {
+        ThreadScope::begin_with(Sites::new())
     }
 
-    /// The first allocations, if their stacks were to be kept.
-    pub(crate) fn firsts(&self) -> Option<Firsts> {
+    /// Who allocated until now, if that was to be noted; from here on it is not.
+    pub(crate) fn take_sites(&mut self) -> Option<Sites> {
         // SAFETY: open (3); nothing that allocates or frees runs while the reference lives.
-        unsafe { self.scope.as_ref() }.firsts
+        unsafe { self.scope.as_mut() }.sites.take()
     }
 
-    fn begin_with(firsts: Option<Firsts>) -> Option<ThreadScope> {
+    fn begin_with(sites: Option<Sites>) -> Option<ThreadScope> {
         let cache = thread::attached()?;
         let scope = OsPages.map(PAGE_SIZE, PAGE_SIZE)?.cast::<Scope>();
         let (reallocs, moves) = thread::own_reallocs();
@@ -195,7 +166,7 @@ impl ThreadScope {
             live: AddressSet::new(),
             reallocs,
             moves,
-            firsts,
+            sites,
         };
         // SAFETY: a fresh page, large enough.
         unsafe { scope.write(value) };
@@ -229,6 +200,7 @@ impl ThreadScope {
             crate::watch::set_scope(cache, scope.outer);
         }
         scope.live.unmap();
+        drop(scope.sites.take());
         counts
     }
 }
@@ -247,14 +219,25 @@ impl Drop for ThreadScope {
 
 const _: () = assert!(size_of::<Scope>() <= PAGE_SIZE);
 
-/// A set of addresses in pages of its own: open addressing, linear probing, removal by shifting back (Knuth, 6.4 R).
+/// Addresses, each with the number of a site, in pages of its own: open addressing, linear probing, removal by shifting back
+/// (Knuth, 6.4 R).
 ///
-/// Invariant: `slots` is null or `1 << bits` words, at most half of them not 0; a word lies between its home and the next 0.
+/// ```text
+/// word:  | site (8 bits) | - | address (48 bits) |     48 bits are what Linux hands out unless it is asked for more
+/// ```
+///
+/// Invariant: `slots` is null or `1 << bits` words, at most half of them not 0; a word lies between its address's home and the next 0.
 struct AddressSet {
-    slots: Option<NonNull<usize>>,
+    slots: Option<NonNull<u64>>,
     bits: u32,
     len: usize,
 }
+
+/// The part of a word that is an address.
+const ADDRESS: u64 = (1 << 48) - 1;
+
+/// Where in a word the site is.
+const SITE: u32 = 56;
 
 /// Slots of a new set: one page.
 const FIRST_BITS: u32 = 9;
@@ -264,57 +247,59 @@ impl AddressSet {
         AddressSet { slots: None, bits: 0, len: 0 }
     }
 
-    fn home(address: usize, bits: u32) -> usize {
+    fn home(word: u64, bits: u32) -> usize {
         // Fibonacci hashing (Knuth, 6.4).
-        (address as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) as usize >> (64 - bits)
+        ((word & ADDRESS).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - bits)) as usize
     }
 
-    fn slot(slots: NonNull<usize>, bits: u32, index: usize) -> NonNull<usize> {
+    fn slot(slots: NonNull<u64>, bits: u32, index: usize) -> NonNull<u64> {
         // SAFETY: below `1 << bits`: inside the mapping.
         unsafe { slots.add(index & ((1 << bits) - 1)) }
     }
 
     /// Adds an address; whether there was memory for it.
-    fn insert(&mut self, block: Block) -> bool {
+    fn insert(&mut self, block: Block, site: u8) -> bool {
+        let address = block.addr().get() as u64;
         let is_full = self.slots.is_none() || (self.len + 1) * 2 > 1 << self.bits;
-        if is_full && !self.grow() {
+        if address & !ADDRESS != 0 || is_full && !self.grow() {
             return false;
         }
         let Some(slots) = self.slots else { return false };
         self.len += 1;
-        Self::put(slots, self.bits, block.addr().get());
+        Self::put(slots, self.bits, address | u64::from(site) << SITE);
         true
     }
 
-    fn put(slots: NonNull<usize>, bits: u32, address: usize) {
-        let mut index = Self::home(address, bits);
+    fn put(slots: NonNull<u64>, bits: u32, word: u64) {
+        let mut index = Self::home(word, bits);
         loop {
             let slot = Self::slot(slots, bits, index);
             // SAFETY: inside the mapping.
             if unsafe { slot.read() } == 0 {
                 // SAFETY: inside the mapping.
-                return unsafe { slot.write(address) };
+                return unsafe { slot.write(word) };
             }
             index += 1;
         }
     }
 
-    /// Removes an address; whether it was there.
-    fn remove(&mut self, block: Block) -> bool {
-        let Some(slots) = self.slots else { return false };
+    /// Removes an address; its site, if it was there.
+    fn remove(&mut self, block: Block) -> Option<u8> {
+        let slots = self.slots?;
+        let address = block.addr().get() as u64;
         let (bits, mask) = (self.bits, (1usize << self.bits) - 1);
         let read = |index: usize| {
             // SAFETY: inside the mapping.
             unsafe { Self::slot(slots, bits, index).read() }
         };
-        let mut hole = Self::home(block.addr().get(), bits);
-        loop {
+        let mut hole = Self::home(address, bits);
+        let site = loop {
             match read(hole) {
-                0 => return false,
-                found if found == block.addr().get() => break,
+                0 => return None,
+                found if found & ADDRESS == address => break (found >> SITE) as u8,
                 _ => hole += 1,
             }
-        }
+        };
         let mut at = hole;
         loop {
             at += 1;
@@ -333,19 +318,19 @@ impl AddressSet {
         // SAFETY: inside the mapping.
         unsafe { Self::slot(slots, bits, hole).write(0) };
         self.len -= 1;
-        true
+        Some(site)
     }
 
     fn grow(&mut self) -> bool {
         let bits = (self.bits + 1).max(FIRST_BITS);
-        let Some(new) = OsPages.map(size_of::<usize>() << bits, PAGE_SIZE) else { return false };
-        let new = new.cast::<usize>();
+        let Some(new) = OsPages.map(size_of::<u64>() << bits, PAGE_SIZE) else { return false };
+        let new = new.cast::<u64>();
         if let Some(old) = self.slots {
             for index in 0..1 << self.bits {
                 // SAFETY: inside the mapping.
-                let address = unsafe { Self::slot(old, self.bits, index).read() };
-                if address != 0 {
-                    Self::put(new, bits, address);
+                let word = unsafe { Self::slot(old, self.bits, index).read() };
+                if word != 0 {
+                    Self::put(new, bits, word);
                 }
             }
         }
@@ -358,7 +343,7 @@ impl AddressSet {
     fn unmap(&mut self) {
         if let Some(slots) = self.slots.take() {
             // SAFETY: mapped by `grow` with this size.
-            unsafe { OsPages.unmap(slots.cast(), size_of::<usize>() << self.bits) };
+            unsafe { OsPages.unmap(slots.cast(), size_of::<u64>() << self.bits) };
         }
         *self = AddressSet::new();
     }
@@ -367,11 +352,11 @@ impl AddressSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashSet;
+    use std::collections::HashMap;
 
     #[test]
     fn a_set_agrees_with_std() {
-        let (mut set, mut model) = (AddressSet::new(), HashSet::new());
+        let (mut set, mut model) = (AddressSet::new(), HashMap::new());
         let mut x = 1u64;
         for _ in 0..200_000 {
             x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -379,9 +364,11 @@ mod tests {
             let address = ((x >> 33) as usize % 3_000 + 1) * 8;
             let block = NonNull::without_provenance(address.try_into().unwrap());
             if x & 1 << 20 == 0 {
-                if model.insert(address) {
-                    assert!(set.insert(block));
-                }
+                model.entry(address).or_insert_with(|| {
+                    let site = (x >> 56) as u8;
+                    assert!(set.insert(block, site));
+                    site
+                });
             } else {
                 assert_eq!(set.remove(block), model.remove(&address), "{address}");
             }

@@ -1,4 +1,4 @@
-//! The collector's part of the reports of PoolAlloc: types and generations, in JSON and HTML. No unsafe here.
+//! The collector's part of the reports of PoolAlloc: types and generations, in JSON, HTML, text and Prometheus' text. No unsafe here.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -64,7 +64,7 @@ fn types_count_live_objects_of_all_heaps_of_the_thread() {
 }
 
 #[test]
-fn reports_in_json_and_html_have_types_and_generations() {
+fn reports_in_every_format_have_types_and_generations() {
     let kept = rings();
     rc_gc::register_report();
     assert_eq!(rc_gc::collect(), 5);
@@ -87,6 +87,16 @@ fn reports_in_json_and_html_have_types_and_generations() {
     assert_eq!(gc["generations"][2]["pause_max_ns"], old.pause_max_ns);
     let page = report::html(&report, &NoSymbols);
     assert!(page.contains("report::Knot") && page.contains("pause_p99_ns"));
+    let text = report::text(&report, &NoSymbols);
+    let line = text.lines().find(|line| line.starts_with("collector: 5 objects live, "));
+    assert!(line.is_some_and(|line| line.ends_with("report::Knot")), "{text}");
+    // The fields of the oldest generation's row, from the right.
+    let numbers = [old.retained, old.freed, old.candidates].map(|number| number.to_string());
+    let is_row = |line: &str| line.split_whitespace().rev().take(3).eq(&numbers);
+    assert!(text.lines().any(is_row), "{text}");
+    let metrics = report::prometheus(&report);
+    let line = format!("poolalloc_gc_retained_total{{generation=\"2\"}} {}", old.retained);
+    assert!(metrics.lines().any(|other| other == line), "{metrics}");
 
     // Another thread has no heap, and its own report says so.
     let other = std::thread::spawn(rc_gc::report).join().unwrap();

@@ -6,6 +6,7 @@
 
 use std::process::ExitCode;
 use std::sync::Barrier;
+use std::thread;
 
 use alloc_global::report::{self, NoSymbols, Report};
 use alloc_global::{
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Case::new("the_heat_map_knows_ages", ages),
         Case::new("the_heat_map_holds_while_threads_work", heat_under_load),
         Case::new("pins_name_who_holds_nearly_empty_arenas", pinned),
+        Case::new("without_a_profile_pins_name_the_threads_of_their_heap", pinned_by_threads),
         Case::new("pins_name_call_sites_where_blocks_are_traced", pinned_by_sites),
         Case::new("pins_of_reports_are_named_when_they_are_written", pinned_in_reports),
         Case::new("without_pins_that_many_bytes_return", unpinned),
@@ -277,6 +279,41 @@ fn pinned() {
     assert!(bytes <= 10 << 20, "{pins:?}");
     assert!(found.iter().all(|pin| pin.bytes == pin.blocks * 64 && pin.arenas > 0));
     drop(kept);
+}
+
+/// Three threads have three of the four heaps, or where a profile was asked for from outside, of more, for that has caches of its own.
+fn pinned_by_threads() {
+    let (asked, done) = (Barrier::new(3), Barrier::new(3));
+    let alone = std::env::var_os("POOLALLOC_SAMPLE").is_none();
+    thread::scope(|scope| {
+        let hold = || {
+            let kept = nearly_empty();
+            asked.wait();
+            done.wait();
+            drop(kept);
+        };
+        for name in ["holder", "other"] {
+            thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, hold).expect("one");
+        }
+        let own = nearly_empty();
+        asked.wait();
+        let pins = pins();
+        for name in ["holder", "other", "main"] {
+            let is_of = |threads: &[String]| match alone {
+                true => threads == [name],
+                false => threads.iter().any(|thread| thread == name),
+            };
+            let of_thread = pins.iter().filter(|pin| is_of(&pin.threads));
+            let blocks: u64 =
+                of_thread.filter(|pin| pin.site.contains("64 bytes")).map(|pin| pin.blocks).sum();
+            // What one of them freed another may have been given; arenas that hold more are not nearly empty.
+            assert!(blocks > 0, "{name} {pins:?}");
+        }
+        let shown = |pin: &alloc_global::Pin| pin.to_string().contains("holder");
+        assert!(pins.iter().any(shown), "{pins:?}");
+        done.wait();
+        drop(own);
+    });
 }
 
 #[inline(never)]

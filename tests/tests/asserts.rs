@@ -31,8 +31,9 @@ fn main() -> ExitCode {
         Case::new("measurements_that_end_out_of_turn_are_refused", out_of_turn),
         Case::new("a_panic_in_the_body_is_the_bodys", panics),
         Case::new("baselines_are_kept_compared_and_written", baselines),
-        Case::new("failures_name_sites_where_blocks_are_traced", sites),
-        Case::new("without_a_trace_failures_name_the_first_allocations", first_sites),
+        Case::new("failures_name_the_top_sites_and_leave_a_profile", sites),
+        Case::new("leaks_are_named_by_what_is_left", left),
+        Case::new("what_a_trace_records_is_not_the_bodys", traced),
         Case::new("threads_that_are_not_measured_say_so", not_open),
     ])
 }
@@ -42,8 +43,21 @@ fn block(size: usize) -> Box<[u8]> {
     black_box(vec![1u8; black_box(size)].into_boxed_slice())
 }
 
-/// What a body that must fail said.
+/// What a body that must fail said. The profile that it left, if any, is removed.
 fn message(body: impl FnOnce()) -> String {
+    let text = panicked(body);
+    if let Some(path) = profile_of(&text) {
+        fs::remove_file(path).expect("the profile can be removed");
+    }
+    text
+}
+
+/// The file that a failure names.
+fn profile_of(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| line.strip_prefix("  profile: "))
+}
+
+fn panicked(body: impl FnOnce()) -> String {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| ()));
     let result = catch_unwind(AssertUnwindSafe(body));
@@ -245,52 +259,88 @@ fn baselines() {
 
 #[inline(never)]
 fn the_culprit() -> Box<[u8]> {
-    block(3_000)
+    // In a line of its own: lines are what a failure names.
+    black_box(vec![1u8; black_box(3_000)].into_boxed_slice())
+}
+
+#[inline(never)]
+fn another() -> Box<[u8]> {
+    black_box(vec![1u8; black_box(40)].into_boxed_slice())
+}
+
+/// Rows of sites in a failure.
+fn rows(text: &str) -> Vec<&str> {
+    text.lines().filter(|line| line.contains(" allocations, ")).map(str::trim).collect()
 }
 
 fn sites() {
-    alloc_global::start_tracing();
-    let text = message(|| assert_no_alloc! { drop((the_culprit(), the_culprit())) });
-    assert!(text.contains("2 allocations, 6000 bytes, +0 live: "), "{text}");
-    assert!(text.contains("asserts.rs:"), "{text}");
-    let profile = text.lines().find_map(|line| line.strip_prefix("  profile: ")).expect("a path");
+    let text = panicked(|| {
+        assert_allocs!(<= 2, {
+            (0..black_box(3)).for_each(|_| drop(another()));
+            (0..black_box(6)).for_each(|_| drop(the_culprit()));
+        });
+    });
+    let rows = rows(&text);
+    assert_eq!(rows.len(), 2, "{text}");
+    // The most bytes first, as blocks take them.
+    assert!(rows[0].starts_with("6 allocations, 18432 bytes, 0 left: "), "{text}");
+    assert!(rows[1].starts_with("3 allocations, 120 bytes, 0 left: "), "{text}");
+    assert!(rows.iter().all(|row| row.contains("asserts.rs:")), "{text}");
+    let profile = profile_of(&text).expect("a path");
+    assert!(profile.contains("/target/"), "{profile}");
     let bytes = fs::read(profile).expect("the profile");
     assert!(bytes.starts_with(&[0x1F, 0x8B]), "gzip: {profile}");
-    assert!(profile.contains("/target/"), "{profile}");
     fs::remove_file(profile).expect("the profile can be removed");
-    // The inner one of two shows counts alone, and does not disturb the outer one.
-    assert_allocs!(== 1, {
-        assert_allocs!(== 1, { drop(block(10)) });
+    // Each measurement has its own, also inside another.
+    let text = message(|| {
+        assert_allocs!(== 9, {
+            assert_allocs!(== 1, { drop(another()) });
+            drop(the_culprit());
+        });
     });
-    alloc_global::stop_profiling();
+    assert!(text.contains("1 allocations, 3072 bytes") && text.contains("1 allocations, 40 bytes"));
+    // Where there is nothing to show there is no file.
+    let text = message(|| assert_allocs!(== 1, { black_box(()) }));
+    assert!(text.contains("no sites") && !text.contains("profile: "), "{text}");
 }
 
-fn first_sites() {
-    let before = alloc_global::Snapshot::take();
+fn left() {
+    let mut kept = Vec::with_capacity(10);
     let text = message(|| {
-        assert_allocs!(<= 2, { (0..black_box(6)).for_each(|_| drop(the_culprit())) });
+        assert_no_leaks! {
+            (0..black_box(100)).for_each(|_| drop(the_culprit()));
+            kept.extend((0..black_box(4)).map(|_| another()));
+            drop(kept.pop());
+        }
     });
-    for number in 1..=4 {
-        let line = format!("  allocation {number}, 3072 bytes: ");
-        let found = text.lines().find_map(|other| other.strip_prefix(&*line));
-        assert!(found.is_some_and(|place| place.contains("asserts.rs:")), "{text}");
+    let rows = rows(&text);
+    assert_eq!(rows.len(), 1, "only what is left: {text}");
+    assert!(rows[0].starts_with("4 allocations, 160 bytes, 3 left: "), "{text}");
+    drop(kept);
+    // Freed in the order in which they came, many sites and blocks at once.
+    assert_no_leaks! {
+        let all: Vec<_> = (0..20_000).map(|n| if n % 2 == 0 { another() } else { block(n % 99 + 1) }).collect();
+        drop(all);
     }
-    assert!(!text.contains("allocation 5") && !text.contains("profile"), "{text}");
-    let text = message(|| assert_no_alloc! { drop(block(40)) });
-    assert!(
-        text.contains("  allocation 1, 40 bytes: ") && !text.contains("allocation 2"),
-        "{text}"
-    );
-    // Each measurement has its own, also inside another.
-    assert_allocs!(== 1, {
-        assert_allocs!(== 1, { drop(block(10)) });
+}
+
+/// What other threads allocate meanwhile is on record, and in no failure.
+fn traced() {
+    alloc_global::start_tracing();
+    let text = message(|| {
+        assert_no_alloc! {
+            thread::scope(|scope| { scope.spawn(|| drop(block(1 << 20))); });
+            drop(the_culprit());
+        }
     });
+    assert!(text.contains("1 allocations, 3072 bytes, 0 left: "), "{text}");
+    assert!(!text.contains("1048576"), "{text}");
+    alloc_global::stop_profiling();
+    let before = alloc_global::Snapshot::take();
+    drop(message(|| assert_no_alloc! { drop(the_culprit()) }));
     let after = alloc_global::Snapshot::take();
-    assert_eq!(
-        (before.sites.len(), after.sites.len(), after.rate),
-        (0, 0, 0),
-        "nothing is on record"
-    );
+    let allocs = |snapshot: &alloc_global::Snapshot| snapshot.totals().allocs;
+    assert_eq!(allocs(&before), allocs(&after), "a measurement puts nothing on record");
 }
 
 fn not_open() {

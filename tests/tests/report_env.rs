@@ -1,7 +1,7 @@
 //! Reports that the environment asks for: when they are written, where, and what is said when they cannot be.
 //!
 //! Each case starts this binary again with settings, and looks at its end: the files, standard error to the letter, and
-//! the exit code, which no report may change. Unsafe here: calls of the C library that end a process or send it a signal.
+//! the exit code, which no report may change. Unsafe here: calls of the C library that end a process, send it a signal or make a pipe.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         Case::new("zero_and_off_switch_everything_off", switched_off),
         Case::new("paths_that_are_not_unicode_are_kept", bytes_in_paths),
         Case::new("paths_that_cannot_be_written_are_one_line_each", bad_paths),
+        Case::new("statistics_files_that_cannot_be_made_are_one_line", bad_stats_files),
         Case::new("a_disk_that_is_full_is_one_line", full),
     ])
 }
@@ -408,6 +409,25 @@ fn bad_paths() {
     let output = run("return", &envs);
     assert_eq!((output.stderr.lines().count(), code(&output)), (1, Some(7)), "{}", output.stderr);
     assert_eq!(folder.take(), ["b.folded", "file"]);
+}
+
+fn bad_stats_files() {
+    let folder = Folder::new();
+    let pipe = folder.path("pipe");
+    let name = std::ffi::CString::new(&*pipe).expect("no zero in it");
+    // SAFETY: a text that ends in a zero and outlives the call.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    for (path, error) in [
+        (folder.path("missing/a"), libc::ENOENT),
+        (format!("{pipe}/a"), libc::ENOTDIR),
+        (pipe.clone(), libc::EEXIST),
+        (folder.0.to_str().expect("Unicode").to_owned(), libc::EEXIST),
+    ] {
+        let output = run("exit", &[("POOLALLOC_STATS_FILE", &*path)]);
+        let line = format!("poolalloc: cannot publish statistics in {path}, error {error}\n");
+        assert_eq!((&*output.stderr, code(&output)), (&*line, Some(3)));
+    }
+    assert_eq!(folder.take(), ["pipe"], "what was there stays, and nothing else is left");
 }
 
 fn full() {

@@ -331,7 +331,8 @@ pub(crate) fn short(bytes: f64) -> String {
 /// Rows of a table that [`Snapshot`] and [`Diff`](crate::Diff) print.
 pub(crate) const ROWS: usize = 10;
 
-/// The ten call sites with the most live bytes, by function, each with its error. Reads debug information.
+/// The ten call sites with the most live bytes, by function, each with its error, and what the counters say. Reads debug
+/// information.
 impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let groups = self.group_by(Grouping::Function);
@@ -348,6 +349,8 @@ impl fmt::Display for Snapshot {
             let (bytes, error) = (short(live_bytes), short(live_bytes_error));
             writeln!(f, "{bytes:>12} {error:>12} {live:>12.0}  {}", group.name)?;
         }
+        let (bytes, blocks) = (short(self.stats.live_bytes as f64), self.stats.live_blocks);
+        writeln!(f, "{bytes:>12} {:>12} {blocks:>12}  all, by the exact counters", "")?;
         let dropped = self.dropped.stacks + self.dropped.blocks;
         if dropped > 0 {
             writeln!(f, "{dropped} samples had no room in the tables")?;

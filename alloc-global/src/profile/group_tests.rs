@@ -186,10 +186,13 @@ fn a_diff_is_sorted_by_growth_and_leaves_out_what_stayed() {
 
 #[test]
 fn a_snapshot_prints_a_table_with_errors() {
-    let text = three().to_string();
+    let stats = crate::Stats { live_bytes: 300, live_blocks: 7, ..Default::default() };
+    let text = Snapshot { stats, ..three() }.to_string();
     assert!(text.starts_with("sampled, 1000 B apart\n"), "{text}");
     // Four samples of 25 blocks in all: the error is in the line of the sum.
     assert!(text.lines().any(|line| line.ends_with("  all") && line.contains("245 B")), "{text}");
+    let last = text.lines().last().unwrap_or_default().split_whitespace();
+    assert!(last.eq("300 B 7 all, by the exact counters".split(' ')), "{text}");
     assert_eq!(short(-1536.0), "-1.5 KiB");
     assert_eq!(short(f64::from(1u32 << 30) * 3000.0), "2.9 TiB");
 }
@@ -224,8 +227,8 @@ fn answers_are_serialised_whole() {
     assert_eq!(diff["rows"][0]["growth"]["live_bytes"], 100.0);
     let rounding = crate::Rounding {
         class_size: 48,
-        additional: Some(crate::BetterClass { size: 44, saved_bytes: 9.0 }),
-        sites: vec![crate::RoundingSite { stack: vec![7], lost_bytes: 3.0 }],
+        additional: Some(crate::BetterClass { size: 44, saved_bytes: 9.0, saved_bytes_error: 1.0 }),
+        sites: vec![crate::RoundingSite { stack: vec![7], lost_bytes: 3.0, lost_bytes_error: 1.0 }],
         ..crate::Rounding::default()
     };
     let rounding = json(&rounding);

@@ -51,16 +51,3 @@ impl Owners {
         })
     }
 }
-
-/// Where in the program's source calls were, by the return addresses of their stacks. Reads debug information.
-pub(crate) fn lines(stacks: &[&[usize]]) -> Vec<String> {
-    untracked(|| {
-        // Inside the call, not after it.
-        let call = |address: &usize| (*address as u64).saturating_sub(1);
-        let stacks: Vec<Vec<u64>> =
-            stacks.iter().map(|stack| stack.iter().map(call).collect()).collect();
-        let symbols = Symbols::resolve(stacks.iter().flatten().copied(), &modules::loaded());
-        let line = |stack: &Vec<u64>| symbols.culprit(stack).map(|frame| frame.place());
-        stacks.iter().map(|stack| line(stack).unwrap_or_else(|| "no stack".to_owned())).collect()
-    })
-}

@@ -63,11 +63,14 @@ pub(crate) fn forget_live() {
 }
 
 /// Writes the return addresses of the calling thread's stack into `frames`, the innermost first, and says how many. As for an event, but
-/// nothing is recorded.
+/// nothing is recorded. None where only the unwinder could tell, unless it may be asked.
 #[inline(never)]
-pub(crate) fn stack_here(frames: &mut [usize]) -> usize {
+pub(crate) fn stack_here(frames: &mut [usize], may_unwind: bool) -> usize {
     let fp = frame_pointer();
     local::with(|local| {
+        if !may_unwind && !stack::has_frame_pointers(local) {
+            return 0;
+        }
         let mut stack = Stack::new(frames.len());
         stack::capture(local, fp, &mut stack);
         let kept = frames.iter_mut().zip(stack.frames());

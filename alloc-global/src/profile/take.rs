@@ -8,7 +8,7 @@ use super::record::{self, TABLES};
 use super::sites::WEIGHT_ONE;
 use super::snapshot::{Dropped, Lifetimes, Peak, Site, Snapshot};
 use super::tables::Known;
-use crate::{thread, watch};
+use crate::{scope, thread, watch};
 use std::time::{Duration, SystemTime};
 
 /// The thread of the site of all that had no room.
@@ -65,6 +65,47 @@ impl Snapshot {
             }
         })
     }
+}
+
+/// A snapshot of what one measurement of the calling thread noted, and of nothing else.
+pub(crate) fn snapshot_of(noted: &scope::Sites) -> Snapshot {
+    untracked(|| {
+        let thread = std::thread::current().name().unwrap_or_default().to_owned();
+        let mut dropped = Dropped::default();
+        let mut sites = Vec::new();
+        for (stack, counts) in noted.iter() {
+            if stack.is_empty() {
+                dropped.stacks += counts.allocs;
+            }
+            sites.push(Site {
+                // Inside the call, not after it.
+                stack: stack.iter().map(|address| *address as u64 - 1).collect(),
+                thread: thread.clone(),
+                allocs: counts.allocs as f64,
+                alloc_bytes: counts.alloc_bytes as f64,
+                live: counts.live as f64,
+                live_bytes: counts.live_bytes as f64,
+                live_requested_bytes: counts.live_bytes as f64,
+                samples: counts.allocs,
+                live_samples: counts.live,
+                ..Site::default()
+            });
+        }
+        sites.sort_by(|a: &Site, b: &Site| {
+            let order = b.live_bytes.total_cmp(&a.live_bytes);
+            order.then(b.alloc_bytes.total_cmp(&a.alloc_bytes)).then_with(|| a.stack.cmp(&b.stack))
+        });
+        Snapshot {
+            stats: crate::stats(),
+            rate: 1,
+            sites,
+            modules: modules::loaded(),
+            dropped,
+            tool_bytes: noted.bytes(),
+            taken: SystemTime::now(),
+            duration: Duration::ZERO,
+        }
+    })
 }
 
 impl Peak {

@@ -255,6 +255,7 @@ fn requested(classes: &[ClassStats]) -> Vec<Requested> {
             size: class.size - short,
             class_size: class.size,
             blocks: class.live_blocks as f64 * share,
+            blocks_error: (class.live_blocks as f64 * share * 20.0).sqrt(),
         })
     });
     rows.collect()
@@ -267,10 +268,12 @@ fn rounding(classes: &[ClassStats]) -> Vec<Rounding> {
         blocks,
         requested_bytes: size as f64 * blocks - lost,
         lost_bytes: lost,
+        lost_bytes_error: lost / 8.0,
         additional: None,
         other: None,
         sites: ROWS.first().map_or(Vec::new(), |row| {
-            vec![RoundingSite { stack: row.5.to_vec(), lost_bytes: lost * 0.6 }]
+            let (lost_bytes, lost_bytes_error) = (lost * 0.6, lost / 10.0);
+            vec![RoundingSite { stack: row.5.to_vec(), lost_bytes, lost_bytes_error }]
         }),
     };
     let mut rows: Vec<Rounding> = classes
@@ -280,9 +283,12 @@ fn rounding(classes: &[ClassStats]) -> Vec<Rounding> {
             rounding(class.size, blocks, blocks * (0.8 + class.size as f64 / 40.0))
         })
         .collect();
+    let better = |size, saved_bytes| {
+        Some(BetterClass { size, saved_bytes, saved_bytes_error: saved_bytes / 8.0 })
+    };
     rows.push(Rounding {
-        additional: Some(BetterClass { size: 1_312, saved_bytes: 640.0 * 224.0 }),
-        other: Some(BetterClass { size: 1_504, saved_bytes: 900.0 * 32.0 }),
+        additional: better(1_312, 640.0 * 224.0),
+        other: better(1_504, 900.0 * 32.0),
         ..rounding(1_536, 900.0, 640.0 * 236.0)
     });
     rows.sort_by(|a, b| b.lost_bytes.total_cmp(&a.lost_bytes));
@@ -400,6 +406,7 @@ fn site(&(percent, mean, thread, region, temporary, stack): &Row, all: f64, rate
 fn pins() -> Vec<Pin> {
     let pin = |stack: &[u64], arenas, blocks, bytes| Pin {
         site: stack.first().map_or(String::new(), |call| format!("{call:#x}")),
+        threads: Vec::new(),
         stack: stack.to_vec(),
         arenas,
         blocks,
@@ -409,6 +416,11 @@ fn pins() -> Vec<Pin> {
     vec![
         pin(&[ALLOC, PROGRAM + 0x4c00, MAIN, BEGIN], 2, 61, 7_808),
         pin(&[ALLOC, PROGRAM + 0x5400, PROGRAM + 0x4800, MAIN, BEGIN], 1, 9, 432),
+        Pin {
+            site: "blocks of 64 bytes, heap 1".to_owned(),
+            threads: vec!["main".to_owned(), "worker-3".to_owned()],
+            ..pin(&[], 1, 7, 448)
+        },
     ]
 }
 

@@ -103,8 +103,15 @@ fn gather_with(first: impl FnOnce(&mut Report), more: impl FnOnce(&mut Report)) 
 }
 
 fn requested() -> Vec<Requested> {
-    let row = |(size, class_size, blocks)| Requested { size, class_size, blocks };
-    profile::requested(SIZES).into_iter().map(row).collect()
+    profile::requested(SIZES)
+        .into_iter()
+        .map(|(size, class_size, blocks)| Requested {
+            size,
+            class_size,
+            blocks: blocks.sum,
+            blocks_error: blocks.error(),
+        })
+        .collect()
 }
 
 /// `None` where nothing was timed.

@@ -115,22 +115,34 @@ fn requested(requested: &Requested) -> Value {
         "size": requested.size,
         "class_size": requested.class_size,
         "blocks": requested.blocks,
+        "blocks_error": requested.blocks_error,
     })
 }
 
 fn rounding(class: &Rounding) -> Value {
     let better = |class: &Option<BetterClass>| {
-        class.map(|class| json!({"size": class.size, "saved_bytes": class.saved_bytes}))
+        class.map(|class| {
+            json!({
+                "size": class.size,
+                "saved_bytes": class.saved_bytes,
+                "saved_bytes_error": class.saved_bytes_error,
+            })
+        })
     };
     let site = |site: &RoundingSite| {
         let stack: Vec<String> = site.stack.iter().map(|&address| hex(address)).collect();
-        json!({"stack": stack, "lost_bytes": site.lost_bytes})
+        json!({
+            "stack": stack,
+            "lost_bytes": site.lost_bytes,
+            "lost_bytes_error": site.lost_bytes_error,
+        })
     };
     json!({
         "class_size": class.class_size,
         "blocks": class.blocks,
         "requested_bytes": class.requested_bytes,
         "lost_bytes": class.lost_bytes,
+        "lost_bytes_error": class.lost_bytes_error,
         "additional": better(&class.additional),
         "other": better(&class.other),
         "sites": class.sites.iter().map(site).collect::<Vec<_>>(),
@@ -278,6 +290,7 @@ fn pin(pin: &Pin, resolved: &Resolved) -> Value {
     json!({
         "site": resolved.pin_name(pin),
         "stack": pin.stack.iter().map(|&address| hex(address)).collect::<Vec<_>>(),
+        "threads": pin.threads,
         "arenas": pin.arenas,
         "blocks": pin.blocks,
         "bytes": pin.bytes,
@@ -481,5 +494,11 @@ mod tests {
             assert_eq!(estimated["live_bytes_error"], 1e3);
             assert_eq!(estimated["live_blocks_error"], 3.0);
         }
+        let (value, rounding) = (read(&report), report.rounding.expect("classes"));
+        assert_eq!(value["rounding"][0]["lost_bytes_error"], rounding[0].lost_bytes_error);
+        let site = &rounding[0].sites[0];
+        assert_eq!(value["rounding"][0]["sites"][0]["lost_bytes_error"], site.lost_bytes_error);
+        let error = report.requested.expect("sizes")[0].blocks_error;
+        assert!(error > 0.0 && value["requested"][0]["blocks_error"] == error);
     }
 }

@@ -69,6 +69,8 @@ pub struct Requested {
     pub class_size: u64,
     /// How many; an estimate where blocks are sampled.
     pub blocks: f64,
+    /// The standard error of `blocks`; 0 where every block was recorded.
+    pub blocks_error: f64,
 }
 
 /// How long the calls of one path took.

@@ -255,8 +255,9 @@ function meter(asked, lost, most) {
 function requested(element, rows) {
   const classes = new Map();
   for (const row of rows) {
-    const sums = classes.get(row.class_size) || { size: row.class_size, blocks: 0, asked: 0, taken: 0 };
+    const sums = classes.get(row.class_size) || { size: row.class_size, blocks: 0, error: 0, asked: 0, taken: 0 };
     sums.blocks += row.blocks;
+    sums.error = Math.hypot(sums.error, row.blocks_error);
     sums.asked += row.blocks * row.size;
     sums.taken += row.blocks * row.class_size;
     classes.set(row.class_size, sums);
@@ -271,6 +272,7 @@ function requested(element, rows) {
   }
   longTable(element, [
     ["class", row => count(row.size), true], ["live blocks", row => count(row.blocks), true],
+    ["±", row => row.error ? count(row.error) : "", true],
     ["requested", row => bytes(row.asked), true], ["lost", row => bytes(row.taken - row.asked), true],
     ["of the block", row => share(row.taken - row.asked, row.taken), true],
     ["", row => meter(row.asked, row.taken - row.asked, most), false],
@@ -283,14 +285,16 @@ function requested(element, rows) {
 function rounding(element, classes) {
   const sites = new Map(report.profile ? report.profile.sites.map(site => [site.stack.join(), site]) : []);
   const name = one => sites.has(one.stack.join()) ? siteName(report.profile, sites.get(one.stack.join())) : "[unknown]";
-  const better = one => one ? `${count(one.size)}: ${bytes(one.saved_bytes)}` : "";
-  add(element, "h2", {}, `Lost to rounding: ${bytes(sum(classes, row => row.lost_bytes))}`);
+  const within = (value, error) => error ? `${bytes(value)} ± ${bytes(error)}` : bytes(value);
+  const better = one => one ? `${count(one.size)}: ${within(one.saved_bytes, one.saved_bytes_error)}` : "";
+  const error = Math.hypot(...classes.map(row => row.lost_bytes_error));
+  add(element, "h2", {}, `Lost to rounding: ${within(sum(classes, row => row.lost_bytes), error)}`);
   add(element, "p", {}, "A class more, or another size for this one, would save so much. Up to 512 bytes there is a class for every " +
     "8 bytes, so there is nothing to be gained.");
   longTable(element, [
-    ["class", row => count(row.class_size), true], ["lost", row => bytes(row.lost_bytes), true],
+    ["class", row => count(row.class_size), true], ["lost", row => within(row.lost_bytes, row.lost_bytes_error), true],
     ["one more class", row => better(row.additional), true], ["in its place", row => better(row.other), true],
-    ["most of it lost by", row => row.sites.map(one => `${name(one)}: ${bytes(one.lost_bytes)}`).join("; "), false],
+    ["most of it lost by", row => row.sites.map(one => `${name(one)}: ${within(one.lost_bytes, one.lost_bytes_error)}`).join("; "), false],
   ], classes, 8);
 }
 

@@ -257,6 +257,11 @@ fn profile(text: &mut Text, report: &Report) {
     if let Some(snapshot) = &report.snapshot {
         let help = "Mean bytes between two samples; 1 where every block is traced.";
         text.gauge("profile_period_bytes", help, snapshot.rate);
+        let totals = snapshot.totals();
+        let help = "Live bytes as the profile estimates them: beside live_bytes, which is exact.";
+        text.gauge("profile_live_bytes", help, totals.live_bytes);
+        let help = "The standard error of that estimate.";
+        text.gauge("profile_live_error_bytes", help, totals.live_bytes_error);
         let help = "Call sites known to the profile.";
         text.gauge("profile_sites", help, snapshot.sites.len());
         let help = "Bytes that the profile itself takes.";

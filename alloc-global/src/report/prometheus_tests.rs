@@ -81,6 +81,10 @@ fn counters_and_parts_are_those_of_the_report() {
     assert_eq!(one(&scrape, "poolalloc_allocations_total"), report.stats.allocs as f64);
     assert_eq!(one(&scrape, "poolalloc_live_bytes"), report.stats.live_bytes as f64);
     assert_eq!(one(&scrape, "poolalloc_report_duration_seconds"), 0.0384);
+    let totals = report.snapshot.as_ref().expect("a profile").totals();
+    assert_eq!(one(&scrape, "poolalloc_profile_live_bytes"), totals.live_bytes);
+    assert!(totals.live_bytes_error > 0.0);
+    assert_eq!(one(&scrape, "poolalloc_profile_live_error_bytes"), totals.live_bytes_error);
     let parts: f64 = all(&scrape, "poolalloc_arena_bytes").map(number).sum();
     assert_eq!(parts, one(&scrape, "poolalloc_mapped_bytes"));
     let resident: f64 = all(&scrape, "poolalloc_resident_bytes").map(number).sum();

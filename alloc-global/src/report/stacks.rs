@@ -156,7 +156,7 @@ impl Resolved {
     pub(super) fn pin_name(&self, pin: &Pin) -> String {
         let calls = self.calls_of(&pin.stack);
         naming(&calls).map_or_else(
-            || pin.site.clone(),
+            || pin.holder(),
             |call| match call.frame.place() {
                 Some(place) => format!("{} ({place})", call.name()),
                 None => call.name(),

@@ -1,21 +1,24 @@
 //! One screen of text: what is live, where the memory is, who holds it, what looking at it cost.
 //!
-//! 1. No line is longer than 100 columns, and there are at most 50 lines.
+//! 1. No line is longer than 100 columns, and there are at most 64 lines.
 //! 2. The parts of the arenas' memory stand above the line that they sum to.
 //!
 //! No unsafe here.
 
 use super::frame::Symbols;
-use super::model::Report;
+use super::model::{GcReport, Latency, Report};
 use super::stacks::{Call, Resolved, naming};
-use crate::{Dropped, Site, Snapshot};
+use crate::{Dropped, Site, Snapshot, Totals};
 use std::fmt::Write;
 
 /// Columns of a line.
 const WIDTH: usize = 100;
 
 /// Lines of a table at most.
-const ROWS: usize = 8;
+const ROWS: usize = 6;
+
+/// Generations of the collector at most: it has no more.
+const GENERATIONS: usize = 3;
 
 /// Lines of what was never freed at most.
 const LEAKS: usize = 3;
@@ -48,6 +51,10 @@ pub fn text(report: &Report, symbols: &dyn Symbols) -> String {
         rounding(&mut text, report);
     }
     kept(&mut text, report, &resolved);
+    latency(&mut text, report.latency.as_deref().unwrap_or_default());
+    if let Some(gc) = &report.gc {
+        collector(&mut text, gc);
+    }
     cost(&mut text, report);
     text.lines().map(|line| cut(line) + "\n").collect()
 }
@@ -217,12 +224,16 @@ fn sites(text: &mut String, snapshot: &Snapshot, resolved: &Resolved) {
     never_freed(text, &named(resolved, &leaks, name));
 }
 
+/// The standard error behind an estimate; nothing where every block was recorded.
+fn error(error: f64) -> String {
+    if error > 0.0 { format!(" +-{}", bytes(error)) } else { String::new() }
+}
+
 fn row(text: &mut String, name: &str, site: &Site) {
-    let within = site.totals().live_bytes_error;
-    let within = if within > 0.0 { format!("+-{}", bytes(within)) } else { String::new() };
+    let within = error(site.totals().live_bytes_error);
     let live = count(super::stacks::whole(site.live));
     let size = bytes(site.live_bytes);
-    let _ = writeln!(text, "{size:>10} {within:>11} in {live:>9}  {name}");
+    let _ = writeln!(text, "{size:>10}{within:>12} in {live:>9}  {name}");
 }
 
 /// Sites put together by `name`, the most live bytes first.
@@ -250,21 +261,26 @@ fn rounding(text: &mut String, report: &Report) {
     let classes = report.rounding.as_deref().unwrap_or_default();
     let Some(worst) = classes.first() else { return };
     let lost: f64 = classes.iter().map(|class| class.lost_bytes).sum();
+    // Classes are sampled independently of each other: variances add up.
+    let lost_error = classes.iter().fold(0.0f64, |sum, class| sum.hypot(class.lost_bytes_error));
     let _ = writeln!(
         text,
-        "rounding: {} lost, {} of it in blocks of {}",
+        "rounding: {}{} lost, {}{} of it in blocks of {}",
         bytes(lost),
+        error(lost_error),
         bytes(worst.lost_bytes),
+        error(worst.lost_bytes_error),
         count(worst.class_size)
     );
     let saves = classes.iter().filter_map(|class| Some((class.class_size, class.additional?)));
     if let Some((size, better)) = saves.max_by(|a, b| a.1.saved_bytes.total_cmp(&b.1.saved_bytes)) {
         let _ = writeln!(
             text,
-            "one more class of {} bytes below that of {} would save {}",
+            "one more class of {} bytes below that of {} would save {}{}",
             count(better.size),
             count(size),
-            bytes(better.saved_bytes)
+            bytes(better.saved_bytes),
+            error(better.saved_bytes_error)
         );
     }
 }
@@ -276,7 +292,7 @@ fn kept(text: &mut String, report: &Report, resolved: &Resolved) {
             let before = if place == 0 { "" } else { " +" };
             let _ = write!(text, "{before} {} {}", bytes(part.bytes as f64), part.name);
         }
-        *text = wrapped(text);
+        *text = wrapped(text, " +");
         text.push('\n');
     }
     for pin in report.pins.iter().flatten().take(3) {
@@ -298,13 +314,13 @@ fn kept(text: &mut String, report: &Report, resolved: &Resolved) {
     }
 }
 
-/// The text with its last line broken at ` +` where it is too long.
-fn wrapped(text: &str) -> String {
+/// The text with its last line broken behind `separator` where it is too long.
+fn wrapped(text: &str, separator: &str) -> String {
     let start = text.rfind('\n').map_or(0, |end| end + 1);
     let (before, last) = text.split_at(start);
     let mut wrapped = before.to_owned();
     let mut column = 0;
-    for part in last.split_inclusive(" +") {
+    for part in last.split_inclusive(separator) {
         if column > 0 && column + part.len() > WIDTH {
             wrapped.push_str("\n   ");
             column = 3;
@@ -313,6 +329,75 @@ fn wrapped(text: &str) -> String {
         column += part.len();
     }
     wrapped
+}
+
+/// A time for people.
+fn time(ns: u64) -> String {
+    const UNITS: [&str; 4] = ["ns", "µs", "ms", "s"];
+    let (mut value, mut unit) = (ns as f64, 0);
+    while value >= 999.5 && unit < UNITS.len() - 1 {
+        value /= 1_000.0;
+        unit += 1;
+    }
+    let digits = if unit > 0 && value < 99.95 { 1 } else { 0 };
+    format!("{value:.digits$} {}", UNITS.get(unit).unwrap_or(&""))
+}
+
+/// How long calls took, where they were timed.
+fn latency(text: &mut String, paths: &[Latency]) {
+    if paths.is_empty() {
+        return;
+    }
+    text.push_str("latency (50 %, 99 %, longest):");
+    for (place, Latency { path, histogram }) in paths.iter().enumerate() {
+        let [half, most] = [0.5, 0.99].map(|quantile| time(histogram.value_at_quantile(quantile)));
+        let before = if place == 0 { "" } else { ";" };
+        let _ = write!(text, "{before} {path} {half}, {most}, {}", time(histogram.max()));
+    }
+    *text = wrapped(text, ";");
+    text.push('\n');
+}
+
+/// What the cycle collector did, a line for each generation, and what lives in its heaps.
+fn collector(text: &mut String, gc: &GcReport) {
+    if !gc.generations.is_empty() {
+        let _ = writeln!(
+            text,
+            "\n{:>10} {:>11} {:>10} {:>8} {:>8} {:>15} {:>15} {:>15}",
+            "generation",
+            "collections",
+            "pause 50 %",
+            "99 %",
+            "longest",
+            "looked at",
+            "freed",
+            "retained"
+        );
+    }
+    for (number, row) in gc.generations.iter().take(GENERATIONS).enumerate() {
+        let _ = writeln!(
+            text,
+            "{number:>10} {:>11} {:>10} {:>8} {:>8} {:>15} {:>15} {:>15}",
+            count(row.collections),
+            time(row.pause_p50_ns),
+            time(row.pause_p99_ns),
+            time(row.pause_max_ns),
+            count(row.candidates),
+            count(row.freed),
+            count(row.retained)
+        );
+    }
+    let Some(most) = gc.types.iter().max_by_key(|kind| kind.bytes) else { return };
+    let objects: u64 = gc.types.iter().map(|kind| kind.objects).sum();
+    let sum: u64 = gc.types.iter().map(|kind| kind.bytes).sum();
+    let _ = writeln!(
+        text,
+        "collector: {} objects live, {}, of that {} of {}",
+        count(objects),
+        bytes(sum as f64),
+        bytes(most.bytes as f64),
+        most.name
+    );
 }
 
 /// What could not be held, and what looking cost.
@@ -330,120 +415,19 @@ fn cost(text: &mut String, report: &Report) {
         text,
         "dropped: {stacks} stacks, {blocks} blocks; walks cut: {truncated}, corrupt: {corrupt}"
     );
-    let estimate: f64 = snapshot.sites.iter().map(|site| site.live_bytes).sum();
+    let Totals { live_bytes, live_bytes_error, .. } = snapshot.totals();
     let exact = snapshot.stats.live_bytes as f64;
-    let off = 100.0 * (estimate / exact.max(1.0) - 1.0);
+    let off = 100.0 * (live_bytes / exact.max(1.0) - 1.0);
     let _ = writeln!(
         text,
-        "the profile takes {}; live by its sites {}, by the counters {} ({off:+.1} %)",
+        "the profile takes {}; live by sites {}{}, by counters {} ({off:+.1} %)",
         bytes(snapshot.tool_bytes as f64),
-        bytes(estimate),
+        bytes(live_bytes),
+        error(live_bytes_error),
         bytes(exact)
     );
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::{NoSymbols, testing};
-    use super::*;
-
-    fn screen(report: &Report) -> String {
-        let text = text(report, &testing::symbols);
-        assert!(text.lines().count() <= 50, "{text}");
-        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
-        assert!(text.ends_with('\n'));
-        text
-    }
-
-    #[test]
-    fn everything_fits_one_screen() {
-        let text = screen(&testing::report());
-        for part in [
-            "poolalloc: server (process 4321) after 95.0 s\n",
-            "classes: 8 with live blocks\n",
-            "call sites: 7 with live blocks (estimates, one sample in 512 KiB)\n",
-            "server::http::parse (src/http.rs:88)\n",
-            "never freed: 605 KiB at 1 call sites\n",
-            " pinned by 61 blocks (7.6 KiB) of <server::session::Store as Open>::open (src/session.rs:63)\n",
-            "one more class of 1,312 bytes below that of 1,536 would save 140 KiB\n",
-            "dropped: 2 stacks, 5 blocks; walks cut: 17, corrupt: 1\n",
-            "this report took 38.4 ms\n",
-            "the profile takes 768 KiB; live by its sites",
-            "(-1.7 %)\n",
-        ] {
-            assert!(text.contains(part), "{part}\n{text}");
-        }
-    }
-
-    #[test]
-    fn every_counter_is_on_the_screen() {
-        let report = testing::report();
-        let text = screen(&report);
-        for (name, value) in report.stats.rows() {
-            // The rest of what is mapped is in the table of its parts.
-            let shown = match name {
-                "free bytes" => continue,
-                "mapped bytes" => value.to_string(),
-                name if name.contains("bytes") => bytes(value as f64),
-                _ => count(value),
-            };
-            assert!(text.contains(&shown), "{name} {shown}\n{text}");
-        }
-    }
-
-    #[test]
-    fn the_parts_sum_to_the_line_below_them() {
-        let text = screen(&testing::report());
-        let rows: Vec<u64> = text
-            .lines()
-            .skip_while(|line| !line.starts_with("arenas:"))
-            .skip(1)
-            .take(8)
-            .map(|line| line.get(15..31).expect("a column").trim().parse().expect("a number"))
-            .collect();
-        assert_eq!(rows[..7].iter().sum::<u64>(), rows[7]);
-    }
-
-    #[test]
-    fn long_names_and_many_sites_do_not_make_it_longer() {
-        let site = |number: u64| Site {
-            stack: vec![number],
-            live: 1.0,
-            live_bytes: 1.0 + number as f64,
-            ..Site::default()
-        };
-        let mut report = testing::report();
-        report.snapshot = Some(testing::snapshot((0..100).map(site).collect()));
-        let text = screen(&report);
-        assert!(text.contains("call sites: 100 with live blocks (every block traced)\n"));
-        assert!(text.contains("and 92 more\n"));
-        let long = |a: &[u64]| vec![vec![testing::named(&"é".repeat(500))]; a.len()];
-        assert!(super::text(&report, &long).contains("éé...\n"));
-    }
-
-    #[test]
-    fn without_a_profile_it_is_still_a_page() {
-        let text = super::text(&Report::empty(), &NoSymbols);
-        assert!(text.contains("= mapped"));
-        assert!(text.contains("no profile was on"));
-        assert!(!text.contains("call sites"));
-    }
-
-    #[test]
-    fn of_absolute_paths_the_end_is_shown() {
-        assert_eq!(short("/a/b/src/main.rs:3"), "src/main.rs:3");
-        assert_eq!(short("/main.rs"), "/main.rs");
-        assert_eq!(short("src/a/b/main.rs"), "src/a/b/main.rs");
-    }
-
-    #[test]
-    fn sizes_and_counts_are_for_people() {
-        let sizes = [0.0, 999.0, 1_000.0, 1_024.0, 102_400.0, 1e6, 1e12].map(bytes);
-        let expected = ["0 B", "999 B", "1.0 KiB", "1.0 KiB", "100 KiB", "977 KiB", "931 GiB"];
-        assert_eq!(sizes, expected);
-        assert_eq!(
-            [0, 12, 123, 1_234, 1_234_567].map(count),
-            ["0", "12", "123", "1,234", "1,234,567"]
-        );
-    }
-}
+#[path = "text_tests.rs"]
+mod tests;
