@@ -262,7 +262,8 @@ fn rounding(text: &mut String, report: &Report) {
     let Some(worst) = classes.first() else { return };
     let lost: f64 = classes.iter().map(|class| class.lost_bytes).sum();
     // Classes are sampled independently of each other: variances add up.
-    let lost_error = classes.iter().fold(0.0f64, |sum, class| sum.hypot(class.lost_bytes_error));
+    let variances = classes.iter().map(|class| class.lost_bytes_error * class.lost_bytes_error);
+    let lost_error = variances.sum::<f64>().sqrt();
     let _ = writeln!(
         text,
         "rounding: {}{} lost, {}{} of it in blocks of {}",
