@@ -68,6 +68,7 @@ fn make(world: &World) {
     let (heap, body) = (heap(world), world.body());
     let heap = heap.as_deref();
     let handle: Handle = match world.below(8) {
+        _ if world.below(40) == 0 => return chain(world),
         0 => coerce!(placed(Dropped(body), heap)),
         1 => coerce!(placed(Finalized(body), heap)),
         2 => coerce!(placed(Large(body, [7; 64]), heap)),
@@ -95,6 +96,25 @@ fn make(world: &World) {
     };
     look(&handle);
     world.keep(handle);
+}
+
+/// A chain that is longer than drops go one inside the other.
+fn chain(world: &World) {
+    let mut next: Option<Handle> = None;
+    let panics = world.panics.replace(false);
+    for at in 0..66 + world.below(40) {
+        let (heap, body) = (heap(world), world.body());
+        let heap = heap.as_deref();
+        body.edges.replace(next.take().into_iter().collect());
+        next = Some(match at % 5 {
+            0 => coerce!(placed(Finalized(body), heap)),
+            1 => coerce!(placed(Large(body, [7; 64]), heap)),
+            2 => boxed(Box::new(Dropped(body)), heap),
+            _ => coerce!(placed(Dropped(body), heap)),
+        });
+    }
+    world.panics.set(panics);
+    next.into_iter().for_each(|first| world.keep(first));
 }
 
 fn placed<T: rc_gc::Trace + 'static>(value: T, heap: Option<&Heap>) -> Gc<T> {

@@ -16,6 +16,10 @@ use std::sync::atomic::Ordering;
 use act::act;
 use world::{FAILED, World, with};
 
+/// Programs, and what each of them begins by itself.
+const PROGRAMS: u64 = if cfg!(miri) { 8 } else { 1_000 };
+const STEPS: usize = if cfg!(miri) { 30 } else { 1_000 };
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
@@ -50,7 +54,7 @@ fn program(seed: u64) {
     with(|world: &World| {
         world.seed(seed);
         world.panics.set(seed % 4 >= 2);
-        for _ in 0..1000 {
+        for _ in 0..STEPS {
             world.budget.set(60);
             planned(|| act(world));
         }
@@ -78,7 +82,7 @@ fn nobody_sees_what_is_gone() {
     set_hook();
     let only = number("RANDOM_SEED");
     let first = only.unwrap_or(1);
-    let programs = if only.is_some() { 1 } else { number("RANDOM_PROGRAMS").unwrap_or(1_000) };
+    let programs = if only.is_some() { 1 } else { number("RANDOM_PROGRAMS").unwrap_or(PROGRAMS) };
     for seed in first..first + programs {
         let ended = std::thread::spawn(move || program(seed)).join();
         let failed = FAILED.load(Ordering::Relaxed) || ended.is_err();
