@@ -17,8 +17,8 @@ use act::act;
 use world::{FAILED, World, with};
 
 /// Programs, and what each of them begins by itself.
-const PROGRAMS: u64 = if cfg!(miri) { 8 } else { 1_000 };
-const STEPS: usize = if cfg!(miri) { 30 } else { 1_000 };
+const PROGRAMS: u64 = if cfg!(miri) { 4 } else { 1_000 };
+const STEPS: usize = if cfg!(miri) { 20 } else { 1_000 };
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
