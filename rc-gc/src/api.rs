@@ -144,9 +144,17 @@ impl fmt::Debug for Heap {
 
 /// Runs `f` on the thread's heap, made if there is none.
 fn current<R>(f: impl FnOnce(&Inner) -> R) -> R {
+    let exists = thread::existing().is_some();
+    let heap = thread::current();
     // SAFETY: the thread's heap; it frees itself only with its last object after the thread's exit
     // code ran, and none of the functions below lets go of an object that its caller has.
-    f(unsafe { thread::current().as_ref() })
+    let result = f(unsafe { heap.as_ref() });
+    if !exists {
+        // After the end of the thread's heap one is made that goes with its last object; this one may never have any.
+        // SAFETY: the thread's heap, made just now, and not used afterwards.
+        unsafe { thread::free_if_done(heap) };
+    }
+    result
 }
 
 /// Collects all generations of the thread's heap; the number of objects freed, those that only

@@ -237,8 +237,8 @@ impl<T: ?Sized> Gc<T> {
         this.value.as_ptr()
     }
 
-    /// The number of handles. Of an object with more than 2^30 the count was saturated: it is about
-    /// 2^30 and the object is never freed.
+    /// The number of handles. In finalizers, callbacks and `Drop`s of garbage the collector has one more to each object of it.
+    /// Of an object with more than 2^30 the count was saturated: it is about 2^30 and the object is never freed.
     #[inline]
     pub fn strong_count(this: &Self) -> usize {
         this.obj().count() as usize

@@ -207,6 +207,34 @@ mod tests {
         count
     }
 
+    #[test]
+    fn a_question_at_the_end_of_a_thread_leaves_no_heap_behind() {
+        /// Asks when the thread's heap is gone, and says whether there is another then.
+        struct Late(std::sync::mpsc::Sender<(usize, usize)>);
+        impl Drop for Late {
+            fn drop(&mut self) {
+                let before = heaps();
+                crate::enable();
+                assert_eq!(crate::stats().live, 0);
+                self.0.send((before, heaps())).unwrap();
+                // One that gets an object stays as long as that.
+                let number = Gc::new(before);
+                assert_eq!((crate::stats().live, heaps()), (1, 1));
+                drop(number);
+                assert_eq!(heaps(), before);
+            }
+        }
+        thread_local!(static LATE: RefCell<Option<Late>> = const { RefCell::new(None) });
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            // Before the first object, and so dropped after its heap.
+            LATE.set(Some(Late(sender)));
+            drop(Gc::new(1));
+        });
+        thread.join().unwrap();
+        assert_eq!(receiver.recv(), Ok((0, 0)));
+    }
+
     #[derive(rc_gc::Trace)]
     #[gc(finalize)]
     struct Saved(RefCell<Option<Gc<Saved>>>, Cell<u32>);

@@ -106,6 +106,34 @@ const PROGRAMS: &[(&str, &str, &[&str])] = &[
         &["unknown attribute of a field: expected `skip`"],
     ),
     (
+        "attribute_of_the_type_on_a_field",
+        "#[derive(Trace)] struct S<T>(#[gc(bound = \"T: Copy\")] T);
+         fn main() {}",
+        &["`#[gc(bound)]` belongs on the type"],
+    ),
+    (
+        "attribute_given_twice",
+        "#[derive(Trace)] #[gc(drop)] #[gc(drop)] struct S(u8);
+         impl Drop for S { fn drop(&mut self) {} }
+         fn main() {}",
+        &["`drop` is given twice"],
+    ),
+    (
+        "packed_type",
+        "#[derive(Trace)] #[repr(C, packed)] struct S(u8, u32);
+         fn main() {}",
+        &["cannot be derived for a packed type", "or `#[gc(skip)]` on each field"],
+    ),
+    (
+        "guard_field",
+        "#[derive(Trace)] struct S(std::cell::RefMut<'static, Gc<u8>>);
+         fn main() {}",
+        &[
+            "the cycle collector cannot look into `RefMut<'static, Gc<u8>>`",
+            "or mark the field `#[gc(skip)]`",
+        ],
+    ),
+    (
         "skipped_variant",
         "#[derive(Trace)] enum E { #[gc(skip)] A(u8) }
          fn main() {}",

@@ -8,9 +8,9 @@
 //! | `hashbrown` | `HashMap`, `HashSet`, `HashTable` | |
 //! | `indexmap` | `IndexMap`, `IndexSet` | |
 //! | `once_cell` | `OnceCell`, `Lazy`, each of both kinds; `OnceBox` is left out | |
-//! | `parking_lot` | `Mutex`, `FairMutex`, `RwLock`, `ReentrantMutex` (with its own raw locks: a foreign one is user code) | |
+//! | `parking_lot` | `Mutex`, `FairMutex`, `RwLock`, `ReentrantMutex` (with its own raw locks: a foreign one is user code) | `Once`, `Condvar` |
 //! | `serde_json` | | `Value`, `Map`, `Number` |
-//! | `slotmap` | `SlotMap`, `DenseSlotMap`, `SecondaryMap`, `SparseSecondaryMap` | keys |
+//! | `slotmap` | `SlotMap`, `DenseSlotMap`, `HopSlotMap`, `SecondaryMap`, `SparseSecondaryMap` | keys; those of `new_key_type!` derive `Trace` |
 //! | `smallvec` | `SmallVec` | |
 //!
 //! As for the standard library's: any hasher, locked locks are left out, nothing panics or waits.
@@ -117,6 +117,8 @@ mod parking_lot {
     use super::{Trace, Tracer};
     use parking_lot::{FairMutex, Mutex, ReentrantMutex, RwLock};
 
+    super::super::leaves::leaves!([] parking_lot::Once, [] parking_lot::Condvar);
+
     guarded! {
         Mutex => |this| this.try_lock();
         FairMutex => |this| this.try_lock();
@@ -185,6 +187,17 @@ mod slotmap {
         [K: Key] DenseSlotMap<K, V>;
         [K: Key] SecondaryMap<K, V>;
         [K: Key, S: std::hash::BuildHasher] SparseSecondaryMap<K, V, S>;
+    }
+
+    /// What slotmap has, though it would rather not.
+    #[expect(deprecated, reason = "a type of old programs may hold one")]
+    mod old {
+        use super::{Key, LOOK, Trace, Tracer};
+        use slotmap::HopSlotMap;
+
+        values! {
+            [K: Key] HopSlotMap<K, V>;
+        }
     }
 }
 

@@ -52,6 +52,7 @@ macro_rules! leaves {
 #[cfg(any(
     feature = "arrayvec",
     feature = "bytes",
+    feature = "parking_lot",
     feature = "serde_json",
     feature = "slotmap"
 ))]
@@ -283,6 +284,7 @@ macro_rules! functions {
         );
         $(
             leaves!(
+                [R, $first $(, $rest)*] extern "C" fn($first $(, $rest)*, ...) -> R,
                 [R, $first $(, $rest)*] unsafe extern "C" fn($first $(, $rest)*, ...) -> R,
             );
             functions!($($rest)*);

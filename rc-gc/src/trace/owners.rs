@@ -67,7 +67,7 @@ macro_rules! on_the_heap {
         }
     )*};
 }
-#[cfg(any(feature = "hashbrown", feature = "indexmap", feature = "slotmap"))]
+#[cfg(any(feature = "hashbrown", feature = "indexmap"))]
 pub(super) use on_the_heap;
 
 /// Both of an entry.

@@ -1,7 +1,8 @@
 //! jrsonnet-gcmodule's tests (CPython's algorithm over lists of objects).
 //!
 //! Without meaning here: handles that are shared by threads and collected under one lock (`thread` tests: `Gc` is not
-//! `Send`); counts of tracked objects by list; `update_with` is `make_mut` here. Unsafe code only for a `Trace` by hand.
+//! `Send`); counts of tracked objects by list; `update_with` is `make_mut` here. A `Trace` that visits a field twice breaks the
+//! contract of an unsafe trait: `verify` names it (`edges`). Unsafe code only for a `Trace` by hand.
 
 use std::cell::RefCell;
 use std::collections::HashSet;

@@ -90,6 +90,7 @@ fn parking_lot_holds_handles_and_hides_them_while_locked() {
     drop(written);
     drop(g);
     assert_eq!(rc_gc::collect(), 1);
+    assert!(is_leaf::<parking_lot::Once>() && is_leaf::<parking_lot::Condvar>());
 }
 
 #[cfg(feature = "serde_json")]
@@ -121,6 +122,23 @@ fn slotmap_holds_handles() {
     assert!(collected(|h| SecondaryMap::from_iter([(key, h)])));
     assert!(collected(|h| SparseSecondaryMap::<_, _>::from_iter([(key, h)])));
     assert!(is_leaf::<DefaultKey>() && is_leaf::<SlotMap<DefaultKey, u8>>());
+    #[expect(deprecated, reason = "a type of old programs may hold one")]
+    fn hop(h: Gc<crate::Holder>) -> slotmap::HopSlotMap<DefaultKey, Gc<crate::Holder>> {
+        let mut map = slotmap::HopSlotMap::new();
+        map.insert(h);
+        map
+    }
+    assert!(collected(hop));
+    slotmap::new_key_type! {
+        #[derive(rc_gc::Trace)]
+        struct Own;
+    }
+    assert!(is_leaf::<Own>());
+    assert!(collected(|h| {
+        let mut map = SlotMap::<Own, _>::with_key();
+        let key = map.insert(h);
+        (key, map)
+    }));
 }
 
 #[cfg(feature = "smallvec")]

@@ -171,6 +171,7 @@ fn leaves_are_known_at_compile_time() {
     assert!(is_leaf::<std::fs::TryLockError>() && is_leaf::<std::time::TryFromFloatSecsError>());
     assert!(is_leaf::<fn()>() && is_leaf::<fn(u8, Opaque) -> Gc<u8>>());
     assert!(is_leaf::<unsafe extern "C" fn(*const u8, ...) -> i32>());
+    assert!(is_leaf::<extern "C" fn(*const u8, Opaque, ...)>());
     type Byte = u8;
     type Twelve = fn(Byte, Byte, Byte, Byte, Byte, Byte, Byte, Byte, Byte, Byte, Byte, Opaque);
     assert!(is_leaf::<Twelve>() && is_leaf::<extern "C" fn(Opaque)>());
