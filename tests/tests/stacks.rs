@@ -1,7 +1,7 @@
 //! Call stacks that are not as they should be: cut by the bound, with a frame pointer that cannot be one, on memory that is
 //! not the thread's stack. Each is counted and reported, and the program goes on.
 //!
-//! Frame pointers are walked only where the whole build keeps them (`-C force-frame-pointers=yes`, a step of the checks of its own);
+//! Frame pointers are walked only where the whole build keeps them (`-C force-frame-pointers=yes`, as in the checks under AddressSanitizer);
 //! where it does not, the cases see the unwinder bear the same. Unsafe here: calls with a broken frame pointer, and of the C library.
 
 use std::hint::black_box;
