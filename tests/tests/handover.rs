@@ -25,6 +25,7 @@ const MOST: usize = 64 << 10;
 const MOST_BLOCKS: usize = 512;
 
 const PASSES: &str = "what_one_thread_frees_another_is_given";
+const AT_ONCE: &str = "without_a_delay_nothing_waits";
 const BOUND: &str = "no_class_keeps_more_than_the_bound";
 
 fn main() -> ExitCode {
@@ -32,20 +33,26 @@ fn main() -> ExitCode {
         Case::new(PASSES, || without_sweeps(PASSES, passes)),
         Case::new("one_thread_alone_leaves_nothing", alone),
         Case::new(BOUND, || without_sweeps(BOUND, bound)),
+        Case::new(AT_ONCE, at_once),
         Case::new("trim_sorts_all_of_it", trims),
         Case::new("what_nobody_takes_goes_back_to_its_pools_by_itself", fades),
         Case::new("many_threads_pass_blocks_round", round),
     ])
 }
 
-/// Runs `body` in a process in which nothing that waits is forgotten, however slow the machine is.
-fn without_sweeps(case: &str, body: fn()) {
+/// Runs `body` in a process with this delay of the purge.
+fn with_delay(delay: &str, case: &str, body: fn()) {
     const DELAY: &str = "POOLALLOC_PURGE_DELAY_MS";
-    if std::env::var(DELAY).is_ok_and(|now| now == "never") {
+    if std::env::var(DELAY).is_ok_and(|now| now == delay) {
         return body();
     }
-    let output = run_self(&["--case", case], &[(DELAY, "never")], Duration::from_secs(80));
+    let output = run_self(&["--case", case], &[(DELAY, delay)], Duration::from_secs(80));
     assert!(output.status.is_some_and(|status| status.success()), "{}", output.stderr);
+}
+
+/// Runs `body` in a process in which nothing that waits is forgotten, however slow the machine is.
+fn without_sweeps(case: &str, body: fn()) {
+    with_delay("never", case, body);
 }
 
 fn block(size: usize) -> Block {
@@ -117,6 +124,16 @@ fn bound() {
         trim();
         assert_eq!(waiting(size), 0);
     }
+}
+
+fn at_once() {
+    with_delay("0", AT_ONCE, || {
+        for size in [24, 320, 496] {
+            hand_over(size, 10_000);
+            assert_eq!(waiting(size), 0);
+        }
+        settle(320);
+    });
 }
 
 fn trims() {

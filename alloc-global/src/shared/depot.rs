@@ -19,8 +19,8 @@
 //!
 //! For bins and pools these blocks are out; the counters count them as free in a cache. It does not know bins: who sweeps sorts them.
 
-use crate::purge;
 use crate::shelf::{Shelf, Slots, Stock, Who};
+use crate::{config, purge};
 use alloc_core::{Block, CLASS_TABLE, SizeClass};
 use core::mem::MaybeUninit;
 use crossbeam_utils::CachePadded;
@@ -78,7 +78,8 @@ pub(super) fn take(class: SizeClass, who: Who, out: &mut [MaybeUninit<Block>]) -
 pub(super) unsafe fn give(class: SizeClass, who: Who, blocks: &mut [Block]) -> usize {
     let all = blocks.len();
     let Some((shelf, slots)) = shelf_of(class) else { return all };
-    if !shelf.is_asked_by_another(who) {
+    // Without a delay all that is free goes back at once, also from within a sweep, whose blocks must not come back here.
+    if !shelf.is_asked_by_another(who) || config::purge_delay_ms() == 0 {
         return all;
     }
     let room = most(class).saturating_sub(shelf.len()).min(all);
