@@ -116,10 +116,10 @@ pub(crate) fn run_if_due() -> usize {
 
 #[cold]
 fn run(now: u64, delay: u64) -> usize {
-    shared::sweep_depot();
-    // What bins keep has not been used since they got it, or it would not be empty.
-    shared::drain_bins(now.saturating_sub(delay));
     let old = now.saturating_sub(delay);
+    shared::sweep_depot(old);
+    // What bins keep has not been used since they got it, or it would not be empty.
+    shared::drain_bins(old);
     let oldest = now.saturating_sub(delay.saturating_mul(RESERVE_DELAYS));
     let reserve = (shared::peak_arenas() / RESERVE_SHARE).max(1);
     let bytes =

@@ -135,15 +135,26 @@ pub(crate) unsafe fn give(who: Who, class: SizeClass, blocks: &mut [Block]) {
     let rest = unsafe { depot::give(class, who, blocks) };
     let Some(rest) = blocks.get_mut(..rest) else { return };
     // SAFETY: the caller's promise.
-    unsafe { sort(class, rest) };
+    unsafe { sort(class, rest, None) };
 }
 
-/// Gives blocks of `class` back, each to the heap it came from. The order of `blocks` is not kept.
+/// Gives a block of `class` back to the heap it came from.
 ///
 /// # Safety
 ///
 /// As for [`give`].
-pub(crate) unsafe fn sort(class: SizeClass, mut blocks: &mut [Block]) {
+pub(crate) unsafe fn give_one(class: SizeClass, block: Block) {
+    // SAFETY: the caller's promise.
+    unsafe { sort(class, &mut [block], None) };
+}
+
+/// Gives blocks of `class` back, each to the heap it came from. Pools that become empty do so now, or count as empty `since` another
+/// time. The order of `blocks` is not kept.
+///
+/// # Safety
+///
+/// As for [`give`].
+unsafe fn sort(class: SizeClass, mut blocks: &mut [Block], since: Option<u64>) {
     while let Some(&first) = blocks.first() {
         // SAFETY: the caller's promise: it is out of a pool.
         let owner = unsafe { owner_of(first) };
@@ -152,7 +163,10 @@ pub(crate) unsafe fn sort(class: SizeClass, mut blocks: &mut [Block]) {
         };
         // SAFETY: the caller's promise; class and owner are those of this bin (1).
         let given = unsafe { bin.lock().give(blocks, class, owner) };
-        put_back(given.emptied);
+        match since {
+            None => put_back(given.emptied),
+            Some(at) => put_back_at(given.emptied, at),
+        }
         if let Some(found) = given.fault {
             return fault(found, class);
         }
@@ -168,6 +182,14 @@ fn put_back(emptied: Emptied) {
         unsafe { emptied.put_back(&mut ARENAS.lock(), now) };
         purge::note_pending(now);
         thread::look_for_due(now);
+    }
+}
+
+/// Puts pools back as if they had become empty at that time.
+fn put_back_at(emptied: Emptied, at: u64) {
+    if !emptied.is_empty() {
+        // SAFETY: all pools come from these arenas (2).
+        unsafe { emptied.put_back(&mut ARENAS.lock(), at) };
     }
 }
 
@@ -208,16 +230,16 @@ pub(crate) fn release_pools(before: u64) -> usize {
     }
 }
 
-/// Sorts what lay in the depot untouched since the last sweep.
-pub(crate) fn sweep_depot() {
+/// Sorts what lay in the depot since `before`. Pools that become empty count as free since then.
+pub(crate) fn sweep_depot(before: u64) {
     // SAFETY: free blocks of the class out of these heaps, and now ours (depot 1).
-    depot::sweep(|class, blocks| unsafe { sort(class, blocks) });
+    depot::sweep(before, |class, blocks| unsafe { sort(class, blocks, Some(before)) });
 }
 
-/// Sorts all that lies in the depot.
+/// Sorts all that lies in the depot. Pools that become empty may go back at once.
 fn flush_depot() {
     // SAFETY: as for `sweep_depot`.
-    depot::flush(|class, blocks| unsafe { sort(class, blocks) });
+    depot::flush(|class, blocks| unsafe { sort(class, blocks, Some(0)) });
 }
 
 /// Calls `f` with every block in the depot; `f` neither allocates nor frees.
@@ -234,10 +256,7 @@ pub(crate) fn blocks_in_depot(class: SizeClass) -> usize {
 pub(crate) fn drain_bins(now: u64) {
     for bin in BINS.iter().flatten() {
         let emptied = bin.lock().drain_empty();
-        if !emptied.is_empty() {
-            // SAFETY: all pools come from these arenas (2).
-            unsafe { emptied.put_back(&mut ARENAS.lock(), now) };
-        }
+        put_back_at(emptied, now);
     }
 }
 

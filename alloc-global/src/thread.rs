@@ -221,7 +221,7 @@ pub(crate) unsafe fn dealloc_slow(index: usize, block: Block) {
             }
             stats::publish(-class.size().cast_signed());
             // SAFETY: the caller's promise.
-            unsafe { shared::sort(class, &mut [block]) }
+            unsafe { shared::give_one(class, block) }
         }
     }
 }

@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         Case::new(AT_ONCE, at_once),
         Case::new("trim_sorts_all_of_it", trims),
         Case::new("what_nobody_takes_goes_back_to_its_pools_by_itself", fades),
+        Case::new("after_a_rest_all_of_it_goes_with_the_first_purge", rest),
         Case::new("many_threads_pass_blocks_round", round),
     ])
 }
@@ -151,11 +152,28 @@ fn fades() {
     }
     // The clock is looked at on slow paths.
     while waiting(SIZE) > 0 {
-        let others: Vec<Box<[u8; 48]>> = (0..10_000).map(|_| Box::new([1; 48])).collect();
-        drop(others);
-        thread_flush();
+        tick();
         thread::sleep(Duration::from_millis(5));
     }
+    settle(SIZE);
+}
+
+/// Slow paths, at which the clock is looked at.
+fn tick() {
+    let others: Vec<Box<[u8; 48]>> = (0..10_000).map(|_| Box::new([1; 48])).collect();
+    drop(others);
+    thread_flush();
+}
+
+fn rest() {
+    const SIZE: usize = 344;
+    while waiting(SIZE) == 0 {
+        hand_over(SIZE, 1_000);
+    }
+    // Longer than the delay; too short for two purges to follow each other.
+    thread::sleep(Duration::from_millis(700));
+    tick();
+    assert_eq!(waiting(SIZE), 0, "what lay there for the delay is still there");
     settle(SIZE);
 }
 

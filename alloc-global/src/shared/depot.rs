@@ -23,6 +23,7 @@ use crate::shelf::{Shelf, Slots, Stock, Who};
 use crate::{config, purge};
 use alloc_core::{Block, CLASS_TABLE, SizeClass};
 use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crossbeam_utils::CachePadded;
 
 /// Bytes of blocks of one class: some batches.
@@ -34,9 +35,16 @@ const SLOTS: usize = 512;
 /// Fewer blocks than this are not worth the lock.
 const LEAST: usize = 4;
 
+/// A shelf, and when blocks last came to it.
+struct Place {
+    shelf: Shelf,
+    given_at: AtomicU64,
+}
+
 /// One for each class; index 0 stays unused.
-static SHELVES: [CachePadded<Shelf>; CLASS_TABLE] =
-    [const { CachePadded::new(Shelf::new()) }; CLASS_TABLE];
+static PLACES: [CachePadded<Place>; CLASS_TABLE] =
+    [const { CachePadded::new(Place { shelf: Shelf::new(), given_at: AtomicU64::new(0) }) };
+        CLASS_TABLE];
 
 static SLOTS_OF: [Slots<SLOTS>; CLASS_TABLE] = [const { Slots::new() }; CLASS_TABLE];
 
@@ -45,14 +53,14 @@ fn most(class: SizeClass) -> usize {
     (CLASS_BYTES / class.size()).min(SLOTS)
 }
 
-fn shelf_of(class: SizeClass) -> Option<(&'static Shelf, &'static Slots<SLOTS>)> {
-    Some((SHELVES.get(class.index())?, SLOTS_OF.get(class.index())?))
+fn place_of(class: SizeClass) -> Option<(&'static Place, &'static Slots<SLOTS>)> {
+    Some((PLACES.get(class.index())?, SLOTS_OF.get(class.index())?))
 }
 
 /// Takes blocks for the end of `out`, the newest last; without any, notes that `who` asked. Returns how many.
 #[inline]
 pub(super) fn take(class: SizeClass, who: Who, out: &mut [MaybeUninit<Block>]) -> usize {
-    let Some((shelf, slots)) = shelf_of(class) else { return 0 };
+    let Some((Place { shelf, .. }, slots)) = place_of(class) else { return 0 };
     let there = shelf.len();
     if there < LEAST {
         shelf.note_asked(who);
@@ -77,7 +85,7 @@ pub(super) fn take(class: SizeClass, who: Who, out: &mut [MaybeUninit<Block>]) -
 #[inline]
 pub(super) unsafe fn give(class: SizeClass, who: Who, blocks: &mut [Block]) -> usize {
     let all = blocks.len();
-    let Some((shelf, slots)) = shelf_of(class) else { return all };
+    let Some((Place { shelf, given_at }, slots)) = place_of(class) else { return all };
     // Without a delay all that is free goes back at once, also from within a sweep, whose blocks must not come back here.
     if !shelf.is_asked_by_another(who) || config::purge_delay_ms() == 0 {
         return all;
@@ -94,61 +102,73 @@ pub(super) unsafe fn give(class: SizeClass, who: Who, blocks: &mut [Block]) -> u
     let given = unsafe { shelf.give(slots, most(class), passed) };
     // Others may have been faster: what found no room follows the rest.
     last.copy_within(given.., 0);
-    purge::note_pending(purge::now());
+    let now = purge::now();
+    // Relaxed: a time, no order.
+    given_at.store(now, Relaxed);
+    purge::note_pending(now);
     all - given
 }
 
-/// Takes what is to go off the shelf of a class, calls `sort` with it, and forgets who asked.
-fn empty(count: impl Fn(&mut Stock) -> usize, mut sort: impl FnMut(SizeClass, &mut [Block])) {
+/// Takes what is to go off each shelf, calls `sort` with it, and forgets who asked.
+fn empty(
+    count: impl Fn(&Place, &mut Stock) -> usize,
+    mut sort: impl FnMut(SizeClass, &mut [Block]),
+) {
     for class in SizeClass::all() {
-        let Some((shelf, slots)) = shelf_of(class) else { continue };
-        shelf.forget_asked();
-        if shelf.len() == 0 {
+        let Some((place, slots)) = place_of(class) else { continue };
+        place.shelf.forget_asked();
+        if place.shelf.len() == 0 {
             continue;
         }
         let mut out = [const { MaybeUninit::<Block>::uninit() }; SLOTS];
-        let gone = shelf.take_oldest(slots, &count, &mut out);
+        let gone = place.shelf.take_oldest(slots, |stock| count(place, stock), &mut out);
         let Some(gone) = out.get_mut(..gone) else { continue };
         // SAFETY: so many were written, and both types have one layout.
         sort(class, unsafe { &mut *(core::ptr::from_mut(gone) as *mut [Block]) });
     }
 }
 
-/// Calls `sort` with what lay untouched since the last sweep.
-pub(super) fn sweep(sort: impl FnMut(SizeClass, &mut [Block])) {
-    empty(Stock::sweep, sort);
+/// Calls `sort` with what lay here since `before`: all on shelves to which nothing came since, and what was not touched since the last
+/// sweep on the others.
+pub(super) fn sweep(before: u64, sort: impl FnMut(SizeClass, &mut [Block])) {
+    let old = |place: &Place, stock: &mut Stock| {
+        let untouched = stock.sweep();
+        // Relaxed: see `give`.
+        if place.given_at.load(Relaxed) <= before { stock.len() } else { untouched }
+    };
+    empty(old, sort);
 }
 
 /// Calls `sort` with all.
 pub(super) fn flush(sort: impl FnMut(SizeClass, &mut [Block])) {
-    empty(|stock| stock.len(), sort);
+    empty(|_, stock| stock.len(), sort);
 }
 
 /// Whether any block lies here.
 pub(super) fn is_stocked() -> bool {
-    SHELVES.iter().any(|shelf| shelf.len() > 0)
+    PLACES.iter().any(|place| place.shelf.len() > 0)
 }
 
 /// Blocks of a class that lie here.
 pub(super) fn len(class: SizeClass) -> usize {
-    shelf_of(class).map_or(0, |(shelf, _)| shelf.len())
+    place_of(class).map_or(0, |(place, _)| place.shelf.len())
 }
 
 /// Calls `f` with every block that lies here; `f` neither allocates nor frees.
 pub(super) fn for_each(mut f: impl FnMut(Block)) {
-    for (shelf, slots) in SHELVES.iter().zip(&SLOTS_OF) {
-        shelf.for_each(slots, &mut f);
+    for (place, slots) in PLACES.iter().zip(&SLOTS_OF) {
+        place.shelf.for_each(slots, &mut f);
     }
 }
 
 /// Takes every lock in one order; see `shared`.
 pub(super) fn lock_all() {
-    SHELVES.iter().for_each(|shelf| shelf.lock_for_fork());
+    PLACES.iter().for_each(|place| place.shelf.lock_for_fork());
 }
 
 /// Frees what `lock_all` took.
 pub(super) fn unlock_all() {
-    SHELVES.iter().for_each(|shelf| shelf.unlock_after_fork());
+    PLACES.iter().for_each(|place| place.shelf.unlock_after_fork());
 }
 
 #[cfg(test)]
