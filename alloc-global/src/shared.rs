@@ -51,11 +51,16 @@ fn bin(heap: u8, class: SizeClass) -> Option<&'static Lock<Bin>> {
     Some(BINS.get(heap as usize)?.get(class.index())?)
 }
 
-/// Takes blocks for the end of `out`: what other threads passed on, else out of pools, lowest address last. Returns how many:
-/// at least one unless the system has no more memory.
+/// Takes blocks for the end of `out`: what other threads passed on, and where that is less than half of it, blocks out of pools, lowest
+/// address last, before them. Returns how many: at least one unless the system has no more memory.
 pub(crate) fn take(heap: u8, who: Who, class: SizeClass, out: &mut [MaybeUninit<Block>]) -> usize {
     let passed = depot::take(class, who, out);
-    if passed > 0 { passed } else { take_sorted(heap, class, out) }
+    let rest = out.len() - passed;
+    if rest <= passed {
+        return passed;
+    }
+    let Some(out) = out.get_mut(..rest) else { return passed };
+    passed + take_sorted(heap, class, out)
 }
 
 /// Takes blocks out of pools.
