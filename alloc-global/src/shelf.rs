@@ -14,7 +14,7 @@ use alloc_core::Block;
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 
-/// A thread, as shelves tell them apart: the address of its cache.
+/// A thread, as shelves tell them apart: the owner of its cache.
 pub(crate) type Who = u64;
 
 /// Stands for two threads that asked.
