@@ -10,7 +10,8 @@
 //! 50 and 40 instructions where the blocks of a batch lie in as many pools. Here a batch costs a lock and two copies of its
 //! addresses. As in the depot of the fallback's blocks ([`crate::depot`]), which has the same source, a shelf takes blocks only if
 //! another thread than the one that frees them asked in vain since the last sweep: one thread alone, and threads that keep
-//! to themselves, sort theirs into pools, so that pools become free.
+//! to themselves, sort theirs into pools, so that pools become free. A thread that ends is nobody by then (`who` is 0): what it asked for
+//! itself counts, and the next thread finds what it left.
 //!
 //! Invariants:
 //!
