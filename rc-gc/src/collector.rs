@@ -33,7 +33,10 @@
 mod detect;
 mod tracing;
 
+use std::ptr::NonNull;
 use std::time::Instant;
+
+use alloc_core::OsPages;
 
 use detect::{push_within, rescue, visit};
 use tracing::Tracing;
@@ -47,6 +50,9 @@ use crate::release::{Panic, discard, drain_outermost, guarded, resume};
 use crate::stats::GenerationStats;
 use crate::trace::Tracer;
 use crate::verify::Verify;
+
+/// Entries for which the lists keep room between collections.
+const KEEP: usize = 1 << 16;
 
 /// The collector's working memory, kept between collections.
 pub(crate) struct Scratch {
@@ -88,7 +94,6 @@ impl Scratch {
 
     /// Empty, and not larger than a young collection needs.
     fn reset(&mut self) {
-        const KEEP: usize = 1 << 16;
         for list in [&mut self.candidates, &mut self.visited, &mut self.stack, &mut self.crowded] {
             list.clear();
             list.shrink_to(KEEP);
@@ -191,6 +196,9 @@ impl Inner {
         self.gather(generation, &mut s.candidates);
         run.candidates = s.candidates.len() as u64;
         if !s.candidates.is_empty() {
+            if s.candidates.len() > KEEP {
+                make_room(&mut s.visited, self.live() as usize);
+            }
             // USER CODE: implementations of `Trace`; the panic hook.
             let verdict = self.verdict(generation);
             guarded(&mut panic, || self.detect(&mut s, floor, verdict));
@@ -353,6 +361,18 @@ impl Inner {
             drain_outermost(self, panic);
         }
         live.len()
+    }
+}
+
+/// Makes room in an empty list for as many objects as a heap has, on huge pages if that is megabytes: page by page, and moved each
+/// time it doubles, the first touch of it takes as long as the work on what stands there. What is not used is not touched.
+fn make_room(list: &mut Vec<Obj>, objects: usize) {
+    const MANY: usize = (4 << 20) / size_of::<Obj>();
+    if objects >= MANY {
+        // A little more, for edges that lead nowhere new.
+        list.reserve(objects + objects / 64);
+        let room = NonNull::from(list.spare_capacity_mut());
+        OsPages::advise_huge_around(room.cast(), room.len() * size_of::<Obj>());
     }
 }
 
