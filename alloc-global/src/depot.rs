@@ -52,8 +52,10 @@ const _: () = assert!(
     matches!(LargeClass::from_index(SHELF_SIZES - 1), Some(class) if class.size() == 1 << 20)
 );
 
-/// One for each class of those sizes.
-const SHELF_COUNT: usize = 2 * SHELF_SIZES;
+/// One for each class of those sizes and of alignments up to 128.
+const SHELF_COUNT: usize = SHELF_KINDS * SHELF_SIZES;
+
+const SHELF_KINDS: usize = 2;
 
 /// The most blocks that one call hands over.
 pub(crate) const BATCH: usize = 32;
@@ -77,10 +79,10 @@ const fn most(class: LargeClass) -> usize {
 
 /// The shelf of a class, if it has one.
 fn shelf_of(class: LargeClass) -> Option<(&'static Shelf, &'static Slots<SLOTS>)> {
-    if class.rank() >= SHELF_SIZES {
+    if class.rank() >= SHELF_SIZES || class.kind() >= SHELF_KINDS {
         return None;
     }
-    let index = class.rank() + SHELF_SIZES * usize::from(class.is_wide());
+    let index = class.rank() + SHELF_SIZES * class.kind();
     Some((SHELVES.get(index)?, SLOTS_OF.get(index)?))
 }
 

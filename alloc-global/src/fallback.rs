@@ -20,7 +20,7 @@ use crate::config;
 use crate::large_class::{LARGE_ALIGN, LargeClass, fallback_layout};
 use crate::latency::{self, Path};
 use crate::mid_class::{CacheBin, MID_MAX, MID_STEPS};
-use crate::visit::{Visit, flush_others};
+use crate::visit::flush_others;
 use crate::{depot, huge, shared, thread};
 use alloc_core::{Block, CLASSES};
 use core::alloc::{GlobalAlloc, Layout};
@@ -30,8 +30,8 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::alloc::System;
 
 use kept::{
-    count_change, look_and_return, move_cached, note_fresh, note_grown, pass_on, pop, push,
-    take_passed_on,
+    ask_room, count_change, look_and_return, make_way, move_cached, note_fresh, note_grown,
+    pass_on, pop, push, take_passed_on,
 };
 
 mod kept;
@@ -173,7 +173,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     #[inline]
     pub(crate) unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // Nothing is kept for after a call on this path, so it needs no frame.
-        if layout.size() > MID_MAX
+        if has_no_bin(layout)
             && self.most_steps() == MID_STEPS
             && let Some(class) = LargeClass::of(layout)
             && let Some((block, cache, look)) = pop(class, layout.size())
@@ -213,14 +213,6 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         unsafe { self.alloc_fresh(layout, zeroed) }
     }
 
-    /// Lets the cache make way for bytes that come fresh from the fallback.
-    fn make_way(&self, bytes: usize) {
-        // Not within the visit: a tick may sweep, which is a visit too.
-        if let Some(visit) = thread::for_slow_alloc().and_then(Visit::of_owner) {
-            visit.shrink(visit.cache.counters.fallback_live().saturating_add(bytes));
-        }
-    }
-
     /// A block from the fallback.
     ///
     /// # Safety
@@ -230,7 +222,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     #[inline(never)]
     unsafe fn alloc_fresh(&self, layout: Layout, zeroed: bool) -> *mut u8 {
         let asked = fallback_layout(layout);
-        self.make_way(asked.size());
+        make_way(thread::for_slow_alloc(), asked.size());
         // SAFETY: the size is at least that of the caller's layout, so not 0.
         let mut block = unsafe { self.ask(asked, zeroed) };
         if block.is_null() && make_room() {
@@ -268,15 +260,16 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     /// # Safety
     ///
     /// As for `GlobalAlloc::dealloc`.
-    #[inline]
+    #[inline(always)]
     pub(crate) unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        if layout.size() > MID_MAX
+        if has_no_bin(layout)
             && self.most_steps() == MID_STEPS
             && let Some(class) = LargeClass::of(layout)
         {
             // SAFETY: the caller's contract: it came from `alloc`, which was not null.
             let kept = unsafe { NonNull::new_unchecked(block) };
-            if push(class, kept, layout.size()) {
+            // SAFETY: the caller's contract: of that class, and given up. This fallback is registered.
+            if unsafe { push(class, kept, layout.size()) } {
                 return;
             }
         }
@@ -312,17 +305,15 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             (LargeClass::of(layout), thread::attached(), self.is_registered())
         {
             self.teach();
-            // Not within the visit: a tick may sweep, which is a visit too.
             cache.tick();
-            if let Some(visit) = Visit::of_owner(cache) {
-                // Not once for all: a thread may get its cache while the first one still reads the settings.
-                visit.cache.large.set_limit(config::fallback_cache());
-                let live = cache.counters.fallback_live().saturating_sub(layout.size());
-                visit.cache.large.grant(class, live, layout.size());
-            }
+            let live = cache.counters.fallback_live().saturating_sub(layout.size());
+            ask_room(cache, live, layout.size());
             // SAFETY: the caller's contract: not null.
             let kept = unsafe { NonNull::new_unchecked(block) };
-            if push(class, kept, layout.size()) || pass_on(cache, class, kept, layout.size()) {
+            // SAFETY: the caller's contract: of that class, and given up. This fallback is registered.
+            if unsafe { push(class, kept, layout.size()) }
+                || pass_on(cache, class, kept, layout.size())
+            {
                 return;
             }
         }
@@ -383,11 +374,10 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     ///
     /// As for `GlobalAlloc::realloc`; neither layout is one that pools serve.
     pub(crate) unsafe fn realloc(&self, block: *mut u8, layout: Layout, new: Layout) -> *mut u8 {
-        let (old_class, new_class) = (LargeClass::of(layout), LargeClass::of(new));
-        if old_class.is_some() && old_class == new_class {
-            count_change(layout.size(), new.size());
+        if resize_in_class(layout, new) {
             return block;
         }
+        let (old_class, new_class) = (LargeClass::of(layout), LargeClass::of(new));
         let (asked_old, asked_new) = (fallback_layout(layout), fallback_layout(new));
         // The system allocator cannot resize what is aligned to more than 16: it would copy too, and pass the caches.
         let copies = Self::is_system() && asked_old.align() > LARGE_ALIGN;
@@ -398,7 +388,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
                     return moved;
                 }
             }
-            self.make_way(asked_new.size().saturating_sub(asked_old.size()));
+            make_way(thread::for_slow_alloc(), asked_new.size().saturating_sub(asked_old.size()));
             // SAFETY: it came from there with `asked_old`; the new size is that of a layout.
             let mut moved = unsafe { self.resize(block, asked_old, asked_new.size()) };
             if moved.is_null() && make_room() {
@@ -435,6 +425,23 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         }
         moved
     }
+}
+
+/// Whether a block of one layout is one of the other too, as it has the size of their class; counts it as resized then.
+#[inline]
+pub(crate) fn resize_in_class(layout: Layout, new: Layout) -> bool {
+    let class = LargeClass::of(layout);
+    let same = class.is_some() && class == LargeClass::of(new);
+    if same {
+        count_change(layout.size(), new.size());
+    }
+    same
+}
+
+/// Whether no bin that small blocks share serves a layout, so that its blocks lie in the cache of large ones. Only for what pools do not serve.
+#[inline]
+const fn has_no_bin(layout: Layout) -> bool {
+    layout.size() > MID_MAX || layout.align() > LARGE_ALIGN
 }
 
 /// Whether the fallback saw a large block freed for its own good; see `teach`.

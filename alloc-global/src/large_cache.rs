@@ -1,63 +1,38 @@
-//! A thread's cache of the fallback's blocks: by class, newest first, bounded in bytes.
+//! A thread's cache of the fallback's blocks: a list for each class, newest first, all of them bounded in bytes.
+//!
+//! ```text
+//! bins[class]: head, len      ┌──────────────┐      ┌──────────────┐
+//!               └────────────►│ next │  free │ ───► │ null │  free │     links in the first word of each block
+//!                             └──────────────┘      └──────────────┘
+//! ```
 //!
 //! The fallback's own free lists cost most programs more than anything else above 512 bytes; a block that was
-//! freed just now is still warm and serves the next request of its class.
+//! freed just now is still warm and serves the next request of its class. Lists through the blocks have room for as many as the bound
+//! allows, and take none for themselves.
 //!
 //! The bound is not a share but a promise about the peak: what a thread has in use and what it
 //! caches together stay near the most that it ever had in use, plus some [`slack`]. So the cache does
 //! not raise a program's peak, and a program whose use goes up and down keeps its memory.
-//! A free that is kept and an allocation that is served leave that sum as it is. Therefore neither looks at it: room
-//! is granted to a class, block by block, when a free finds none, and taken away when a block comes fresh
-//! from the fallback.
+//! A free that is kept and an allocation that is served leave that sum as it is. Therefore neither looks at it: how much may be held
+//! is worked out when a free finds that it is not enough, and when a block comes fresh from the fallback.
 //!
 //! Invariants:
 //!
-//! 1. `len <= cap <= max_cap` for every class, and the first `len` of its slots are blocks of class c of the registered
-//!    fallback, each in one cache once.
-//! 2. `granted` is the sum of `cap` times size over all classes, and at most `limit`. In a cache
-//!    of no thread it is 0, unless blocks are still there.
-//! 3. Bit c of `roomy` is set where `cap` is not 0.
-//! 4. When room was granted or a block came fresh: `live + granted <= peak + slack`, or `live` and what
-//!    lies in the slots stay below that.
+//! 1. A list holds `len` blocks of class c of the registered fallback, linked through their first words, each in one cache once.
+//! 2. `held` is the sum of `len` times size over all classes.
+//! 3. Bit c of `filled` is set where `len` is not 0.
+//! 4. When `room` was last worked out, `live + room <= peak + slack` and `room <= limit`; nothing is put in beyond it. In a cache of
+//!    no thread it is 0.
+//! 5. `least <= len`.
 //!
-//! Only who has its turn may use it. It calls no fallback: who holds it takes out what must go. No unsafe here.
+//! Only who has its turn may use it, but for `cached`. It calls no fallback: who holds it takes out what must go. Unsafe only to follow
+//! and write links.
 
-use crate::large_class::{LARGE_CLASSES, LargeClass};
+use crate::large_class::{LARGE_ALIGN, LARGE_CLASSES, LargeClass};
 use crate::turn::Turn;
 use alloc_core::Block;
 use core::cell::Cell;
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
-
-/// The most slots of a class.
-const SLOTS: usize = 256;
-
-/// The most slots of a class for alignments above 16, which fewer programs ask for.
-const WIDE_SLOTS: usize = 32;
-
-/// Bytes of blocks that one class may hold, beyond the first two.
-const CLASS_BYTES: usize = 512 << 10;
-
-/// Where the slots of each class begin, side by side, and where the last ones end.
-const AT: [u16; LARGE_CLASSES + 1] = {
-    let mut at = [0; LARGE_CLASSES + 1];
-    let mut index = 0;
-    while let Some(class) = LargeClass::from_index(index) {
-        at[index + 1] = at[index] + max_cap(class) as u16;
-        index += 1;
-    }
-    at
-};
-
-/// Bytes of a block of each class.
-const SIZES: [u32; LARGE_CLASSES] = {
-    let mut sizes = [0; LARGE_CLASSES];
-    let mut index = 0;
-    while let Some(class) = LargeClass::from_index(index) {
-        sizes[index] = class.size() as u32;
-        index += 1;
-    }
-    sizes
-};
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Bytes by which the cache may exceed what the thread had in use at its peak, which is `peak`: a quarter of it, from 256 KiB to
 /// 2 MiB. Classes that are not asked for at the moment can stay then, which glibc would otherwise scatter; an eighth
@@ -74,70 +49,66 @@ const LEAST_SLACK: usize = 256 << 10;
 
 const MOST_SLACK: usize = 2 << 20;
 
-/// The array of one class.
+/// The list of one class.
 struct LargeBin {
-    /// Atomic because other threads read it for statistics.
-    len: AtomicU32,
-    cap: Cell<u32>,
-    /// Whether a block was taken since the last sweep.
-    used: Cell<bool>,
-    /// Whether the last block of this class that did not come from here was one of another class before.
-    grown: Cell<bool>,
-    /// Where its slots begin; known from the first grant on.
-    at: Cell<u16>,
+    head: Cell<Option<Block>>,
+    len: Cell<u32>,
+    /// The shortest it was since the last sweep (5).
+    least: Cell<u32>,
+    /// The most blocks that may lie here: none until this thread or another asks for one in vain, then any number; once a block grew
+    /// into this class, as many as there are.
+    most: Cell<u32>,
 }
 
-/// See the head of this file.
+/// See the head of this file. All zeros at first: caches are mapped, and so are theirs.
 pub(crate) struct LargeCache {
     /// Who may use the rest; see `turn`.
     pub(crate) turn: Turn,
-    bins: [LargeBin; LARGE_CLASSES],
-    slots: [Cell<Option<Block>>; AT[LARGE_CLASSES] as usize],
     /// The most bytes that may be granted.
     limit: Cell<usize>,
-    granted: Cell<usize>,
-    /// Which classes have room (3).
-    roomy: [Cell<u64>; LARGE_CLASSES / 64],
+    /// The most bytes that may be held now (4).
+    room: Cell<usize>,
+    /// Atomic because other threads read it for statistics.
+    held: AtomicUsize,
+    /// Which classes have blocks (3).
+    filled: [Cell<u64>; LARGE_CLASSES / 64],
     /// The most bytes that this thread had in use, by its layouts, as far as it was seen.
     peak: Cell<usize>,
+    /// When room was last asked for, in milliseconds, and how many blocks the thread had taken by then.
+    pub(crate) noted: Cell<(u64, u64)>,
+    bins: [LargeBin; LARGE_CLASSES],
 }
 
-const fn max_cap(class: LargeClass) -> u32 {
-    let slots = if class.is_wide() { WIDE_SLOTS } else { SLOTS };
-    let fit = CLASS_BYTES / class.size();
-    if fit < 2 {
-        2
-    } else if fit > slots {
-        slots as u32
-    } else {
-        fit as u32
-    }
-}
+/// What a free block begins with.
+type Link = Option<Block>;
+
+const _: () = assert!(size_of::<Link>() <= LargeClass::LEAST && align_of::<Link>() <= LARGE_ALIGN);
 
 impl LargeCache {
     pub(crate) const fn new() -> Self {
         LargeCache {
             turn: Turn::new(),
+            limit: Cell::new(0),
+            room: Cell::new(0),
+            held: AtomicUsize::new(0),
+            filled: [const { Cell::new(0) }; LARGE_CLASSES / 64],
+            peak: Cell::new(0),
+            noted: Cell::new((0, 0)),
             bins: [const {
                 LargeBin {
-                    len: AtomicU32::new(0),
-                    cap: Cell::new(0),
-                    used: Cell::new(false),
-                    grown: Cell::new(false),
-                    at: Cell::new(0),
+                    head: Cell::new(None),
+                    len: Cell::new(0),
+                    least: Cell::new(0),
+                    most: Cell::new(0),
                 }
             }; LARGE_CLASSES],
-            slots: [const { Cell::new(None) }; AT[LARGE_CLASSES] as usize],
-            limit: Cell::new(0),
-            granted: Cell::new(0),
-            roomy: [const { Cell::new(0) }; LARGE_CLASSES / 64],
-            peak: Cell::new(0),
         }
     }
 
-    /// Bytes of the blocks in it. A step per class.
+    /// Bytes of the blocks in it.
     pub(crate) fn cached(&self) -> usize {
-        self.classes().map(|(class, bin)| bin.len.load(Relaxed) as usize * class.size()).sum()
+        // Relaxed, here and below: one writer at a time; readers want a recent value, no order.
+        self.held.load(Relaxed)
     }
 
     /// Sets the most bytes that may be granted from now on.
@@ -145,180 +116,159 @@ impl LargeCache {
         self.limit.set(limit);
     }
 
-    #[inline]
-    fn slot(&self, bin: &LargeBin, place: u32) -> Option<&Cell<Option<Block>>> {
-        self.slots.get(bin.at.get() as usize + place as usize)
-    }
-
     /// Takes the newest block of a class.
     #[inline]
     pub(crate) fn pop(&self, class: LargeClass) -> Option<Block> {
-        let bin = self.bins.get(class.index())?;
-        // Relaxed, here and below: one writer at a time; readers want a recent value, no order.
-        let len = bin.len.load(Relaxed).checked_sub(1)?;
-        bin.len.store(len, Relaxed);
-        bin.used.set(true);
-        self.slot(bin, len)?.get()
+        let bin = self.bin(class);
+        let block = bin.head.get()?;
+        // SAFETY: a block of the list, whose first word is the link (1).
+        let next = unsafe { block.cast::<Link>().read() };
+        bin.head.set(next);
+        let len = bin.len.get() - 1;
+        bin.len.set(len);
+        bin.least.set(bin.least.get().min(len));
+        if next.is_none() {
+            self.note_filled(class, false);
+        }
+        self.held.store(self.held.load(Relaxed) - class.size(), Relaxed);
+        Some(block)
     }
 
-    /// Puts a block in, if its class has room.
+    /// Puts a block in, if there is room.
+    ///
+    /// # Safety
+    ///
+    /// It is a free block of that class of the registered fallback, and the caller's, who gives it up if it was put in.
     #[inline]
-    pub(crate) fn push(&self, class: LargeClass, block: Block) -> bool {
-        let Some(bin) = self.bins.get(class.index()) else { return false };
-        let len = bin.len.load(Relaxed);
-        if len >= bin.cap.get() {
+    pub(crate) unsafe fn push(&self, class: LargeClass, block: Block) -> bool {
+        let bin = self.bin(class);
+        let held = self.held.load(Relaxed) + class.size();
+        let len = bin.len.get();
+        if held > self.room.get() || len >= bin.most.get() {
             return false;
         }
-        let Some(slot) = self.slot(bin, len) else { return false };
-        slot.set(Some(block));
-        bin.len.store(len + 1, Relaxed);
+        let next = bin.head.replace(Some(block));
+        // SAFETY: the caller's promise: nobody else uses the block, and it is large and aligned enough for a link.
+        unsafe { block.cast::<Link>().write(next) };
+        if next.is_none() {
+            self.note_filled(class, true);
+        }
+        bin.len.set(len + 1);
+        self.held.store(held, Relaxed);
         true
     }
 
-    /// Grants a class more room, if the bound allows it; `live` are the bytes in use after the free
-    /// that asks for it, `freed` what it frees.
-    pub(crate) fn grant(&self, class: LargeClass, live: usize, freed: usize) -> bool {
+    /// Works out how much may be held now that `live` bytes are in use, which were more by `freed`.
+    pub(crate) fn grant(&self, live: usize, freed: usize) {
         self.peak.set(self.peak.get().max(live + freed));
-        let Some(bin) = self.bins.get(class.index()) else { return false };
-        if bin.grown.get() {
-            return false;
-        }
-        let cap = bin.cap.get();
-        let bound = self.peak.get() + slack(self.peak.get());
-        let budget = bound.saturating_sub(live).min(self.limit.get());
-        let left = budget.saturating_sub(self.granted.get()) / class.size();
-        let left = u32::try_from(left).unwrap_or(u32::MAX);
-        let more = cap.max(1).min(max_cap(class).saturating_sub(cap)).min(left);
-        bin.cap.set(cap + more);
-        bin.at.set(AT.get(class.index()).copied().unwrap_or_default());
-        self.note_room(class, bin);
-        self.granted.set(self.granted.get() + more as usize * class.size());
-        more > 0
+        self.set_room(live);
+    }
+
+    /// How many blocks of a class may be put in.
+    pub(crate) fn room(&self, class: LargeClass) -> usize {
+        let bin = self.bin(class);
+        let left = bin.most.get().saturating_sub(bin.len.get()) as usize;
+        left.min(self.room.get().saturating_sub(self.cached()) / class.size())
+    }
+
+    fn set_room(&self, live: usize) {
+        let peak = self.peak.get();
+        let bound = peak.saturating_add(slack(peak)).saturating_sub(live);
+        self.room.set(bound.min(self.limit.get()));
     }
 
     /// Blocks of a class in it.
     pub(crate) fn len(&self, class: LargeClass) -> u32 {
-        self.bins.get(class.index()).map_or(0, |bin| bin.len.load(Relaxed))
-    }
-
-    /// How many blocks of a class may be put in.
-    pub(crate) fn room(&self, class: LargeClass) -> u32 {
-        self.bins
-            .get(class.index())
-            .map_or(0, |bin| bin.cap.get().saturating_sub(bin.len.load(Relaxed)))
+        self.bin(class).len.get()
     }
 
     /// Notes what is in use, after a block came fresh from the fallback.
     pub(crate) fn note_fresh(&self, class: Option<LargeClass>, live: usize) {
         self.peak.set(self.peak.get().max(live));
-        if let Some(bin) = class.and_then(|class| self.bins.get(class.index())) {
-            bin.grown.set(false);
+        if let Some(class) = class {
+            self.open(class);
         }
+    }
+
+    /// Lets blocks of a class in, for which somebody asked in vain: what nobody asks for is better off in the fallback, which makes
+    /// blocks of other sizes of it.
+    pub(crate) fn open(&self, class: LargeClass) {
+        self.bin(class).most.set(u32::MAX);
     }
 
     /// The same after a block grew into this class where the fallback grows blocks in place, as long as what lies behind
     /// them is free: until a block of this class is asked for, none is kept that another could grow into.
     pub(crate) fn note_grown(&self, class: Option<LargeClass>, live: usize) {
         self.peak.set(self.peak.get().max(live));
-        if let Some(class) = class
-            && let Some(bin) = self.bins.get(class.index())
-        {
-            bin.grown.set(true);
-            self.take_room(class, bin.cap.get() - bin.len.load(Relaxed));
+        if let Some(class) = class {
+            let bin = self.bin(class);
+            bin.most.set(bin.len.get());
         }
     }
 
-    /// Forgets what the thread that leaves was granted. Rooms of blocks that are still there stay.
+    /// Forgets what the thread that leaves was granted. What is still there stays.
     pub(crate) fn forget(&self) {
-        let mut granted = 0;
-        for (class, bin) in self.classes() {
-            bin.cap.set(bin.len.load(Relaxed));
-            bin.grown.set(false);
-            granted += bin.cap.get() as usize * class.size();
-            self.note_room(class, bin);
-        }
-        self.granted.set(granted);
+        self.bins.iter().for_each(|bin| bin.most.set(0));
+        self.room.set(0);
         self.peak.set(0);
     }
 
     /// How many bytes must go now that `live` bytes are in use, some of them fresh from the fallback.
     pub(crate) fn excess(&self, live: usize) -> usize {
         let peak = self.peak.get().max(live);
-        let room = peak.saturating_add(slack(peak)) - live;
-        // Nearly always: no need to add up.
-        if self.granted.get() <= room {
-            return 0;
-        }
-        let bytes = |(class, bin): (LargeClass, &LargeBin)| {
-            bin.len.load(Relaxed) as usize
-                * SIZES.get(class.index()).map_or(0, |size| *size as usize)
-        };
-        let cached = self.roomy().map(bytes);
-        cached.sum::<usize>().saturating_sub(room)
+        let bound = peak.saturating_add(slack(peak)) - live;
+        self.room.set(self.room.get().min(bound));
+        self.cached().saturating_sub(bound)
     }
 
-    /// Takes out a block of the largest class that has one, and takes its room away.
+    /// Takes out a block of the largest class that has one.
     pub(crate) fn pop_largest(&self) -> Option<(LargeClass, Block)> {
-        let filled = self.roomy().filter(|(_, bin)| bin.len.load(Relaxed) > 0);
-        let (class, _) = filled.max_by_key(|(class, _)| class.rank())?;
-        let block = self.pop(class)?;
-        self.take_room(class, 1);
-        Some((class, block))
+        let class = self.filled().max_by_key(|class| class.rank())?;
+        Some((class, self.pop(class)?))
     }
 
-    fn take_room(&self, class: LargeClass, blocks: u32) {
-        if let Some(bin) = self.bins.get(class.index()) {
-            let bytes = blocks as usize * class.size();
-            bin.cap.set(bin.cap.get().saturating_sub(blocks));
-            self.note_room(class, bin);
-            self.granted.set(self.granted.get().saturating_sub(bytes));
-        }
-    }
-
-    /// Begins a sweep: for each class of which no block was taken since the last one, half of what lies there
-    /// must go. Takes their room away, and calls `f` with how many of which class.
+    /// Begins a sweep: calls `f` with how many blocks lay untouched since the last one in which class, some of which must go.
     pub(crate) fn sweep(&self, live: usize, mut f: impl FnMut(LargeClass, u32)) {
-        for (class, bin) in self.classes() {
-            let idle = bin.len.load(Relaxed).div_ceil(2);
-            if !bin.used.replace(false) && idle > 0 {
-                f(class, idle);
-                bin.used.set(false);
-                // What `f` took out leaves as much room unused.
-                self.take_room(class, idle.min(bin.cap.get() - bin.len.load(Relaxed)));
+        for class in self.filled() {
+            let bin = self.bin(class);
+            if bin.least.get() > 0 {
+                f(class, bin.least.get());
             }
+            bin.least.set(bin.len.get());
         }
         // The peak fades too, or one great moment would license a great cache for ever.
         self.peak.set(self.peak.get() - self.peak.get().saturating_sub(live) / 4);
+        self.set_room(live);
+    }
+
+    #[inline]
+    fn bin(&self, class: LargeClass) -> &LargeBin {
+        // Every number that a class can have is an index: no test, no panic.
+        &self.bins[class.index()]
     }
 
     /// Sets or clears the bit of a class (3).
-    fn note_room(&self, class: LargeClass, bin: &LargeBin) {
-        if let Some(word) = self.roomy.get(class.index() / 64) {
+    #[inline]
+    fn note_filled(&self, class: LargeClass, filled: bool) {
+        if let Some(word) = self.filled.get(class.index() / 64) {
             let bit = 1 << (class.index() % 64);
-            word.set(if bin.cap.get() > 0 { word.get() | bit } else { word.get() & !bit });
+            word.set(if filled { word.get() | bit } else { word.get() & !bit });
         }
     }
 
-    /// Classes with room: those that have blocks are among them (1, 3).
-    fn roomy(&self) -> impl Iterator<Item = (LargeClass, &LargeBin)> {
-        self.roomy.iter().enumerate().flat_map(move |(at, word)| {
+    /// Classes that have blocks, or had when it was begun with their 64.
+    pub(crate) fn filled(&self) -> impl Iterator<Item = LargeClass> {
+        self.filled.iter().enumerate().flat_map(move |(at, word)| {
             let mut left = word.get();
             core::iter::from_fn(move || {
-                // The index of none if nothing is left.
-                let index = if left == 0 {
-                    LARGE_CLASSES
-                } else {
-                    at * 64 + left.trailing_zeros() as usize
-                };
-                left &= left.wrapping_sub(1);
-                Some((LargeClass::from_index(index)?, self.bins.get(index)?))
+                if left == 0 {
+                    return None;
+                }
+                let index = at * 64 + left.trailing_zeros() as usize;
+                left &= left - 1;
+                LargeClass::from_index(index)
             })
         })
-    }
-
-    fn classes(&self) -> impl Iterator<Item = (LargeClass, &LargeBin)> {
-        let class = |(index, bin)| Some((LargeClass::from_index(index)?, bin));
-        self.bins.iter().enumerate().filter_map(class)
     }
 }
 
@@ -328,53 +278,123 @@ mod tests {
     use core::alloc::Layout;
     use core::ptr::NonNull;
 
+    /// Memory for blocks: what the cache writes into them is no more than a link.
+    struct Blocks(Vec<u128>);
+
+    impl Blocks {
+        fn new() -> Self {
+            Blocks(vec![0; 1024])
+        }
+
+        fn get(&mut self, index: usize) -> Block {
+            NonNull::from(&mut self.0[index]).cast()
+        }
+    }
+
     fn class(size: usize) -> LargeClass {
         LargeClass::of(Layout::from_size_align(size, 8).unwrap()).unwrap()
     }
 
-    fn unlimited() -> LargeCache {
+    /// A cache of whose classes all were asked for.
+    fn limited(limit: usize) -> LargeCache {
         let cache = LargeCache::new();
-        cache.set_limit(usize::MAX);
+        cache.set_limit(limit);
+        (0..LARGE_CLASSES).filter_map(LargeClass::from_index).for_each(|class| cache.open(class));
         cache
+    }
+
+    fn unlimited() -> LargeCache {
+        limited(usize::MAX)
     }
 
     /// Pushes as a free does: asks for room where there is none.
     fn free(cache: &LargeCache, class: LargeClass, block: Block, live: usize) -> bool {
-        cache.push(class, block)
-            || (cache.grant(class, live, class.size()) && cache.push(class, block))
+        // SAFETY: memory for a link at least, each block once.
+        let push = || unsafe { cache.push(class, block) };
+        push() || {
+            cache.grant(live, class.size());
+            push()
+        }
+    }
+
+    fn check(cache: &LargeCache) {
+        let mut held = 0;
+        for index in 0..LARGE_CLASSES {
+            let class = LargeClass::from_index(index).unwrap();
+            let bin = cache.bin(class);
+            let mut len = 0;
+            let mut at = bin.head.get();
+            while let Some(block) = at {
+                len += 1;
+                // SAFETY: a block of the list.
+                at = unsafe { block.cast::<Link>().read() };
+            }
+            assert_eq!(len, bin.len.get(), "1: {class:?}");
+            assert_eq!(cache.filled[index / 64].get() >> (index % 64) & 1 == 1, len > 0, "3");
+            assert!(bin.least.get() <= len, "5: {class:?}");
+            held += len as usize * class.size();
+        }
+        assert_eq!(held, cache.cached(), "2");
     }
 
     #[test]
     fn blocks_come_back_newest_first_and_bytes_are_summed() {
-        let cache = unlimited();
-        let mut memory = [0u8; 2];
-        let first = NonNull::from(&mut memory[0]);
-        let second = NonNull::from(&mut memory[1]);
+        let (cache, mut blocks) = (unlimited(), Blocks::new());
+        let (first, second) = (blocks.get(0), blocks.get(1));
         let kib = class(1024);
         assert!(free(&cache, kib, first, 0) && free(&cache, kib, second, 0));
-        assert_eq!(cache.cached(), 2048);
+        check(&cache);
+        assert_eq!((cache.cached(), cache.len(kib)), (2048, 2));
         assert_eq!(cache.pop(kib), Some(second));
         assert_eq!(cache.pop(class(2048)), None);
         assert_eq!(cache.pop_largest(), Some((kib, first)));
         assert_eq!((cache.pop(kib), cache.cached()), (None, 0));
+        check(&cache);
     }
 
     #[test]
     fn the_cache_does_not_raise_the_peak() {
-        let mut byte = 0u8;
-        let block = NonNull::from(&mut byte);
-        let cache = LargeCache::new();
-        assert!(!free(&cache, class(1024), block, 0), "nothing goes in without a limit");
+        let mut blocks = Blocks::new();
+        let cache = limited(0);
+        assert!(!free(&cache, class(1024), blocks.get(0), 0), "nothing goes in without a limit");
         for size in [2 * LEAST_SLACK, 4 << 20, 16 << 20] {
             let (cache, large, slack) = (unlimited(), class(size), slack(size));
-            assert!(free(&cache, large, block, 0), "what was in use may be kept");
-            assert!(!free(&cache, large, block, 0), "but not twice as much");
+            assert!(free(&cache, large, blocks.get(0), 0), "what was in use may be kept");
+            assert!(!free(&cache, large, blocks.get(1), 0), "but not twice as much");
             assert_eq!(cache.excess(slack), 0);
             let excess = size - slack;
             assert_eq!(cache.excess(size), excess, "in use again, and cached beyond the slack");
-            assert_eq!(cache.pop_largest(), Some((large, block)));
-            assert_eq!((cache.excess(2 * size), cache.granted.get()), (0, 0));
+            assert_eq!(cache.pop_largest(), Some((large, blocks.get(0))));
+            assert_eq!((cache.excess(2 * size), cache.cached()), (0, 0));
+            assert!(cache.room.get() <= slack, "what went must not be kept again meanwhile");
+            check(&cache);
         }
+    }
+
+    #[test]
+    fn as_many_are_kept_as_the_bound_allows_and_the_limit() {
+        let mut blocks = Blocks::new();
+        for (limit, expected) in [(usize::MAX, 1000), (100 << 10, 100), (0, 0)] {
+            let (cache, kib) = (limited(limit), class(1024));
+            cache.note_fresh(None, 1000 << 10);
+            let kept =
+                |index: &usize| free(&cache, kib, blocks.get(*index), (1000 - index - 1) << 10);
+            assert_eq!((0..1000).take_while(kept).count(), expected);
+            check(&cache);
+        }
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_not_kept() {
+        let (cache, mut blocks) = (LargeCache::new(), Blocks::new());
+        cache.set_limit(usize::MAX);
+        let (kib, page) = (class(1024), class(4096));
+        cache.note_fresh(Some(kib), 1 << 20);
+        assert!(free(&cache, kib, blocks.get(0), 1 << 20));
+        assert!(!free(&cache, page, blocks.get(1), 1 << 20));
+        cache.open(page);
+        assert!(free(&cache, page, blocks.get(1), 1 << 20));
+        check(&cache);
     }
 
     #[test]
@@ -392,48 +412,59 @@ mod tests {
 
     #[test]
     fn a_class_that_blocks_grew_into_takes_none_until_one_is_asked_for() {
-        let mut memory = [0u8; 3];
-        let [first, second, third] = memory.each_mut().map(NonNull::from);
+        let mut blocks = Blocks::new();
+        let [first, second, third] = [0, 1, 2].map(|index| blocks.get(index));
         let (cache, mib) = (unlimited(), class(1 << 20));
         assert!(free(&cache, mib, first, 8 << 20));
         cache.note_grown(Some(mib), 8 << 20);
         assert!(!free(&cache, mib, second, 8 << 20), "what is there stays, and no more comes");
-        assert_eq!((cache.pop(mib), cache.granted.get()), (Some(first), mib.size()));
-        assert!(free(&cache, mib, first, 8 << 20), "its room is still there");
-        assert!(free(&cache, class(2 << 20), third, 8 << 20), "another class");
+        assert_eq!((cache.room(mib), cache.pop(mib)), (0, Some(first)));
+        assert!(free(&cache, mib, first, 8 << 20), "what came from there goes back");
+        assert!(!free(&cache, mib, second, 8 << 20));
+        assert!(free(&cache, class(1 << 19), third, 8 << 20), "another class");
         cache.note_fresh(Some(mib), 8 << 20);
         assert!(free(&cache, mib, second, 8 << 20));
+        check(&cache);
     }
 
     #[test]
-    fn a_sweep_names_half_of_what_lay_untouched() {
-        let cache = unlimited();
-        let mut memory = [0u8; 8];
-        for byte in &mut memory {
-            assert!(free(&cache, class(4096), NonNull::from(byte), 0));
+    fn a_sweep_names_what_lay_untouched() {
+        let (cache, mut blocks) = (unlimited(), Blocks::new());
+        let page = class(4096);
+        for index in 0..8 {
+            assert!(free(&cache, page, blocks.get(index), 0));
         }
-        assert!(cache.pop(class(4096)).is_some());
-        cache.sweep(0, |_, _| panic!("one was taken since"));
-        let mut named = Vec::new();
-        cache.sweep(0, |class, count| {
-            named.push((class.size(), count));
-            for _ in 0..count {
-                assert!(cache.pop(class).is_some());
-            }
-        });
-        assert_eq!((named, cache.cached()), (vec![(4096, 4)], 3 * 4096));
-        assert_eq!(cache.granted.get(), 4 * 4096);
+        let swept = |expected: u32| {
+            let mut named = 0;
+            cache.sweep(0, |of, count| {
+                assert_eq!(of, page);
+                named += count;
+                for _ in 0..count {
+                    assert!(cache.pop(page).is_some());
+                }
+            });
+            assert_eq!(named, expected);
+            check(&cache);
+        };
+        swept(0);
+        let taken = [(); 3].map(|()| cache.pop(page).unwrap());
+        for block in taken {
+            assert!(free(&cache, page, block, 0));
+        }
+        swept(5);
+        swept(3);
+        assert_eq!(cache.cached(), 0);
     }
 
     #[test]
-    fn a_class_holds_a_bounded_number() {
-        let mut byte = 0u8;
-        let block = NonNull::from(&mut byte);
-        for size in [513, 4096, 1 << 20, 32 << 20] {
-            let cache = unlimited();
-            cache.note_fresh(None, 1 << 40);
-            let held = (0..1000).take_while(|_| free(&cache, class(size), block, 0)).count();
-            assert_eq!(held, max_cap(class(size)) as usize);
-        }
+    fn what_a_thread_leaves_stays_and_takes_no_more() {
+        let (cache, mut blocks) = (unlimited(), Blocks::new());
+        let kib = class(1024);
+        assert!(free(&cache, kib, blocks.get(0), 0));
+        cache.forget();
+        // SAFETY: memory for a link.
+        assert!(!unsafe { cache.push(kib, blocks.get(1)) });
+        assert_eq!((cache.cached(), cache.pop(kib)), (1024, Some(blocks.get(0))));
+        check(&cache);
     }
 }

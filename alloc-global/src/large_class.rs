@@ -1,8 +1,8 @@
-//! Classes of requests above 512 bytes: four per doubling, up to 32 MiB, each for two alignments.
+//! Classes of requests above 512 bytes: four per doubling, up to 32 MiB, each for four alignments.
 //!
 //! ```text
 //! 640 768 896 1024 | 1280 1536 1792 2048 | ... | 20 24 28 32 MiB      of alignments up to 16
-//! 640 768 896 1024 | 1280 1536 1792 2048 | ... | 20 24 28 32 MiB      of alignments up to 128
+//! the same                                                            up to 128, 512, 4096
 //! ```
 //!
 //! A request is rounded up to its class before it is handed to the fallback, so that a freed block
@@ -10,7 +10,7 @@
 //! fallback sees at the end is the one that it saw at the beginning, whatever the settings are.
 //! Rounding costs at most a quarter, a tenth on average; pages of a large block that are not
 //! written to are not resident. 128 is what libraries of arrays and matrices ask for, for vector instructions and pairs of
-//! cache lines.
+//! cache lines; 4096 what reads and writes past the system's page cache do.
 //!
 //! No unsafe here. It knows numbers only.
 
@@ -20,16 +20,32 @@ use core::alloc::Layout;
 pub(crate) const LARGE_SIZES: usize = 64;
 
 /// Number of classes.
-pub(crate) const LARGE_CLASSES: usize = 2 * LARGE_SIZES;
+pub(crate) const LARGE_CLASSES: usize = ALIGNS.len() * LARGE_SIZES;
 
 /// Requests above this, in bytes, are handed to the fallback in their own size.
 pub(crate) const MAX_CACHED: usize = 32 << 20;
 
 /// Alignment of the blocks of most classes, and of requests above the largest.
-pub(crate) const LARGE_ALIGN: usize = 16;
+pub(crate) const LARGE_ALIGN: usize = ALIGNS[0];
 
-/// Alignment of the blocks of the others; requests that need more are handed on with their own.
-const WIDE_ALIGN: usize = 128;
+/// Alignments of the blocks of all classes, by kind; requests that need more are handed on with their own.
+const ALIGNS: [usize; 4] = [16, 128, 512, 4096];
+
+/// Which of [`ALIGNS`] serves an alignment; their number if none does.
+#[inline]
+const fn kind_of(align: usize) -> usize {
+    if align <= ALIGNS[0] {
+        0
+    } else if align <= ALIGNS[1] {
+        1
+    } else if align <= ALIGNS[2] {
+        2
+    } else if align <= ALIGNS[3] {
+        3
+    } else {
+        ALIGNS.len()
+    }
+}
 
 /// Base-two logarithm of the largest size that pools serve.
 const FIRST_SHIFT: u32 = 9;
@@ -38,26 +54,30 @@ const FIRST_SHIFT: u32 = 9;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct LargeClass(u8);
 
+const _: () = assert!(LARGE_CLASSES == 1 << u8::BITS);
+
 impl LargeClass {
+    /// Bytes of a block of the smallest ones.
+    pub(crate) const LEAST: usize = 640;
+
     /// The class of a request, or `None` where it is handed on as it is.
     #[inline]
     pub(crate) const fn of(layout: Layout) -> Option<LargeClass> {
         let size = layout.size();
-        if size > MAX_CACHED || layout.align() > WIDE_ALIGN {
+        let kind = kind_of(layout.align());
+        if size > MAX_CACHED || kind == ALIGNS.len() {
             return None;
         }
-        let wide = layout.align() > LARGE_ALIGN;
         // A size of at most 512 comes here only with an alignment that rules size classes out.
         let last = if size > 1 << FIRST_SHIFT { size - 1 } else { 1 << FIRST_SHIFT };
         let top = usize::BITS - 1 - last.leading_zeros();
         let quarter = (last >> (top - 2)) & 3;
         let rank = (top - FIRST_SHIFT) as usize * 4 + quarter;
-        let index = if wide { rank + LARGE_SIZES } else { rank };
-        // At most 127: the cast keeps the value.
-        Some(LargeClass(index as u8))
+        // At most 255: the cast keeps the value.
+        Some(LargeClass((kind * LARGE_SIZES + rank) as u8))
     }
 
-    /// The class of a number below [`LARGE_CLASSES`]: by size those of alignments up to 16, then the others.
+    /// The class of a number below [`LARGE_CLASSES`]: by size those of alignments up to 16, then those of the next kind.
     pub(crate) const fn from_index(index: usize) -> Option<LargeClass> {
         if index < LARGE_CLASSES { Some(LargeClass(index as u8)) } else { None }
     }
@@ -73,9 +93,9 @@ impl LargeClass {
         self.0 as usize % LARGE_SIZES
     }
 
-    /// Whether its blocks are aligned to more than 16.
-    pub(crate) const fn is_wide(self) -> bool {
-        self.0 as usize >= LARGE_SIZES
+    /// Which of the four alignments its blocks have.
+    pub(crate) const fn kind(self) -> usize {
+        self.0 as usize / LARGE_SIZES
     }
 
     /// Bytes of a block of this class.
@@ -88,7 +108,7 @@ impl LargeClass {
     /// What the fallback is asked for.
     #[inline]
     pub(crate) const fn layout(self) -> Layout {
-        let align = if self.is_wide() { WIDE_ALIGN } else { LARGE_ALIGN };
+        let align = ALIGNS[self.kind()];
         // Never an error: the size is at most 32 MiB and the alignment a power of two.
         match Layout::from_size_align(self.size(), align) {
             Ok(layout) => layout,
@@ -105,13 +125,8 @@ pub(crate) const fn fallback_layout(layout: Layout) -> Layout {
     }
     // One alignment for all that need no more than that of a class, or the fallback could not resize a block across the
     // largest class: both would be in memory at once, and copied.
-    let align = if layout.align() <= LARGE_ALIGN {
-        LARGE_ALIGN
-    } else if layout.align() <= WIDE_ALIGN {
-        WIDE_ALIGN
-    } else {
-        layout.align()
-    };
+    let kind = kind_of(layout.align());
+    let align = if kind < ALIGNS.len() { ALIGNS[kind] } else { layout.align() };
     match Layout::from_size_align(layout.size(), align) {
         Ok(raised) => raised,
         Err(_) => layout,
@@ -145,18 +160,21 @@ mod tests {
             let layout = of_index.layout();
             assert_eq!(LargeClass::of(layout), Some(of_index));
             assert_eq!((layout.size(), of_index.index()), (of_index.size(), index));
-            assert_eq!(of_index.is_wide(), layout.align() == WIDE_ALIGN);
+            assert_eq!(ALIGNS[of_index.kind()], layout.align());
         }
         assert_eq!(LargeClass::from_index(LARGE_CLASSES - 1).unwrap().size(), MAX_CACHED);
         assert!(LargeClass::from_index(LARGE_CLASSES).is_none());
+        assert_eq!(class(513).unwrap().size(), LargeClass::LEAST);
     }
 
     #[test]
     fn what_is_too_large_or_too_aligned_is_handed_on_as_it_is() {
         assert!(class(MAX_CACHED + 1).is_none());
-        let aligned = Layout::from_size_align(4096, 256).unwrap();
+        let aligned = Layout::from_size_align(4096, 8192).unwrap();
         assert_eq!(fallback_layout(aligned), aligned);
-        for (align, raised) in [(1, 16), (16, 16), (32, 128), (128, 128), (256, 256)] {
+        for (align, raised) in
+            [(1, 16), (16, 16), (32, 128), (128, 128), (256, 512), (1024, 4096), (8192, 8192)]
+        {
             let beyond = Layout::from_size_align(MAX_CACHED + 1, align).unwrap();
             assert_eq!(fallback_layout(beyond).align(), raised);
         }

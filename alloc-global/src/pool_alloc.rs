@@ -5,7 +5,7 @@
 //! part that is inlined stays small: what grew it made every call site slower.
 
 use crate::cache::bump;
-use crate::fallback::Fallback;
+use crate::fallback::{Fallback, resize_in_class};
 use crate::large_class::fallback_layout;
 use crate::mid_class::CacheBin;
 use crate::{thread, watch};
@@ -237,6 +237,7 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
                 // SAFETY: the classes of both layouts, which hold `kept` bytes.
                 unsafe { thread::realloc_small(block, (old, new), kept, new_size) }
             }
+            (None, None) if !watch::is_watched() && resize_in_class(layout, new) => block,
             // SAFETY: the caller's contract.
             _ => unsafe { self.realloc_slow(block, layout, new) },
         }

@@ -15,7 +15,8 @@
 //! (`thread::gate_allocs`), a bounded number of them, and the first one after the delay finds the memory due.
 //!
 //! The fallback keeps free memory of its own, and is taught to keep it (`fallback`). glibc's is given back by
-//! `malloc_trim` once nothing was freed to the fallback for the delay, if it was a megabyte or more.
+//! `malloc_trim` once nothing was freed to the fallback for the delay, if it was a megabyte or more. What threads cache of its blocks
+//! goes the same way once a thread's cache was not touched for the delay.
 //!
 //! Invariant: 1. `PENDING_SINCE` is 0 only if nothing became free since the last run, or that run left nothing
 //! behind.
@@ -23,7 +24,7 @@
 //! No unsafe here. No lock is held while memory is given back.
 
 use crate::latency::{self, Path};
-use crate::{config, depot, fallback, shared};
+use crate::{config, depot, fallback, shared, visit};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// When the first memory became free that no run has seen yet, in milliseconds; 0 = none.
@@ -39,8 +40,9 @@ const RESERVE_DELAYS: u64 = 3;
 static FREED: AtomicUsize = AtomicUsize::new(0);
 static FREED_AT: AtomicU64 = AtomicU64::new(0);
 
-/// Freed bytes for which the fallback is not asked: the question costs it a walk over its free blocks.
-const TOO_FEW: usize = 1 << 20;
+/// Freed bytes for which the fallback is not asked: the question costs it a walk over its free blocks. And cached ones for which no
+/// run is due.
+pub(crate) const TOO_FEW: usize = 1 << 20;
 
 /// Milliseconds of the coarse monotonic clock, at least 1. A few nanoseconds; it advances every few
 /// milliseconds.
@@ -55,6 +57,16 @@ pub(crate) fn note_pending(now: u64) {
     if PENDING_SINCE.load(Relaxed) == 0 {
         let _ = PENDING_SINCE.compare_exchange(0, now, Relaxed, Relaxed);
     }
+}
+
+/// Notes that a thread caches so many bytes of the fallback's blocks; whether they are enough to wait for. Where free memory goes
+/// back at once they do not: they would never be used again.
+pub(crate) fn note_cached(bytes: usize, now: u64) -> bool {
+    let enough = bytes >= TOO_FEW && config::purge_delay_ms() != 0;
+    if enough {
+        note_pending(now);
+    }
+    enough
 }
 
 /// Notes bytes that were freed to the fallback; whether they are enough to wait for.
@@ -125,7 +137,12 @@ fn run(now: u64, delay: u64) -> usize {
     let bytes =
         shared::release(reserve, old) + shared::release(1, oldest) + shared::release_pools(old);
     depot::sweep();
-    if release_freed(old) | shared::is_purgeable() | (depot::bytes() > 0) {
+    if visit::sweep_resting(now, delay) >= TOO_FEW {
+        // It lay there for the delay: no need to wait once more.
+        FREED_AT.store(old, Relaxed);
+    }
+    let waits = shared::is_purgeable() | (depot::bytes() > 0) | (visit::cached() >= TOO_FEW);
+    if release_freed(old) | waits {
         note_pending(now);
     }
     bytes

@@ -6,10 +6,10 @@
 //! It does not decide what is cached: that is `fallback`.
 
 use crate::cache::Cache;
-use crate::large_class::{LARGE_CLASSES, LargeClass};
+use crate::large_class::LargeClass;
 use crate::latency::{self, Path};
 use crate::mid_class::CacheBin;
-use crate::{depot, fallback, thread};
+use crate::{depot, fallback, purge, thread};
 use alloc_core::Block;
 use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering;
@@ -62,7 +62,7 @@ pub(crate) fn retire(cache: &'static Cache) {
     // for the next visit.
     for _ in 0..RETIRE_TRIES {
         if let Some(visit) = Visit::of_owner(cache) {
-            visit.pass_on();
+            visit.pass_on(|len| len);
             visit.flush();
             visit.cache.large.forget();
             return;
@@ -86,14 +86,28 @@ pub(crate) fn sweep(cache: &'static Cache, now: u64) {
     }
 }
 
+/// Gives back what lies in the calling thread's cache if it was not touched for so long, and sweeps those of others. Returns bytes.
+pub(crate) fn sweep_resting(now: u64, delay_ms: u64) -> usize {
+    let own = thread::attached().and_then(Visit::of_owner);
+    let bytes = own.filter(|visit| visit.rests(now, delay_ms)).map_or(0, |visit| visit.flush());
+    bytes + sweep_others(now, 2 * thread::SWEEP_MS)
+}
+
 /// Sweeps the caches of threads that did not do so themselves for a while. Returns bytes given back.
 pub(crate) fn sweep_others(now: u64, idle_ms: u64) -> usize {
     // Asked before the visit, which keeps the owner out and costs a system call.
     let is_due = |cache: &Cache| now.saturating_sub(cache.swept_at()) >= idle_ms;
     visit_others(is_due, |visit| {
         visit.cache.set_swept_at(now);
-        visit.sweep()
+        if visit.rests(now, idle_ms) { visit.flush() } else { visit.sweep() }
     })
+}
+
+/// Bytes of blocks above 512 bytes that all threads cache, but for those in arrays.
+pub(crate) fn cached() -> usize {
+    let mut bytes = 0;
+    thread::for_each_cache(|cache| bytes += cache.large.cached());
+    bytes
 }
 
 fn visit_others(is_due: impl Fn(&Cache) -> bool, mut f: impl FnMut(&Visit) -> usize) -> usize {
@@ -134,16 +148,16 @@ impl Visit {
         }
     }
 
-    /// Leaves cached blocks to threads that asked for some.
-    fn pass_on(&self) {
+    /// Leaves `share` of the cached blocks of each class to threads that asked for some.
+    pub(crate) fn pass_on(&self, share: impl Fn(u32) -> u32) {
         let cache = self.cache;
-        let is_wanted = |class: &LargeClass| {
-            cache.large.len(*class) > 0 && depot::is_wanted(*class, cache.who())
-        };
-        for class in (0..LARGE_CLASSES).filter_map(LargeClass::from_index).filter(is_wanted) {
+        for class in cache.large.filled() {
+            if !depot::is_wanted(class, cache.who()) {
+                continue;
+            }
             let mut blocks = [const { MaybeUninit::uninit() }; depot::BATCH];
             let mut count = 0;
-            for slot in &mut blocks {
+            for slot in blocks.iter_mut().take(share(cache.large.len(class)) as usize) {
                 let Some(block) = cache.large.pop(class) else { break };
                 slot.write(block);
                 count += 1;
@@ -154,7 +168,11 @@ impl Visit {
             cache.note_bytes(-(class.size() * given).cast_signed());
             for block in blocks.iter().skip(given) {
                 // SAFETY: written above.
-                free_erased(class, unsafe { block.assume_init() });
+                let block = unsafe { block.assume_init() };
+                // SAFETY: a block of that class, out of this cache, that did not go.
+                if !unsafe { cache.large.push(class, block) } {
+                    free_erased(class, block);
+                }
             }
         }
     }
@@ -167,11 +185,21 @@ impl Visit {
         bytes
     }
 
+    /// Whether much lies in the cache, and none of it was touched for so long.
+    fn rests(&self, now: u64, delay_ms: u64) -> bool {
+        let (noted_at, allocs) = self.cache.large.noted.get();
+        self.cache.large.cached() >= purge::TOO_FEW
+            && now.saturating_sub(noted_at) >= delay_ms
+            // Relaxed: who has its turn sees what the owner did before.
+            && self.cache.counters.fallback_allocs.load(Ordering::Relaxed) == allocs
+    }
+
+    /// Gives back half of what lay untouched since the last sweep.
     fn sweep(&self) -> usize {
         let before = self.cache.large.cached();
         let live = self.cache.counters.fallback_live();
-        self.cache.large.sweep(live, |class, count| {
-            for _ in 0..count {
+        self.cache.large.sweep(live, |class, idle| {
+            for _ in 0..idle.div_ceil(2) {
                 let Some(block) = self.cache.large.pop(class) else { return };
                 free_erased(class, block);
             }

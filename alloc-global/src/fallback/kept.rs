@@ -7,14 +7,38 @@ use super::MOVES_PAGES;
 use crate::cache::{Cache, bump};
 use crate::large_class::LargeClass;
 use crate::visit::{Visit, free_erased};
-use crate::{config, depot, thread};
+use crate::{config, depot, purge, thread};
 use alloc_core::Block;
 use core::alloc::Layout;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
+use core::sync::atomic::Ordering::Relaxed;
 
 /// Cached allocations between two looks at the clock.
 const LOOK: u64 = 64;
+
+/// Lets a thread's cache make way for bytes that come fresh from the fallback.
+pub(super) fn make_way(cache: Option<&'static Cache>, bytes: usize) {
+    if let Some(visit) = cache.and_then(Visit::of_owner) {
+        visit.shrink(visit.cache.counters.fallback_live().saturating_add(bytes));
+    }
+}
+
+/// Works out how much this thread's cache may hold after a free of `size` bytes, which `live` no longer has in it. If it holds much, sees to
+/// it that somebody looks when that is due to go back.
+pub(super) fn ask_room(cache: &'static Cache, live: usize, size: usize) {
+    let now = purge::now();
+    if let Some(visit) = Visit::of_owner(cache) {
+        let large = &visit.cache.large;
+        // Not once for all: a thread may get its cache while the first one still reads the settings.
+        large.set_limit(config::fallback_cache());
+        large.grant(live, size);
+        large.noted.set((now, cache.counters.fallback_allocs.load(Relaxed)));
+    }
+    if purge::note_cached(cache.large.cached(), now) {
+        thread::look_for_due(now);
+    }
+}
 
 /// Tells this thread's cache what is in use, after a block came fresh from the fallback.
 pub(super) fn note_fresh(class: Option<LargeClass>) {
@@ -50,12 +74,17 @@ pub(super) fn look_and_return(cache: &'static Cache, block: Block) -> *mut u8 {
     block.as_ptr()
 }
 
-/// Caches a freed block that was asked for with `size` bytes, if its class has room.
+/// Caches a freed block that was asked for with `size` bytes, if there is room.
+///
+/// # Safety
+///
+/// It is a free block of that class of the registered fallback, and the caller's, who gives it up if it was kept.
 #[inline]
-pub(super) fn push(class: LargeClass, block: Block, size: usize) -> bool {
+pub(super) unsafe fn push(class: LargeClass, block: Block, size: usize) -> bool {
     let cache = thread::home();
     let Some(visit) = Visit::of_owner(cache) else { return false };
-    if !cache.large.push(class, block) {
+    // SAFETY: the caller's promise.
+    if !unsafe { cache.large.push(class, block) } {
         return false;
     }
     drop(visit);
@@ -82,11 +111,11 @@ pub(super) fn take_passed_on(class: LargeClass, size: usize) -> Option<Block> {
     let cache = thread::for_slow_alloc()?;
     let room = {
         let visit = Visit::of_owner(cache)?;
-        visit.cache.large.set_limit(config::fallback_cache());
-        if visit.cache.large.room(class) == 0 {
-            visit.cache.large.grant(class, cache.counters.fallback_live(), 0);
-        }
-        visit.cache.large.room(class) as usize
+        let large = &visit.cache.large;
+        large.set_limit(config::fallback_cache());
+        large.grant(cache.counters.fallback_live(), 0);
+        large.open(class);
+        large.room(class)
     };
     let mut blocks = [const { MaybeUninit::uninit() }; 8];
     let blocks = blocks.get_mut(..room.clamp(1, batch(class)))?;
@@ -95,7 +124,9 @@ pub(super) fn take_passed_on(class: LargeClass, size: usize) -> Option<Block> {
     cache.note_bytes((class.size() * taken).cast_signed());
     for block in others {
         // SAFETY: the depot wrote it.
-        put_back(cache, class, unsafe { block.assume_init() });
+        let block = unsafe { block.assume_init() };
+        // SAFETY: it came from the depot: a free block of that class.
+        unsafe { put_back(cache, class, block) };
     }
     bump(&cache.counters.fallback_allocs, 1);
     bump(&cache.counters.fallback_bytes_in, size as u64);
@@ -103,44 +134,35 @@ pub(super) fn take_passed_on(class: LargeClass, size: usize) -> Option<Block> {
     Some(unsafe { newest.assume_init() })
 }
 
-/// Leaves a freed block, which was asked for with `size` bytes and for which this thread's cache has no room, and half of what the cache
-/// has of the class to threads that asked for some.
+/// Leaves a freed block, which was asked for with `size` bytes and for which this thread's cache has no room, to threads that asked for some,
+/// and half of what the cache has of each class that they asked for: there is room for a while then.
 pub(super) fn pass_on(cache: &'static Cache, class: LargeClass, block: Block, size: usize) -> bool {
     if !depot::is_wanted(class, cache.who()) {
         return false;
     }
-    let mut blocks = [const { MaybeUninit::uninit() }; depot::BATCH];
-    let mut count = 0;
+    // SAFETY: a block of that class, freed just now.
+    if unsafe { depot::give(class, &[MaybeUninit::new(block)]) } == 0 {
+        return false;
+    }
+    cache.note_bytes(-class.size().cast_signed());
+    bump(&cache.counters.fallback_frees, 1);
+    bump(&cache.counters.fallback_bytes_out, size as u64);
     if let Some(visit) = Visit::of_owner(cache) {
-        let half = visit.cache.large.len(class) as usize / 2;
-        for slot in blocks.iter_mut().take(half.min(depot::BATCH - 1)) {
-            let Some(block) = visit.cache.large.pop(class) else { break };
-            slot.write(block);
-            count += 1;
-        }
+        cache.large.open(class);
+        visit.pass_on(|len| len.div_ceil(2));
     }
-    // There is a slot more. The freed one first: it is sure to go if any does.
-    let Some(slot) = blocks.get_mut(count) else { return false };
-    slot.write(block);
-    blocks.swap(0, count);
-    let Some(blocks) = blocks.get(..=count) else { return false };
-    // SAFETY: blocks of that class, out of this thread's cache or freed just now.
-    let given = unsafe { depot::give(class, blocks) };
-    cache.note_bytes(-(class.size() * given).cast_signed());
-    for block in blocks.iter().skip(given.max(1)) {
-        // SAFETY: written above.
-        put_back(cache, class, unsafe { block.assume_init() });
-    }
-    if given > 0 {
-        bump(&cache.counters.fallback_frees, 1);
-        bump(&cache.counters.fallback_bytes_out, size as u64);
-    }
-    given > 0
+    true
 }
 
 /// Puts a block into this thread's cache that had room for it just now.
-fn put_back(cache: &'static Cache, class: LargeClass, block: Block) {
-    let kept = Visit::of_owner(cache).is_some_and(|visit| visit.cache.large.push(class, block));
+///
+/// # Safety
+///
+/// It is a free block of that class of the registered fallback, and the caller's, who gives it up.
+unsafe fn put_back(cache: &'static Cache, class: LargeClass, block: Block) {
+    // SAFETY: the caller's promise.
+    let kept =
+        Visit::of_owner(cache).is_some_and(|visit| unsafe { visit.cache.large.push(class, block) });
     if !kept {
         free_erased(class, block);
     }
@@ -172,7 +194,8 @@ pub(super) unsafe fn move_cached(
     unsafe { block.copy_to_nonoverlapping(moved.as_ptr(), kept) };
     // SAFETY: the caller's contract: not null.
     let left = unsafe { NonNull::new_unchecked(block) };
-    if !push(old, left, layout.size()) {
+    // SAFETY: the block that was moved from: of class `old`, and nobody uses it any more.
+    if !unsafe { push(old, left, layout.size()) } {
         thread::count(|c| &c.fallback_frees, 1);
         thread::count(|c| &c.fallback_bytes_out, layout.size() as u64);
         free_erased(old, left);
