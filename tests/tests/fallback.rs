@@ -35,6 +35,8 @@ fn main() -> ExitCode {
         Case::new("a_fallback_that_refuses_leaves_the_pools_working", || both(refusal)),
         Case::new("a_refused_realloc_leaves_the_block_as_it_was", || both(refused_realloc)),
         Case::new("blocks_of_the_fallback_may_be_freed_by_any_thread", || both(across_threads)),
+        Case::new("as_many_blocks_as_were_live_at_once_serve_again", served_again),
+        Case::new("what_nobody_touches_goes_back_after_a_rest", rest),
     ])
 }
 
@@ -143,6 +145,42 @@ fn aligned() {
         }
     }
     trim();
+    assert_clean();
+}
+
+/// 3,000 blocks: more than any list of addresses of fixed length would have room for.
+fn batch(size: usize, align: usize) -> Vec<Block> {
+    (0..3_000).map(|tag| Block::new(size, align, tag).expect("memory")).collect()
+}
+
+fn served_again() {
+    assert!(ALLOC.cache_fallback());
+    for (size, align) in [(2_000, 8), (3_000, 64), (2_304, 256), (4_096, 4_096)] {
+        let first = batch(size, align);
+        let bytes = LEDGER.live_bytes();
+        drop(first);
+        let asked = LEDGER.entries().allocs;
+        for _ in 0..3 {
+            batch(size, align).iter().for_each(Block::verify);
+        }
+        let more = LEDGER.entries().allocs - asked;
+        assert!(more < 100, "{size} aligned {align}: {more} of 9,000 came fresh");
+        assert!(LEDGER.live_bytes() <= bytes + (64 << 10), "no more than at the peak");
+        trim();
+    }
+    assert!(LEDGER.live_bytes() < 1 << 20);
+    assert_clean();
+}
+
+fn rest() {
+    assert!(ALLOC.cache_fallback());
+    let before = LEDGER.live_bytes();
+    drop(batch(2_000, 8));
+    assert!(LEDGER.live_bytes() > before + (4 << 20), "kept for a while");
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    drop(Block::new(64, 8, 1).expect("memory"));
+    let left = LEDGER.live_bytes().saturating_sub(before);
+    assert!(left < 1 << 20, "{left} bytes are still there");
     assert_clean();
 }
 
