@@ -102,7 +102,7 @@ fn latencies() {
     let third = counts();
     assert!(first.keys().all(|path| third[path] > second[path]), "{second:?} {third:?}");
     // No cache keeps what is aligned so far: each free is a call of the fallback.
-    let layout = Layout::from_size_align(2_000, 256).expect("a layout");
+    let layout = Layout::from_size_align(2_000, 8_192).expect("a layout");
     // SAFETY: the size is not 0.
     let aligned: Vec<*mut u8> = (0..10_000).map(|_| unsafe { alloc(layout) }).collect();
     let before = counts()["fallback"];
