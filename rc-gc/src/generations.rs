@@ -16,7 +16,7 @@
 //!   is linear too: what finds a quarter of what it looks at is paid by what was allocated, and what does not gets rarer.
 //!
 //! * Large objects count by their bytes: one allocation for each 4 KiB, and what holds of the number of objects holds of
-//!   their bytes too.
+//!   their bytes too. So does memory outside of the heap that the program charges (`charges`).
 //!
 //! A generation in which collections find next to nothing is *passed over*, up to 15 times in a row: its
 //! candidates just grow older, unseen, and a later collection looks at them once. Programs
@@ -24,7 +24,12 @@
 //!
 //! What a collection costs and finds is not decided here.
 
+mod charges;
+
 use std::cell::Cell;
+
+use charges::Charges;
+pub(crate) use charges::STEP_BYTES;
 
 /// A generation: 0 young, 1 middle, 2 old. Collecting one collects the younger ones too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -111,6 +116,7 @@ pub(crate) struct Schedule {
     least_live: Cell<u64>,
     least_bytes: Cell<u64>,
     allocated_since_full: Cell<u64>,
+    charges: Charges,
     /// By how much full collections are rarer than the thresholds say.
     rarer: Cell<u64>,
 }
@@ -119,7 +125,7 @@ pub(crate) struct Schedule {
 const MOST_PASSED: u32 = 15;
 /// How far the young budget grows.
 const STRETCH: u32 = 16;
-/// How much large objects may grow before that counts.
+/// How much large objects, or what is charged, may grow before that counts.
 const SLACK_BYTES: u64 = 32 << 20;
 /// How much rarer than set full collections become.
 const RAREST: u64 = 4;
@@ -138,6 +144,7 @@ impl Schedule {
             least_live: Cell::new(0),
             least_bytes: Cell::new(0),
             allocated_since_full: Cell::new(0),
+            charges: Charges::new(),
             rarer: Cell::new(1),
         }
     }
@@ -155,6 +162,7 @@ impl Schedule {
             least_live,
             least_bytes,
             allocated_since_full,
+            charges,
             rarer,
         } = self;
         thresholds.set(Thresholds::DEFAULT);
@@ -167,6 +175,7 @@ impl Schedule {
         least_live.set(0);
         least_bytes.set(0);
         allocated_since_full.set(0);
+        charges.reset();
         rarer.set(1);
     }
 
@@ -183,7 +192,14 @@ impl Schedule {
 
     /// A budget of allocations is spent.
     pub(crate) fn spent(&self, allocations: u64) {
-        self.allocated_since_full.set(self.allocated_since_full.get() + allocations);
+        let all = self.allocated_since_full.get().saturating_add(allocations);
+        self.allocated_since_full.set(all);
+    }
+
+    /// Bytes outside of the heap are owned by objects of it; how many allocations they count as.
+    #[inline]
+    pub(crate) fn charge(&self, bytes: usize) -> u64 {
+        self.charges.add(bytes)
     }
 
     /// Which generation is to be collected now, with `live` objects in the heap, and `bytes` of large ones.
@@ -194,7 +210,8 @@ impl Schedule {
         let (least, least_bytes) = self.note_least(live, bytes);
         let grown = live > beyond(least) + slack;
         let aged = self.allocated_since_full.get() > (4 * least + 16 * slack) * rarer;
-        let swollen = bytes > beyond(least_bytes) + SLACK_BYTES;
+        let swollen = bytes > beyond(least_bytes) + SLACK_BYTES
+            || self.charges.swollen(least, u64::from(growth) * rarer, SLACK_BYTES);
         if grown || aged || swollen {
             Generation::Old
         } else if self.since_middle.get() >= middle {
@@ -240,6 +257,7 @@ impl Schedule {
                 self.least_live.set(left.0);
                 self.least_bytes.set(left.1);
                 let allocated = self.allocated_since_full.replace(0);
+                self.charges.full(left.0, allocated);
                 let rarer = self.rarer.get();
                 let cheap = visited * 2 < allocated || visited * 8 < left.0;
                 if freed * 2 >= visited || cheap {

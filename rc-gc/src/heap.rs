@@ -31,7 +31,7 @@ use std::ptr::NonNull;
 use alloc_core::{Arenas, CLASS_STEP, CLASS_TABLE, MappedChunk, OsPages, SizeClass};
 
 use crate::collector::Scratch;
-use crate::generations::Schedule;
+use crate::generations::{STEP_BYTES, Schedule};
 use crate::header::{Header, ISOLATED, LARGE, Obj, STEP};
 use crate::large::{self, Large};
 use crate::pools::{
@@ -119,7 +119,7 @@ pub(crate) struct Inner {
 
 /// What a large object takes from the budget, in allocations: much memory that is garbage is not to wait for many objects.
 fn weight(bytes: usize) -> i64 {
-    1 + (bytes / 4096) as i64
+    1 + (bytes / STEP_BYTES) as i64
 }
 
 impl Drop for Inner {
@@ -316,6 +316,18 @@ impl Inner {
                 self.born.set(self.born.get() + 1);
                 Some(Room { header, mark: self.birth() | LARGE })
             }
+        }
+    }
+
+    /// Bytes outside of the heap are owned by objects of it: they take from the budget, and where that makes a collection due,
+    /// the next allocation sees it, whichever class it is of. Nothing is collected here.
+    pub(crate) fn charge(&self, bytes: usize) {
+        let steps = self.schedule.charge(bytes);
+        let before = self.budget.get();
+        let left = before.saturating_sub_unsigned(steps);
+        self.budget.set(left);
+        if left <= 0 && before > 0 {
+            self.flush_caches();
         }
     }
 

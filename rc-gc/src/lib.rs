@@ -214,6 +214,8 @@
 //!   harmless. So a type with its own `Drop` must say `#[gc(drop)]`.
 //! * [`Gc::new`] may collect before it allocates; [`set_mode`] moves that to a [`safepoint`] of the
 //!   program's choice, or leaves it to [`collect`].
+//! * Memory that objects own elsewhere, in vectors for example, does not bring a collection, unless the program says how much
+//!   there is: [`charge`].
 //! * Inside a collection `collect` of the same heap does nothing. Objects made in a `Drop` are ordinary objects; those
 //!   that are garbage at once wait for the next collection.
 //! * A `RefCell` that is borrowed, or a `Mutex` that is locked, during a collection hides what it
@@ -296,8 +298,9 @@ mod verify;
 mod weak;
 
 pub use api::{
-    Heap, check, collect, collect_generation, count_garbage_slowly, disable, enable, is_enabled,
-    mode, pause_percentile, safepoint, set_mode, set_thresholds, stats, thresholds, trim,
+    Heap, charge, check, collect, collect_generation, count_garbage_slowly, disable, enable,
+    is_enabled, mode, pause_percentile, safepoint, set_mode, set_thresholds, stats, thresholds,
+    trim,
 };
 pub use gc::Gc;
 pub use generations::{Generation, Mode, Thresholds};
