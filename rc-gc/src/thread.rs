@@ -168,11 +168,23 @@ pub(crate) unsafe fn retire(heap: NonNull<Inner>) {
 ///
 /// # Safety
 /// The heap exists. If it is retired and empty, nobody uses it afterwards.
+#[inline(always)]
 pub(crate) unsafe fn free_if_done(heap: NonNull<Inner>) {
     // SAFETY: by contract.
+    if unsafe { heap.as_ref() }.is_retired() {
+        // SAFETY: by contract.
+        unsafe { free_retired(heap) };
+    }
+}
+
+/// # Safety
+/// As for `free_if_done`; the heap is retired.
+#[cold]
+#[inline(never)]
+unsafe fn free_retired(heap: NonNull<Inner>) {
+    // SAFETY: by contract.
     let inner = unsafe { heap.as_ref() };
-    let busy = inner.collecting.get() || inner.depth.get() != 0;
-    if !inner.is_retired() || inner.in_use() != 0 || busy {
+    if inner.in_use() != 0 || inner.collecting.get() || inner.depth.get() != 0 {
         return;
     }
     if std::ptr::eq(CURRENT.get(), heap.as_ptr()) {
