@@ -186,6 +186,13 @@ impl Large {
         self.bytes.get()
     }
 
+    /// Keeps no more room in the lists than a small heap needs. There is no object.
+    pub(crate) fn shrink(&self) {
+        for list in [&self.objects].into_iter().chain(&self.candidates) {
+            list.borrow_mut().shrink_to(1 << 10);
+        }
+    }
+
     /// Number of objects.
     pub(crate) fn len(&self) -> usize {
         self.objects.borrow().len()

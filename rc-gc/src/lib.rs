@@ -237,6 +237,11 @@
 //! large structure to which many handles are dropped one by one is not gone over for each, and what is left of it may
 //! leak ([`Heap`] says when; [`collect`] helps). Objects held for ever are leaked. A [`Heap`] does the same when it is dropped.
 //!
+//! What is left in thread-locals is gone over then, and dropped: a million objects in a graph take most of a second, which the
+//! end of the thread, or the process, waits for. `std::process::exit` from another thread, or [`std::mem::forget`], spares that.
+//!
+//! A heap that ended and was small, an arena at most, is kept for the next thread, one in a process; [`trim`] frees it.
+//!
 //! # How it works
 //!
 //! ```text

@@ -228,6 +228,11 @@ impl Tracer {
         &[]
     }
 
+    /// Edges for which there is room.
+    pub(crate) fn capacity(&self) -> usize {
+        self.edges.capacity()
+    }
+
     /// Gives memory back, but for `keep` edges.
     pub(crate) fn shrink_to(&mut self, keep: usize) {
         self.edges.shrink_to(keep);
