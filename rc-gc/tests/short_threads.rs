@@ -89,7 +89,8 @@ fn the_next_thread_has_the_memory_of_the_last() {
             scope.spawn(move || (0..many / 5).for_each(|seed| threads(thread + seed % 3)));
         }
     });
-    assert!(rc_gc::trim() > 0);
+    // With `verify` every object is a block of the global allocator.
+    assert!(rc_gc::trim() > 0 || cfg!(feature = "verify"));
     assert_eq!(rc_gc::trim(), 0);
     let before = LARGE.load(Relaxed);
     threads(1);
