@@ -89,7 +89,9 @@ impl Scratch {
 
     /// Whether a heap without objects may keep it.
     pub(crate) fn is_small(&self) -> bool {
-        self.candidates.capacity().max(self.visited.capacity()) <= 1 << 12
+        let lists = [&self.candidates, &self.visited, &self.stack, &self.crowded];
+        let most = lists.map(Vec::capacity).into_iter().max();
+        most.max(Some(self.tracer.capacity())) <= Some(1 << 12)
     }
 
     /// Empty, and not larger than a young collection needs.

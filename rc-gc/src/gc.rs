@@ -52,6 +52,8 @@ pub(crate) const LEAF_DEPTH: u32 = 3;
 ///   the garbage that their object is part of.
 /// * `Gc<T>` becomes `Gc<dyn Trait>` by [`coerce!`](crate::coerce), not by itself, which on stable
 ///   Rust only the standard library's pointers do.
+/// * A method cannot take `self: &Gc<Self>` or `self: Gc<Self>`: on stable Rust only the standard library's pointers can stand there.
+///   Write `this: &Gc<Self>`, and `Node::method(&node)`.
 /// * `==` looks at the values even if both handles lead to the same object, as `Rc` does for a `T`
 ///   that is not `Eq`.
 /// * [`get_mut`](Gc::get_mut) asks for `'static` too: a drop inside other drops may be put off.

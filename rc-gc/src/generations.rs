@@ -11,9 +11,12 @@
 //!   collection (CPython's 25 % rule: the cost of full collections stays linear in what was
 //!   allocated), or four times as many objects as the heap holds were allocated since. Both twice and at last four
 //!   times as far apart where full collections look at much and find little; back where one finds much, or is cheap.
+//!   After a full collection the heap is measured from the *least* it is: what dies by counting alone lowers that, or what
+//!   once was large would let garbage pile up to the same size. So a heap that comes and goes is gone over as it comes, which
+//!   is linear too: what finds a quarter of what it looks at is paid by what was allocated, and what does not gets rarer.
 //!
 //! * Large objects count by their bytes: one allocation for each 4 KiB, and what holds of the number of objects holds of
-//!   their bytes too.
+//!   their bytes too. So does memory outside of the heap that the program charges (`charges`).
 //!
 //! A generation in which collections find next to nothing is *passed over*, up to 15 times in a row: its
 //! candidates just grow older, unseen, and a later collection looks at them once. Programs
@@ -21,7 +24,12 @@
 //!
 //! What a collection costs and finds is not decided here.
 
+mod charges;
+
 use std::cell::Cell;
+
+use charges::Charges;
+pub(crate) use charges::STEP_BYTES;
 
 /// A generation: 0 young, 1 middle, 2 old. Collecting one collects the younger ones too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,7 +75,7 @@ pub struct Thresholds {
     pub young: u32,
     /// Collections of generation 0 between two of generation 1.
     pub middle: u32,
-    /// Growth in percent after which a collection is a full one.
+    /// Growth in percent, over the least the heap was since the last full collection, after which another is due.
     pub growth: u32,
 }
 
@@ -104,9 +112,11 @@ pub(crate) struct Schedule {
     since_middle: Cell<u32>,
     /// For generations 0 and 1: how often to pass it over, and how often still.
     patience: [Cell<(u32, u32)>; 2],
-    live_after_full: Cell<u64>,
-    bytes_after_full: Cell<u64>,
+    /// The least there was, at any decision since the last full collection: objects, and bytes of large ones.
+    least_live: Cell<u64>,
+    least_bytes: Cell<u64>,
     allocated_since_full: Cell<u64>,
+    charges: Charges,
     /// By how much full collections are rarer than the thresholds say.
     rarer: Cell<u64>,
 }
@@ -115,7 +125,7 @@ pub(crate) struct Schedule {
 const MOST_PASSED: u32 = 15;
 /// How far the young budget grows.
 const STRETCH: u32 = 16;
-/// How much large objects may grow before that counts.
+/// How much large objects, or what is charged, may grow before that counts.
 const SLACK_BYTES: u64 = 32 << 20;
 /// How much rarer than set full collections become.
 const RAREST: u64 = 4;
@@ -131,9 +141,10 @@ impl Schedule {
             budget: Cell::new(Thresholds::DEFAULT.young),
             since_middle: Cell::new(0),
             patience: [const { Cell::new((0, 0)) }; 2],
-            live_after_full: Cell::new(0),
-            bytes_after_full: Cell::new(0),
+            least_live: Cell::new(0),
+            least_bytes: Cell::new(0),
             allocated_since_full: Cell::new(0),
+            charges: Charges::new(),
             rarer: Cell::new(1),
         }
     }
@@ -148,9 +159,10 @@ impl Schedule {
             budget,
             since_middle,
             patience,
-            live_after_full,
-            bytes_after_full,
+            least_live,
+            least_bytes,
             allocated_since_full,
+            charges,
             rarer,
         } = self;
         thresholds.set(Thresholds::DEFAULT);
@@ -160,9 +172,10 @@ impl Schedule {
         budget.set(Thresholds::DEFAULT.young);
         since_middle.set(0);
         patience.iter().for_each(|patience| patience.set((0, 0)));
-        live_after_full.set(0);
-        bytes_after_full.set(0);
+        least_live.set(0);
+        least_bytes.set(0);
         allocated_since_full.set(0);
+        charges.reset();
         rarer.set(1);
     }
 
@@ -179,18 +192,26 @@ impl Schedule {
 
     /// A budget of allocations is spent.
     pub(crate) fn spent(&self, allocations: u64) {
-        self.allocated_since_full.set(self.allocated_since_full.get() + allocations);
+        let all = self.allocated_since_full.get().saturating_add(allocations);
+        self.allocated_since_full.set(all);
+    }
+
+    /// Bytes outside of the heap are owned by objects of it; how many allocations they count as.
+    #[inline]
+    pub(crate) fn charge(&self, bytes: usize) -> u64 {
+        self.charges.add(bytes)
     }
 
     /// Which generation is to be collected now, with `live` objects in the heap, and `bytes` of large ones.
     pub(crate) fn due(&self, live: u64, bytes: u64) -> Generation {
         let Thresholds { young, middle, growth } = self.thresholds.get();
-        let (base, slack) = (self.live_after_full.get(), u64::from(young) * 8);
-        let rarer = self.rarer.get();
-        let grown = live > base + base / 100 * u64::from(growth) * rarer + slack;
-        let aged = self.allocated_since_full.get() > (4 * base + 16 * slack) * rarer;
-        let base = self.bytes_after_full.get();
-        let swollen = bytes > base + base / 100 * u64::from(growth) * rarer + SLACK_BYTES;
+        let (slack, rarer) = (u64::from(young) * 8, self.rarer.get());
+        let beyond = |from: u64| from + from / 100 * u64::from(growth) * rarer;
+        let (least, least_bytes) = self.note_least(live, bytes);
+        let grown = live > beyond(least) + slack;
+        let aged = self.allocated_since_full.get() > (4 * least + 16 * slack) * rarer;
+        let swollen = bytes > beyond(least_bytes) + SLACK_BYTES
+            || self.charges.swollen(least, u64::from(growth) * rarer, SLACK_BYTES);
         if grown || aged || swollen {
             Generation::Old
         } else if self.since_middle.get() >= middle {
@@ -198,6 +219,16 @@ impl Schedule {
         } else {
             Generation::Young
         }
+    }
+
+    /// So much is there now; the least since the last full collection.
+    fn note_least(&self, live: u64, bytes: u64) -> (u64, u64) {
+        self.least_live.set(self.least_live.get().min(live));
+        // A full collection costs objects, whatever it frees: few large ones that come and go must not bring many.
+        if self.allocated_since_full.get() >= live {
+            self.least_bytes.set(self.least_bytes.get().min(bytes));
+        }
+        (self.least_live.get(), self.least_bytes.get())
     }
 
     /// Whether an automatic collection of `generation` should only let candidates age.
@@ -223,9 +254,10 @@ impl Schedule {
             Generation::Middle => self.since_middle.set(0),
             Generation::Old => {
                 self.since_middle.set(0);
-                self.live_after_full.set(left.0);
-                self.bytes_after_full.set(left.1);
+                self.least_live.set(left.0);
+                self.least_bytes.set(left.1);
                 let allocated = self.allocated_since_full.replace(0);
+                self.charges.full(left.0, allocated);
                 let rarer = self.rarer.get();
                 let cheap = visited * 2 < allocated || visited * 8 < left.0;
                 if freed * 2 >= visited || cheap {
@@ -237,6 +269,7 @@ impl Schedule {
                 }
             }
         }
+        self.note_least(left.0, left.1);
         if let Some(patience) = self.patience.get(generation.index()) {
             let (length, _) = patience.get();
             let length = match freed * 6 < visited {
@@ -326,6 +359,81 @@ mod tests {
         schedule.done(Generation::Old, 10, 0, (10, 40 << 20));
         assert_eq!(schedule.due(10, 70 << 20), Generation::Young);
         assert_eq!(schedule.due(10, 120 << 20), Generation::Old);
+    }
+
+    #[test]
+    fn a_heap_that_shrank_by_counting_is_measured_from_where_it_was_least() {
+        let schedule = Schedule::new();
+        schedule.done(Generation::Old, 0, 0, (1_000_000, 1 << 30));
+        assert_eq!(schedule.due(1_000_000, 1 << 30), Generation::Young);
+        // All but 1,000 are dropped; garbage piles up then.
+        let (mut live, mut bytes) = (1_000, 0);
+        let rounds = (0..1000).position(|_| {
+            schedule.spent(2048);
+            let generation = schedule.due(live, 0);
+            schedule.done(generation, 100, 20, (live, 0));
+            live += 2048;
+            generation == Generation::Old
+        });
+        assert!(rounds.is_some_and(|rounds| rounds <= 10), "{rounds:?}");
+        // The same with bytes of large ones.
+        schedule.done(Generation::Old, 0, 0, (1_000, 1 << 30));
+        let rounds = (0..1000).position(|_| {
+            schedule.spent(2048);
+            let generation = schedule.due(1_000, bytes);
+            schedule.done(generation, 100, 20, (1_000, bytes));
+            bytes += 8 << 20;
+            generation == Generation::Old
+        });
+        assert!(rounds.is_some_and(|rounds| rounds <= 6), "{rounds:?}");
+    }
+
+    /// Work of full collections, and allocations, of a heap that comes and goes between `low` and `high`, all of it
+    /// looked at and nothing found.
+    fn oscillate(low: u64, high: u64, visited: impl Fn(u64) -> u64) -> (u64, u64) {
+        let schedule = Schedule::new();
+        let (mut work, mut allocated, mut live) = (0, 0, high);
+        schedule.done(Generation::Old, high, 0, (high, 0));
+        while allocated < 50 * high {
+            let step = u64::from(schedule.budget());
+            live = if live + step > high { low } else { live + step };
+            allocated += step;
+            schedule.spent(step);
+            let generation = schedule.due(live, 0);
+            let old = generation == Generation::Old;
+            work += if old { visited(live) } else { 0 };
+            schedule.done(generation, if old { visited(live) } else { 1000 }, 0, (live, 0));
+        }
+        (work, allocated)
+    }
+
+    #[test]
+    fn a_heap_that_comes_and_goes_pays_for_full_collections_by_what_it_allocates() {
+        for high in [20_000, 300_000, 5_000_000] {
+            for percent in [0, 1, 10, 50, 75, 80, 90, 99] {
+                let (work, allocated) = oscillate(high / 100 * percent, high, |live| live);
+                assert!(work <= 2 * allocated, "{high} {percent}: {work} for {allocated}");
+                // Cheap ones are not made rarer.
+                let (work, allocated) = oscillate(high / 100 * percent, high, |live| live / 9);
+                assert!(work <= allocated, "{high} {percent}: {work} for {allocated}");
+            }
+        }
+    }
+
+    #[test]
+    fn few_large_objects_that_come_and_go_do_not_have_many_small_ones_looked_at_each_time() {
+        let schedule = Schedule::new();
+        let (live, mut bytes, mut full) = (1_000_000, 0, 0);
+        schedule.done(Generation::Old, live, 0, (live, 40 << 20));
+        for _ in 0..5_000 {
+            schedule.spent(2048);
+            bytes = if bytes >= 40 << 20 { 0 } else { bytes + (8 << 20) };
+            let generation = schedule.due(live, bytes);
+            let old = generation == Generation::Old;
+            full += u64::from(old);
+            schedule.done(generation, if old { live } else { 100 }, 50, (live, bytes));
+        }
+        assert!(full * live <= 5_000 * 2048, "{full}");
     }
 
     #[test]

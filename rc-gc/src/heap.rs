@@ -31,7 +31,7 @@ use std::ptr::NonNull;
 use alloc_core::{Arenas, CLASS_STEP, CLASS_TABLE, MappedChunk, OsPages, SizeClass};
 
 use crate::collector::Scratch;
-use crate::generations::Schedule;
+use crate::generations::{STEP_BYTES, Schedule};
 use crate::header::{Header, ISOLATED, LARGE, Obj, STEP};
 use crate::large::{self, Large};
 use crate::pools::{
@@ -119,7 +119,7 @@ pub(crate) struct Inner {
 
 /// What a large object takes from the budget, in allocations: much memory that is garbage is not to wait for many objects.
 fn weight(bytes: usize) -> i64 {
-    1 + (bytes / 4096) as i64
+    1 + (bytes / STEP_BYTES) as i64
 }
 
 impl Drop for Inner {
@@ -132,13 +132,15 @@ impl Drop for Inner {
 impl Inner {
     /// A new heap, to be freed by `retire` and the drop of its last object.
     pub(crate) fn create(isolated: bool) -> NonNull<Inner> {
-        if isolated && let Some(heap) = crate::thread::take_spare() {
+        if let Some(heap) = crate::thread::take_spare(isolated) {
+            // SAFETY: at hand, and nobody else's.
+            unsafe { heap.as_ref() }.begin(isolated);
             crate::thread::enlist(heap);
             return heap;
         }
         let inner = Box::new(Inner {
             caches: [const { [const { Cache::new() }; CLASS_TABLE] }; SHAPES],
-            birth: Cell::new(STEP | if isolated { ISOLATED } else { 0 }),
+            birth: Cell::new(STEP),
             depth: Cell::new(0),
             budget: Cell::new(0),
             born: Cell::new(0),
@@ -164,7 +166,7 @@ impl Inner {
             next: Cell::new(std::ptr::null()),
             here: Cell::new(NonNull::dangling()),
         });
-        inner.refill_budget();
+        inner.begin(isolated);
         let heap = NonNull::from(Box::leak(inner));
         // SAFETY: just made.
         unsafe { heap.as_ref() }.here.set(heap);
@@ -219,10 +221,19 @@ impl Inner {
         self.birth.set(self.birth.get() | ISOLATED);
     }
 
-    /// Makes an isolated heap that has ended what `create` would make, but for memory at hand, if that is an arena at
-    /// most; else `false`. It holds no object.
+    /// The first epoch of a heap that is new, or as good as that.
+    fn begin(&self, isolated: bool) {
+        self.birth.set(STEP | if isolated { ISOLATED } else { 0 });
+        self.refill_budget();
+    }
+
+    /// Makes a heap that has ended what `create` would make, but for memory at hand, if that is an arena at
+    /// most; else `false`. It holds no object, and nothing of its thread: any other may have it.
     pub(crate) fn renew(&self) -> bool {
-        if self.arenas.borrow().arenas() > 1 {
+        let panic = self.deferred.take();
+        let panicked = panic.is_some();
+        self.deferred.set(panic);
+        if panicked || self.arenas.borrow().arenas() > 1 {
             return false;
         }
         for pool in self.fresh.take().into_iter().chain(self.mid.take()) {
@@ -233,13 +244,12 @@ impl Inner {
         if self.in_use() != 0 || self.arenas.borrow().pools_in_use() != 0 {
             return false;
         }
-        self.birth.set(STEP | ISOLATED);
         self.middle_from.set(1);
         self.retired.set(false);
         self.schedule.reset();
         self.counters.reset();
-        self.refill_budget();
         self.scratch.set(self.scratch.take().filter(|scratch| scratch.is_small()));
+        self.large.shrink();
         true
     }
 
@@ -316,6 +326,18 @@ impl Inner {
                 self.born.set(self.born.get() + 1);
                 Some(Room { header, mark: self.birth() | LARGE })
             }
+        }
+    }
+
+    /// Bytes outside of the heap are owned by objects of it: they take from the budget, and where that makes a collection due,
+    /// the next allocation sees it, whichever class it is of. Nothing is collected here.
+    pub(crate) fn charge(&self, bytes: usize) {
+        let steps = self.schedule.charge(bytes);
+        let before = self.budget.get();
+        let left = before.saturating_sub_unsigned(steps);
+        self.budget.set(left);
+        if left <= 0 && before > 0 {
+            self.flush_caches();
         }
     }
 

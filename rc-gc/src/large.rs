@@ -22,7 +22,7 @@ use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;
 
 use crate::generations::Generation;
-use crate::header::{Header, Obj};
+use crate::header::{Header, LEAF, Obj, PURPLE};
 use crate::heap::Inner;
 
 /// In no list.
@@ -120,9 +120,12 @@ impl Large {
     ///
     /// # Safety
     /// The object is LARGE, of this heap, and not used afterwards.
+    #[inline]
     pub(crate) unsafe fn free(&self, obj: Obj) {
-        // SAFETY: by contract.
-        unsafe { self.clear_candidate(obj) };
+        if obj.word() & PURPLE != 0 && !obj.has(LEAF) {
+            // SAFETY: by contract.
+            unsafe { self.clear_candidate(obj) };
+        }
         // SAFETY: by contract.
         let Prefix { base, layout, ref index, .. } = *unsafe { prefix(obj) };
         let index = index.get();
@@ -181,6 +184,13 @@ impl Large {
     /// Bytes of all blocks.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.get()
+    }
+
+    /// Keeps no more room in the lists than a small heap needs. There is no object.
+    pub(crate) fn shrink(&self) {
+        for list in [&self.objects].into_iter().chain(&self.candidates) {
+            list.borrow_mut().shrink_to(1 << 10);
+        }
     }
 
     /// Number of objects.

@@ -214,6 +214,8 @@
 //!   harmless. So a type with its own `Drop` must say `#[gc(drop)]`.
 //! * [`Gc::new`] may collect before it allocates; [`set_mode`] moves that to a [`safepoint`] of the
 //!   program's choice, or leaves it to [`collect`].
+//! * Memory that objects own elsewhere, in vectors for example, does not bring a collection, unless the program says how much
+//!   there is: [`charge`].
 //! * Inside a collection `collect` of the same heap does nothing. Objects made in a `Drop` are ordinary objects; those
 //!   that are garbage at once wait for the next collection.
 //! * A `RefCell` that is borrowed, or a `Mutex` that is locked, during a collection hides what it
@@ -234,6 +236,11 @@
 //! goes with the last of them. A cycle among them is collected when the drop of a handle has made it garbage, in that drop; a
 //! large structure to which many handles are dropped one by one is not gone over for each, and what is left of it may
 //! leak ([`Heap`] says when; [`collect`] helps). Objects held for ever are leaked. A [`Heap`] does the same when it is dropped.
+//!
+//! What is left in thread-locals is gone over then, and dropped: a million objects in a graph take most of a second, which the
+//! end of the thread, or the process, waits for. `std::process::exit` from another thread, or [`std::mem::forget`], spares that.
+//!
+//! A heap that ended and was small, an arena at most, is kept for the next thread, one in a process; [`trim`] frees it.
 //!
 //! # How it works
 //!
@@ -296,8 +303,9 @@ mod verify;
 mod weak;
 
 pub use api::{
-    Heap, check, collect, collect_generation, count_garbage_slowly, disable, enable, is_enabled,
-    mode, pause_percentile, safepoint, set_mode, set_thresholds, stats, thresholds, trim,
+    Heap, charge, check, collect, collect_generation, count_garbage_slowly, disable, enable,
+    is_enabled, mode, pause_percentile, safepoint, set_mode, set_thresholds, stats, thresholds,
+    trim,
 };
 pub use gc::Gc;
 pub use generations::{Generation, Mode, Thresholds};

@@ -23,6 +23,7 @@ use crate::header::{
     COUNT, DEAD, FINALIZER, IMMORTAL, ISOLATED, LARGE, LEAF, Obj, PURPLE, SIDE, Side,
 };
 use crate::heap::{Inner, NEVER};
+use crate::large;
 use crate::pools::{Place, PoolRef};
 use crate::side::free_side;
 use crate::thread;
@@ -125,12 +126,13 @@ unsafe fn note_odd(obj: Obj, word: u32) {
     if word & IMMORTAL != 0 {
         obj.pin();
     } else if !obj.has(DEAD) {
-        // SAFETY: it has handles, so it is allocated.
-        let heap = unsafe { Inner::pointer_of(obj) };
+        obj.set_word(word | PURPLE);
+        // SAFETY: LARGE, or it would not be here.
+        let heap = unsafe { large::heap_of(obj) };
         // SAFETY: a heap lives as long as its objects.
         let heap_ref = unsafe { heap.as_ref() };
         // SAFETY: of that heap; by contract no leaf, and no candidate yet.
-        unsafe { heap_ref.set_candidate(obj) };
+        unsafe { heap_ref.large.set_candidate(obj, heap_ref.generation_of(obj)) };
         // SAFETY: the caller has given up the handle, and uses neither object nor heap.
         unsafe { Inner::noted(heap) };
     }
@@ -208,7 +210,10 @@ unsafe fn release_other(obj: Obj) {
     // SAFETY: of this heap.
     unsafe { heap_ref.clear_candidate(obj) };
     // SAFETY: by contract, and no flag that asks for more.
-    resume(unsafe { release_untyped(heap, obj) });
+    let later = unsafe { release_untyped(heap, obj) };
+    if later.is_some() {
+        resume(later);
+    }
 }
 
 /// Drops and frees an object without `Weak`s, finalizer or other peculiarity.
@@ -319,11 +324,12 @@ fn drain(heap: &Inner) -> Option<Panic> {
 ///
 /// # Safety
 /// Count 0, value whole; of `heap`; no candidate; without finalizer and callbacks.
+#[inline(always)]
 unsafe fn release_untyped(heap: NonNull<Inner>, obj: Obj) -> Option<Panic> {
-    // SAFETY: a heap lives as long as its objects. Not used across `bury`, which may free it.
-    let heap = unsafe { heap.as_ref() };
-    let Some(level) = Level::enter(heap, obj) else {
-        defer(heap, obj);
+    // SAFETY: a heap lives as long as its objects. Not used across `bury_in`, which may free it.
+    let heap_ref = unsafe { heap.as_ref() };
+    let Some(level) = Level::enter(heap_ref, obj) else {
+        defer(heap_ref, obj);
         return None;
     };
     if obj.has(SIDE) {
@@ -334,7 +340,7 @@ unsafe fn release_untyped(heap: NonNull<Inner>, obj: Obj) -> Option<Panic> {
     unsafe { drop_value(obj) };
     let later = level.leave();
     // SAFETY: dropped; no handle leads to it.
-    unsafe { bury(obj) };
+    unsafe { bury_in(heap, obj) };
     later
 }
 
@@ -435,18 +441,29 @@ pub(crate) fn run_callbacks(obj: Obj, panic: &mut Option<Panic>) {
 ///
 /// # Safety
 /// DEAD or moved out, count 0, not in the collector's hands. Not used afterwards.
+#[inline(never)]
 pub(crate) unsafe fn bury(obj: Obj) {
+    // SAFETY: allocated until it is buried.
+    let heap = unsafe { Inner::pointer_of(obj) };
+    // SAFETY: by contract.
+    unsafe { bury_in(heap, obj) };
+}
+
+/// # Safety
+/// As for `bury`; the object is of that heap.
+#[inline(always)]
+unsafe fn bury_in(heap: NonNull<Inner>, obj: Obj) {
     if let Some(side) = obj.side() {
         let weak = side.weak.get() - 1;
         side.weak.set(weak);
         if weak != 0 {
             return;
         }
-        // SAFETY: the vtable is not needed any more.
-        unsafe { free_side(obj) };
+        // SAFETY: a heap lives as long as its objects.
+        let heap_ref = unsafe { heap.as_ref() };
+        // SAFETY: of that heap; the vtable is not needed any more.
+        unsafe { free_side(heap_ref, obj) };
     }
-    // SAFETY: allocated until the next line.
-    let heap = unsafe { Inner::pointer_of(obj) };
     // SAFETY: by contract.
     unsafe { Inner::free(heap, obj) };
 }

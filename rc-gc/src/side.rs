@@ -109,13 +109,11 @@ unsafe fn make<'a>(obj: Obj) -> &'a Side {
 /// Gives the object's side box back, with the callbacks in it: USER CODE.
 ///
 /// # Safety
-/// SIDE is set; the object's memory is about to be given back, or its vtable never used again.
+/// The object is of that heap, and SIDE is set; its memory is about to be given back, or its vtable never used again.
 #[inline]
-pub(crate) unsafe fn free_side(obj: Obj) {
+pub(crate) unsafe fn free_side(heap: &Inner, obj: Obj) {
     // SAFETY: by contract.
     let side = unsafe { obj.side_pointer() };
-    // SAFETY: allocated by contract.
-    let heap = unsafe { Inner::of(obj) };
     // SAFETY: whole until now, and not used from here on.
     unsafe { side.drop_in_place() };
     // SAFETY: made by `make`.

@@ -14,7 +14,9 @@
 //! It does not know how a heap works.
 
 use std::cell::Cell;
-use std::ptr::NonNull;
+use std::ptr::{NonNull, null_mut};
+use std::sync::atomic::AtomicPtr;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crate::generations::Generation;
 use crate::heap::Inner;
@@ -31,6 +33,12 @@ thread_local! {
     static EXIT: Exit = const { Exit };
 }
 
+/// A heap whose thread has ended and that was renewed, for the next one of any thread; or null. One in a process: an arena at
+/// most, and some 100 KiB of lists. It stays until a thread takes it, or [`trim`](crate::trim) gives it back.
+///
+/// A pointer that is swapped, not a lock: a child of fork may find it in any state, and each is a good one.
+static SHARED: AtomicPtr<Inner> = AtomicPtr::new(null_mut());
+
 /// See [`EXIT`].
 struct Exit;
 
@@ -40,9 +48,9 @@ impl Drop for Exit {
             // SAFETY: the thread's heap, which nothing but its last object frees.
             unsafe { retire(heap) };
         }
-        if let Some(spare) = take_spare() {
-            // SAFETY: made by `Box::leak` in `create`, and nothing leads to it any more.
-            drop(unsafe { Box::from_raw(spare.as_ptr()) });
+        if let Some(spare) = take_own() {
+            // SAFETY: ended and renewed, and nothing leads to it any more.
+            unsafe { share(spare) };
         }
     }
 }
@@ -62,26 +70,73 @@ pub(crate) fn existing() -> Option<NonNull<Inner>> {
     NonNull::new(CURRENT.get().cast_mut())
 }
 
-/// The heap at hand, which is as good as new.
-pub(crate) fn take_spare() -> Option<NonNull<Inner>> {
+/// A heap at hand, which is as good as new: for a [`Heap`](crate::Heap) that of the thread, or else that of the process.
+pub(crate) fn take_spare(isolated: bool) -> Option<NonNull<Inner>> {
+    let own = if isolated { take_own() } else { None };
+    own.or_else(take_shared)
+}
+
+fn take_own() -> Option<NonNull<Inner>> {
     NonNull::new(SPARE.replace(std::ptr::null()).cast_mut())
 }
 
-/// Keeps a heap for the next [`Heap`](crate::Heap), if it is small, none is kept, and the thread goes on; else `false`. A
-/// program with many small heaps would otherwise map and unmap memory for each.
+fn take_shared() -> Option<NonNull<Inner>> {
+    // Most often there is none: not a write then, which others would wait for. Relaxed: the swap decides.
+    if SHARED.load(Relaxed).is_null() {
+        return None;
+    }
+    // Acquire: pairs with the exchange in `share`, behind all that its thread did to the heap.
+    NonNull::new(SHARED.swap(null_mut(), Acquire))
+}
+
+/// Keeps a heap for the next thread, if none is kept; else frees it.
+///
+/// # Safety
+/// The heap has ended and was renewed, and nothing leads to it.
+unsafe fn share(heap: NonNull<Inner>) {
+    // Release: pairs with the swap in `take_shared`. Relaxed where it fails: what is there is not looked at.
+    if SHARED.compare_exchange(null_mut(), heap.as_ptr(), Release, Relaxed).is_err() {
+        // SAFETY: by contract.
+        unsafe { destroy(heap) };
+    }
+}
+
+/// Frees the heap that is kept for the next thread, if there is one; the bytes that were mapped for it.
+pub(crate) fn trim_shared() -> usize {
+    let Some(heap) = take_shared() else { return 0 };
+    // SAFETY: just taken, so it exists and is ours.
+    let (mapped, _) = unsafe { heap.as_ref() }.pages();
+    // SAFETY: as above.
+    unsafe { destroy(heap) };
+    mapped
+}
+
+/// # Safety
+/// The heap holds nothing, and nothing leads to it.
+unsafe fn destroy(heap: NonNull<Inner>) {
+    // SAFETY: made by `Box::leak` in `create`.
+    drop(unsafe { Box::from_raw(heap.as_ptr()) });
+}
+
+/// Keeps a heap that is small: for the next [`Heap`](crate::Heap) of the thread, if none is kept and the thread goes on, or for
+/// the next thread. Frees it, if it is not. A program with many small heaps, or with many threads that live shortly, would
+/// otherwise map and unmap memory for each.
 ///
 /// # Safety
 /// The heap has ended, and nothing leads to it.
-unsafe fn keep(heap: NonNull<Inner>) -> bool {
-    if !SPARE.get().is_null() || EXIT.try_with(|_| ()).is_err() {
-        return false;
-    }
+unsafe fn keep_or_free(heap: NonNull<Inner>) {
+    let ends = EXIT.try_with(|_| ()).is_err();
+    let full = if ends { !SHARED.load(Relaxed).is_null() } else { !SPARE.get().is_null() };
     // SAFETY: by contract it exists.
-    let renewed = unsafe { heap.as_ref() }.renew();
-    if renewed {
+    if full || !unsafe { heap.as_ref() }.renew() {
+        // SAFETY: by contract.
+        unsafe { destroy(heap) };
+    } else if ends {
+        // SAFETY: by contract, and renewed.
+        unsafe { share(heap) };
+    } else {
         SPARE.set(heap.as_ptr());
     }
-    renewed
 }
 
 /// Adds a heap just made to those of its thread.
@@ -168,11 +223,23 @@ pub(crate) unsafe fn retire(heap: NonNull<Inner>) {
 ///
 /// # Safety
 /// The heap exists. If it is retired and empty, nobody uses it afterwards.
+#[inline(always)]
 pub(crate) unsafe fn free_if_done(heap: NonNull<Inner>) {
     // SAFETY: by contract.
+    if unsafe { heap.as_ref() }.is_retired() {
+        // SAFETY: by contract.
+        unsafe { free_retired(heap) };
+    }
+}
+
+/// # Safety
+/// As for `free_if_done`; the heap is retired.
+#[cold]
+#[inline(never)]
+unsafe fn free_retired(heap: NonNull<Inner>) {
+    // SAFETY: by contract.
     let inner = unsafe { heap.as_ref() };
-    let busy = inner.collecting.get() || inner.depth.get() != 0;
-    if !inner.is_retired() || inner.in_use() != 0 || busy {
+    if inner.in_use() != 0 || inner.collecting.get() || inner.depth.get() != 0 {
         return;
     }
     if std::ptr::eq(CURRENT.get(), heap.as_ptr()) {
@@ -182,11 +249,7 @@ pub(crate) unsafe fn free_if_done(heap: NonNull<Inner>) {
     #[cfg(feature = "report")]
     crate::report::note_freed(inner);
     // SAFETY: ended, empty, and in no list any more.
-    if unsafe { keep(heap) } {
-        return;
-    }
-    // SAFETY: made by `Box::leak` in `create`; no object leads to it any more (1).
-    drop(unsafe { Box::from_raw(heap.as_ptr()) });
+    unsafe { keep_or_free(heap) };
 }
 
 #[cfg(test)]

@@ -66,6 +66,7 @@ use crate::header::Obj;
 /// | type | why |
 /// |---|---|
 /// | `Rc<T>`, `Arc<T>` | one handle inside would be reported by each owner. Make it a `Gc<T>` |
+/// | `dyn Error` | what an error has inside is not known; one that is `Send` holds no handle |
 /// | `ManuallyDrop<T>`, `MaybeUninit<T>` | there may be no value |
 /// | `LazyCell<T>`, `LazyLock<T>` | cannot be asked before Rust 1.94. Use a `OnceCell` |
 ///
@@ -101,10 +102,13 @@ use crate::header::Obj;
 ///
 /// [`Gc::try_get`]: crate::Gc::try_get
 #[diagnostic::on_unimplemented(
-    message = "the cycle collector cannot look into `{Self}`",
+    // Where the compiler suggests a reference, which is `Trace` for any type, it leaves the notes out.
+    message = "the cycle collector cannot look into `{Self}`: it has no `#[derive(rc_gc::Trace)]`",
     label = "`Trace` is not implemented for `{Self}`",
     note = "derive it: `#[derive(rc_gc::Trace)]`",
-    note = "or mark the field `#[gc(skip)]`: handles inside are then not collected in cycles"
+    note = "or mark the field `#[gc(skip)]`: handles inside are then not collected in cycles",
+    note = "a `dyn Trait` has it if the trait says so: `trait Name: rc_gc::Trace`",
+    note = "of a closure the captures cannot be seen: make it a struct with a method, or capture `Weak`s and skip it"
 )]
 pub unsafe trait Trace {
     /// Reports every handle that `self` owns, by calling `trace` on the parts of `self`.
@@ -226,6 +230,11 @@ impl Tracer {
         return &self.handles;
         #[cfg(not(feature = "verify"))]
         &[]
+    }
+
+    /// Edges for which there is room.
+    pub(crate) fn capacity(&self) -> usize {
+        self.edges.capacity()
     }
 
     /// Gives memory back, but for `keep` edges.

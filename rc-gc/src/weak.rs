@@ -173,12 +173,14 @@ impl<T: ?Sized> Drop for Weak<T> {
 ///
 /// # Safety
 /// Its weak count is 0; it is not used afterwards.
-#[cold]
+#[inline(never)]
 unsafe fn free_buried(obj: Obj) {
-    // SAFETY: the vtable is not needed any more.
-    unsafe { free_side(obj) };
-    // SAFETY: allocated until the next line.
+    // SAFETY: allocated until freed below.
     let heap = unsafe { Inner::pointer_of(obj) };
+    // SAFETY: a heap lives as long as its objects.
+    let heap_ref = unsafe { heap.as_ref() };
+    // SAFETY: of that heap; the vtable is not needed any more.
+    unsafe { free_side(heap_ref, obj) };
     // SAFETY: value gone, no handle, no `Weak`.
     unsafe { Inner::free(heap, obj) };
 }

@@ -40,13 +40,33 @@ const PROGRAMS: &[(&str, &str, &[&str])] = &[
         "closure_field",
         "#[derive(Trace)] enum E { A(Option<Box<dyn Fn()>>) }
          fn main() { Gc::new(E::A(None)); }",
-        &["the cycle collector cannot look into `dyn Fn()`"],
+        &[
+            "the cycle collector cannot look into `dyn Fn()`",
+            "of a closure the captures cannot be seen: make it a struct with a method",
+        ],
+    ),
+    (
+        "trait_object_of_another_trait",
+        "trait Shape {}
+         #[derive(Trace)] struct S(Box<dyn Shape>);
+         fn main() {}",
+        &[
+            "the cycle collector cannot look into `dyn Shape`",
+            "a `dyn Trait` has it if the trait says so: `trait Name: rc_gc::Trace`",
+        ],
     ),
     (
         "value_without_trace",
         "struct Other;
          fn main() { Gc::new(Other); }",
-        &["the cycle collector cannot look into `Other`"],
+        // Notes are left out here for the compiler's own suggestion, so this stands in the message.
+        &["the cycle collector cannot look into `Other`: it has no `#[derive(rc_gc::Trace)]`"],
+    ),
+    (
+        "value_of_a_container_without_trace",
+        "struct Other;
+         fn main() { Gc::new(std::cell::RefCell::new(vec![Other])); }",
+        &["the cycle collector cannot look into `Other`: it has no `#[derive(rc_gc::Trace)]`"],
     ),
     (
         "sent_to_a_thread",

@@ -60,12 +60,22 @@ impl Inner {
     /// # Safety
     /// The heap exists. If no collection and no drop in it is under way, the caller does not use it afterwards, nor an
     /// object of it that it does not hold.
+    #[inline(always)]
     pub(crate) unsafe fn noted(heap: NonNull<Inner>) {
         // SAFETY: by contract.
-        let inner = unsafe { heap.as_ref() };
-        if !inner.is_retired() {
-            return;
+        if unsafe { heap.as_ref() }.is_retired() {
+            // SAFETY: by contract.
+            unsafe { Inner::noted_late(heap) };
         }
+    }
+
+    /// # Safety
+    /// As for `noted`; the heap has ended.
+    #[cold]
+    #[inline(never)]
+    unsafe fn noted_late(heap: NonNull<Inner>) {
+        // SAFETY: by contract.
+        let inner = unsafe { heap.as_ref() };
         if inner.credit.get() <= 0 {
             // SAFETY: by contract.
             return unsafe { free_if_done(heap) };

@@ -93,7 +93,7 @@ impl Inner {
 
     /// # Safety
     /// As for `free`; the object is LARGE.
-    #[cold]
+    #[inline(always)]
     unsafe fn free_large(heap: NonNull<Inner>, obj: Obj) {
         // SAFETY: by contract.
         let inner = unsafe { heap.as_ref() };

@@ -263,7 +263,8 @@ mod old {
     leaves!(std::hash::SipHasher);
 }
 
-// What may not be looked into; see the table above.
+// What may not be looked into; see the table in `Trace`.
+unsized_leaves!(dyn Error);
 leaves!(
     [T: Trace + ?Sized] rc::Rc<T>,
     [T: Trace + ?Sized] sync::Arc<T>,

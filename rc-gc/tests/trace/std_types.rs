@@ -184,6 +184,9 @@ fn leaves_are_known_at_compile_time() {
     assert!(!is_leaf::<Vec<Vec<Vec<Vec<u8>>>>>(), "deeper than is looked");
     fn traced<T: Trace + ?Sized>() {}
     traced::<dyn Error + Send + Sync>();
+    traced::<dyn Error>();
+    let error: Gc<dyn Error> = Gc::from(Box::<dyn Error>::from("as with `Rc`"));
+    assert_eq!(error.to_string(), "as with `Rc`");
     traced::<dyn Any + Send>();
     traced::<std::path::Path>();
     traced::<[Box<dyn Error + Send + Sync>]>();
