@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! Cache
-//!     0  bins[69]: { top, low, high, allocs } per class, index 0 unused
-//!  2208  short arrays: room for 8 blocks per class
+//!     0  bins[77]: { top, low, high, allocs } per class, index 0 unused
+//!  2464  short arrays: room for 8 blocks per class
 //!        cold part: links, counters that the slow path keeps
 //!        long arrays: room for 16 KiB of blocks per class, at most 256
 //!        wide arrays: 32 KiB, at most 512, for classes that swing
@@ -136,16 +136,6 @@ impl Counters {
             mid_out: [const { AtomicU64::new(0) }; MIDS],
         }
     }
-
-    /// Bytes of the fallback's blocks that this thread allocated and did not free; what it freed for
-    /// others makes up for none.
-    #[inline]
-    pub(crate) fn fallback_live(&self) -> usize {
-        let (inside, out) =
-            (self.fallback_bytes_in.load(Relaxed), self.fallback_bytes_out.load(Relaxed));
-        let live = inside.wrapping_sub(out).cast_signed();
-        if live > 0 { live.unsigned_abs() as usize } else { 0 }
-    }
 }
 
 /// Adds to a counter that only this thread writes. Returns the sum.
@@ -157,7 +147,7 @@ pub(crate) fn bump(counter: &AtomicU64, by: u64) -> u64 {
     sum
 }
 
-const _: () = assert!(offset_of!(Cache, short) == 2208);
+const _: () = assert!(offset_of!(Cache, short) == 2464);
 const _: () = assert!(size_of::<Array>() == HEAD_BYTES);
 
 // SAFETY: by invariant 3 all that is not atomic is touched by one thread at a time: the owner; who holds the lock on the list
@@ -286,7 +276,7 @@ impl Cache {
     /// The head of a bin.
     #[inline(always)]
     fn head(&self, bin: CacheBin) -> &Array {
-        // SAFETY: a multiple of the size of a head, at most 68 times as much: inside the table.
+        // SAFETY: a multiple of the size of a head, at most 76 times as much: inside the table.
         let head = unsafe { self.bins.as_ptr().byte_add(bin.offset()) };
         // SAFETY: an element of the table.
         unsafe { &*head }

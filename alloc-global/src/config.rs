@@ -2,7 +2,7 @@
 //!
 //! | variable | values | default |
 //! |---|---|---|
-//! | `POOLALLOC_FALLBACK_CACHE` | bytes a thread may cache of blocks above 1 KiB; `0`: of none of the fallback's | `32m` |
+//! | `POOLALLOC_FALLBACK_CACHE` | bytes a thread may cache of blocks above 1 KiB, beside its arrays; `0`: of none of the fallback's | `32m` |
 //! | `POOLALLOC_PURGE_DELAY_MS` | milliseconds that free memory is kept; 0 = none; `never` | `500` |
 //! | `POOLALLOC_HUGE_PAGES` | `always`, or bytes in use from which on they are asked for; `never`, as `off` | `4m` |
 //! | `POOLALLOC_PURGER` | `1`: a background thread gives memory back while the program is idle | `0` |

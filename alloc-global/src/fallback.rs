@@ -306,7 +306,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         {
             self.teach();
             cache.tick();
-            let live = cache.counters.fallback_live().saturating_sub(layout.size());
+            let live = cache.fallback_live().saturating_sub(layout.size());
             ask_room(cache, live, layout.size());
             // SAFETY: the caller's contract: not null.
             let kept = unsafe { NonNull::new_unchecked(block) };
@@ -447,7 +447,7 @@ const fn has_no_bin(layout: Layout) -> bool {
 /// Whether the fallback saw a large block freed for its own good; see `teach`.
 static TAUGHT: AtomicBool = AtomicBool::new(false);
 
-/// A block of a class above 1 KiB out of this thread's cache, or of what others passed on.
+/// A block of a class above 4 KiB, or aligned to more than 16, out of this thread's cache, or of what others passed on.
 fn take_kept(class: LargeClass, size: usize) -> Option<Block> {
     match pop(class, size) {
         Some((block, cache, look)) => {

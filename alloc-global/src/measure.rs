@@ -135,7 +135,7 @@ pub fn measured_so_far() -> Result<Measured, MeasureError> {
     stats_of(ThreadScope::innermost_counts().ok_or(MeasureError::NotOpen)?)
 }
 
-/// What the calling thread did since it began. Bytes are those that [`stats`](crate::stats()) counts: of blocks up to 1 KiB, of
+/// What the calling thread did since it began. Bytes are those that [`stats`](crate::stats()) counts: of blocks up to 4 KiB, of
 /// layouts above.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]

@@ -1,9 +1,9 @@
-//! Bins of a thread's cache: the 64 size classes of the pools, and four for the fallback's blocks up to 1 KiB.
+//! Bins of a thread's cache: the 64 size classes of the pools, and twelve for the fallback's blocks up to 4 KiB.
 //!
 //! ```text
-//! size    1..=8  ...  505..=512 | 513..=640  641..=768  769..=896  897..=1024 | more
-//! bin       1    ...     64     |    65         66         67          68     | none
-//! from          pools           |           the fallback, cached              | fallback
+//! size    1..=8  ...  505..=512 | 513..=640  641..=768 ... 897..=1024 ... 3585..=4096 | more
+//! bin       1    ...     64     |    65         66            68             76       | none
+//! from          pools           |                 the fallback, cached                | fallback
 //! ```
 //!
 //! A program whose sizes straddle 512 bytes at random would mispredict a branch there on every second call, which
@@ -20,19 +20,23 @@ use alloc_core::{CLASS_STEP, CLASSES, SizeClass, class_index};
 use core::alloc::Layout;
 
 /// Number of bins beyond the size classes.
-pub(crate) const MIDS: usize = 4;
+pub(crate) const MIDS: usize = 12;
 
 /// The last bin.
 const LAST_BIN: usize = CLASSES + MIDS;
 
 /// The largest size, in bytes, that these bins serve.
-pub(crate) const MID_MAX: usize = 1024;
+pub(crate) const MID_MAX: usize = 4096;
 
 /// Length of a table indexed by bin: index 0 stays unused.
 pub(crate) const BIN_TABLE: usize = LAST_BIN + 1;
 
-/// Steps of 8 bytes in one of the classes above 512 bytes.
-const STEPS: usize = 16;
+/// Whether blocks of a class for which their array has no room are kept in a list (`large_cache`). Up to 1 KiB they are better off in the
+/// fallback, which makes blocks of other sizes of them that lie in order: programs that build trees of such nodes anew are
+/// slower on what lists hold (docs/measurements.md).
+pub(crate) const fn has_list(class: LargeClass) -> bool {
+    class.size() > 1024
+}
 
 /// Steps of 8 bytes in the largest size that these bins serve.
 pub(crate) const MID_STEPS: usize = MID_MAX / CLASS_STEP;
@@ -51,8 +55,13 @@ const BIN_OF: [CacheBin; MID_STEPS + 1] = {
     let mut bins = [CacheBin::NONE; MID_STEPS + 1];
     let mut steps = 1;
     while steps < bins.len() {
-        let mids = steps.saturating_sub(CLASSES).div_ceil(STEPS);
-        let index = if steps <= CLASSES { steps } else { CLASSES + mids };
+        let index = match Layout::from_size_align(steps * CLASS_STEP, 1) {
+            Ok(layout) if steps > CLASSES => match LargeClass::of(layout) {
+                Some(class) => CLASSES + 1 + class.index(),
+                None => 0,
+            },
+            _ => steps,
+        };
         bins[steps] = CacheBin((index * HEAD_BYTES) as u16);
         steps += 1;
     }
@@ -179,13 +188,13 @@ mod tests {
     fn every_bin_is_inside_the_table_and_the_mids_are_the_last() {
         assert!(BIN_OF.iter().all(|bin| bin.offset() % HEAD_BYTES == 0 && bin.index() < BIN_TABLE));
         let last: Vec<_> = CacheBin::mids().map(CacheBin::index).collect();
-        assert_eq!(last, [65, 66, 67, 68]);
+        assert_eq!(last, (65..=76).collect::<Vec<_>>());
     }
 
     #[test]
     fn what_is_aligned_beyond_16_or_huge_has_no_bin_above_512_bytes() {
         for (size, align) in
-            [(600, 32), (513, 1024), (1, 1024), (1025, 16), (isize::MAX as usize, 1)]
+            [(600, 32), (513, 1024), (1, 1024), (4097, 16), (isize::MAX as usize, 1)]
         {
             assert_eq!(bin(size, align), None, "{size} {align}");
         }

@@ -17,8 +17,8 @@ use core::sync::atomic::{AtomicIsize, AtomicU64, Ordering::Relaxed};
 /// Pool blocks and fallback blocks are counted together unless named otherwise. Exact for the calls of the
 /// calling thread, and for all threads that rest; a thread that works meanwhile may have
 /// some of its calls in and some not, so that a count may step back between two readings. Bytes of a pool
-/// block are those of its size class; bytes of a fallback block those of its `Layout`, or, up to 1,024, of the
-/// class that the layout is rounded to (640, 768, 896, 1,024).
+/// block are those of its size class; bytes of a fallback block those of its `Layout`, or, up to 4,096, of the
+/// class that the layout is rounded to (640, 768, 896, 1,024, 1,280 ... 4,096: four for each doubling).
 ///
 /// ```
 /// let before = alloc_global::stats();

@@ -409,7 +409,7 @@ pub(crate) fn for_each_own_cached(mut f: impl FnMut(Block)) {
     }
 }
 
-/// Calls `f` with every block of 513 to 1,024 bytes that this thread's cache holds; `f` neither allocates nor frees.
+/// Calls `f` with every block of 513 to 4,096 bytes that this thread's cache holds; `f` neither allocates nor frees.
 pub(crate) fn for_each_own_mid(f: impl FnMut(Block)) {
     // SAFETY: this thread's, or a static without room; `f` is as promised.
     unsafe { HOME.get().for_each_mid_cached(f) };

@@ -50,7 +50,7 @@ fn flush_mids(cache: &'static Cache, pass_on: bool) -> usize {
             free_to_registered(class, block);
         };
         // SAFETY: the caller's own cache, or nobody's.
-        unsafe { cache.give_mid(bin, u32::MAX, pass_on, free) };
+        unsafe { cache.give_mid(bin, u32::MAX, pass_on, |_, _| 0, free) };
     }
     bytes
 }
@@ -190,14 +190,13 @@ impl Visit {
         let (noted_at, allocs) = self.cache.large.noted.get();
         self.cache.large.cached() >= purge::TOO_FEW
             && now.saturating_sub(noted_at) >= delay_ms
-            // Relaxed: who has its turn sees what the owner did before.
-            && self.cache.counters.fallback_allocs.load(Ordering::Relaxed) == allocs
+            && self.cache.fallback_taken() == allocs
     }
 
     /// Gives back half of what lay untouched since the last sweep.
     fn sweep(&self) -> usize {
         let before = self.cache.large.cached();
-        let live = self.cache.counters.fallback_live();
+        let live = self.cache.fallback_live();
         self.cache.large.sweep(live, |class, idle| {
             for _ in 0..idle.div_ceil(2) {
                 let Some(block) = self.cache.large.pop(class) else { return };

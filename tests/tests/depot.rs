@@ -38,8 +38,8 @@ fn main() -> ExitCode {
 }
 
 fn block(rng: &mut fastrand::Rng) -> Block {
-    // Up to 1 KiB blocks go another way than above.
-    let size = if rng.bool() { rng.usize(513..=1024) } else { rng.usize(1_025..40_000) };
+    // Up to 4 KiB blocks go another way than above.
+    let size = if rng.bool() { rng.usize(513..=4_096) } else { rng.usize(4_097..40_000) };
     Block::new(size, 1 << rng.u32(0..=4), rng.u64(..)).expect("memory")
 }
 

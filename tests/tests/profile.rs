@@ -90,9 +90,9 @@ fn taken(size: usize) -> usize {
 /// Asserts that an estimate of `count` blocks of `size` bytes lies within four standard errors.
 fn within(found: &Sums, count: u64, size: usize, rate: u64) {
     // A sample is chosen by the bytes of its class, above 512 bytes by those of its layout; bytes of call sites are those of the
-    // block up to 1 KiB.
+    // block up to 4 KiB.
     let chosen = if size > 512 { size } else { taken(size) } as f64;
-    let (count, size) = (count as f64, if size > 1_024 { size } else { taken(size) } as f64);
+    let (count, size) = (count as f64, if size > 4_096 { size } else { taken(size) } as f64);
     let chance = 1.0 - (-chosen / rate as f64).exp();
     // Each block is a sample or not, and one that is stands for 1 / chance.
     let error = (count * (1.0 - chance) / chance).sqrt();
@@ -341,6 +341,7 @@ fn reallocated() {
         (100, 700, 1.),
         (700, 100, 1.),
         (3_000, 3_050, 0.),
+        (5_000, 5_050, 0.),
         (3_000, 50_000, 1.),
         (50_000, 2_000, 1.),
         (2_000_000, 4_000_000, 1.),
@@ -361,10 +362,10 @@ fn reallocated() {
         let (old, new) = (of_region(&born), of_region(&moved));
         assert_eq!((old.allocs, old.live), (20., 20. * (1. - news)), "{born}");
         assert_eq!((new.allocs, new.live), (20. * news, 20. * news), "{moved}");
-        // Up to 1 KiB the bytes of the block, above it those of the layout, as in the counters.
-        let bytes = if to > 1_024 { to } else { taken(to) } as f64;
+        // Up to 4 KiB the bytes of the block, above it those of the layout, as in the counters.
+        let bytes = if to > 4_096 { to } else { taken(to) } as f64;
         assert_eq!(new.live_bytes, 20. * news * bytes, "{moved}");
-        if to > 1_024 {
+        if to > 4_096 {
             assert_eq!(old.live_bytes, 20. * (1. - news) * bytes, "{born}");
         }
         all.iter().for_each(Block::verify);

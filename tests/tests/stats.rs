@@ -41,10 +41,13 @@ fn class_size(size: usize, align: usize) -> Option<usize> {
     (rounded <= 512).then_some(rounded)
 }
 
-/// Bytes that a block of the fallback counts for: up to 1,024 those of its class, else its layout's.
+/// Bytes that a block of the fallback counts for: up to 4,096 those of its class, else its layout's.
 fn fallback_size(size: usize, align: usize) -> usize {
     let rounded = size.next_multiple_of(align.max(8));
-    if rounded <= 1024 && align <= 16 { rounded.next_multiple_of(128) } else { size }
+    match rounded {
+        ..=4096 if align <= 16 => rounded.next_multiple_of(rounded.next_power_of_two() / 8),
+        _ => size,
+    }
 }
 
 /// Counts beside the allocator; holds its blocks without allocating.

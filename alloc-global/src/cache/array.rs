@@ -12,6 +12,7 @@
 //!
 //! Unsafe only to move blocks between the two places. It does not know what the blocks are.
 
+use crate::large_class::LargeClass;
 use crate::mid_class::{BIN_TABLE, MIDS};
 use alloc_core::{Block, CLASS_STEP, CLASSES};
 use core::cell::{Cell, UnsafeCell};
@@ -34,21 +35,29 @@ const CLASS_BYTES: usize = 16 << 10;
 /// Bytes of blocks that a class may hold in a wide array.
 const WIDE_BYTES: usize = 32 << 10;
 
-/// Greatest capacity of the arrays above 64, in blocks: up to 64 KiB each. The fallback behind them costs several
+/// Greatest capacity of the arrays above 64, in blocks, and in bytes of blocks. The fallback behind them costs several
 /// times what the shared heaps do.
 const MID_SLOTS: usize = 64;
+const MID_BYTES: usize = 64 << 10;
 
 /// A place for a block.
 pub(super) type Slot = MaybeUninit<Block>;
 
 /// The greatest capacity of an array that is not wide.
 pub(super) const fn max_cap(index: usize) -> u32 {
-    if index > CLASSES { MID_SLOTS as u32 } else { fit(index, CLASS_BYTES, LONG) }
+    if index > CLASSES { mid_cap(index) } else { fit(index, CLASS_BYTES, LONG) }
 }
 
 /// The greatest capacity of an array.
 pub(super) const fn wide_cap(index: usize) -> u32 {
-    if index > CLASSES { MID_SLOTS as u32 } else { fit(index, WIDE_BYTES, SLOTS) }
+    if index > CLASSES { mid_cap(index) } else { fit(index, WIDE_BYTES, SLOTS) }
+}
+
+/// The greatest capacity of an array above 64.
+const fn mid_cap(index: usize) -> u32 {
+    let Some(class) = LargeClass::from_index(index - CLASSES - 1) else { return 0 };
+    let fit = MID_BYTES / class.size();
+    if fit > MID_SLOTS { MID_SLOTS as u32 } else { fit as u32 }
 }
 
 /// How many blocks of a class make up `bytes`, at most `slots`.

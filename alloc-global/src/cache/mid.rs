@@ -1,4 +1,4 @@
-//! The bins above 64 of a thread's cache: blocks of the registered fallback, of 513 to 1,024 bytes.
+//! The bins above 64 of a thread's cache: blocks of the registered fallback, of 513 to 4,096 bytes.
 //!
 //! They share the arrays, and so the fast paths, of the small ones (`mid_class` says why); they come from and go to the
 //! fallback one by one, not the shared heaps. Invariants are those of [`Cache`].
@@ -8,7 +8,7 @@
 use super::array::{Array, SLOTS, max_cap};
 use super::{Cache, bump};
 use crate::large_class::LargeClass;
-use crate::mid_class::CacheBin;
+use crate::mid_class::{CacheBin, has_list};
 use crate::{depot, stats, watch};
 use alloc_core::Block;
 use core::mem::MaybeUninit;
@@ -45,6 +45,7 @@ impl Cache {
         if let Some((head, class)) = self.mid(bin) {
             bump(&head.allocs, 1);
             self.note_mid(class, 1);
+            self.note_bytes(class.size().cast_signed());
         }
     }
 
@@ -52,6 +53,7 @@ impl Cache {
     pub(crate) fn note_mid_stocked(&self, bin: CacheBin) {
         if let Some((_, class)) = self.mid(bin) {
             self.note_mid(class, 1);
+            self.note_bytes(class.size().cast_signed());
         }
     }
 
@@ -72,27 +74,33 @@ impl Cache {
     pub(crate) fn note_mid_gone(&self, bin: CacheBin) {
         if let Some((_, class)) = self.mid(bin) {
             self.note_mid(class, -1);
+            self.note_bytes(-class.size().cast_signed());
         }
     }
 
+    /// Counts blocks that came into the array or went to the program, or the other way.
     fn note_mid(&self, class: LargeClass, blocks: i64) {
         if let Some(out) = self.counters.mid_out.get(class.rank()) {
             bump(out, blocks.cast_unsigned());
         }
-        self.note_bytes((class.size() as i64 * blocks) as isize);
     }
 
-    /// Fills a bin above 64 with what other threads left in the depot. Whether there was any.
+    /// Fills a bin above 64 with what `take` puts into the places it is given, the newest last, and of which it returns how many. Whether
+    /// there was any.
     ///
     /// # Safety
     ///
-    /// The cache is that of the calling thread.
-    pub(crate) unsafe fn take_mid(&self, bin: CacheBin) -> bool {
+    /// The cache is that of the calling thread. What `take` puts there are free blocks of its class of the registered fallback.
+    pub(crate) unsafe fn take_mid(
+        &self,
+        bin: CacheBin,
+        take: impl FnOnce(LargeClass, &mut [MaybeUninit<Block>]) -> usize,
+    ) -> bool {
         let Some((head, class)) = self.mid(bin) else { return false };
         let want = (head.cap() / 2).min(head.cap().saturating_sub(head.len())) as usize;
         let mut blocks = [const { MaybeUninit::<Block>::uninit() }; depot::BATCH];
         let Some(blocks) = blocks.get_mut(..want) else { return false };
-        let taken = depot::take(class, self.who(), blocks);
+        let taken = take(class, blocks).min(want);
         let top = head.top.load(Relaxed);
         // SAFETY: at most as many as there is room for, the owner's access (3).
         unsafe { top.copy_from_nonoverlapping(blocks.as_ptr(), taken) };
@@ -102,7 +110,7 @@ impl Cache {
     }
 
     /// Hands the `count` oldest of the fallback's blocks in a bin above 64 to other threads if `pass_on` and they asked for some, the
-    /// rest to `free`.
+    /// rest to `keep`, which takes as many as it returns, the first ones, and what is left to `free`.
     ///
     /// # Safety
     ///
@@ -112,6 +120,7 @@ impl Cache {
         bin: CacheBin,
         count: u32,
         pass_on: bool,
+        keep: impl FnOnce(LargeClass, &[MaybeUninit<Block>]) -> usize,
         mut free: impl FnMut(LargeClass, Block),
     ) {
         let Some((head, class)) = self.mid(bin) else { return };
@@ -143,6 +152,9 @@ impl Cache {
             false => 0,
         };
         let Some(out) = out.get(passed_on..) else { return };
+        let kept = keep(class, out);
+        let Some(out) = out.get(kept..) else { return };
+        self.note_bytes(-((passed_on + out.len()) * class.size()).cast_signed());
         self.note_freed(class.size() * out.len());
         for block in out {
             // SAFETY: it was below the length: a block (2).
@@ -169,6 +181,34 @@ impl Cache {
                 f(unsafe { block.assume_init() });
             }
         }
+    }
+
+    /// Bytes of the fallback's blocks that may come to lie in a list, which this thread allocated and did not free; what it freed for
+    /// others makes up for none.
+    pub(crate) fn fallback_live(&self) -> usize {
+        let counters = &self.counters;
+        let mut live = counters
+            .fallback_bytes_in
+            .load(Relaxed)
+            .wrapping_sub(counters.fallback_bytes_out.load(Relaxed));
+        for (bin, out) in CacheBin::mids().zip(&counters.mid_out) {
+            if let Some((head, class)) = self.mid(bin)
+                && has_list(class)
+            {
+                let blocks = out.load(Relaxed).wrapping_sub(u64::from(head.len()));
+                live = live.wrapping_add(blocks.wrapping_mul(class.size() as u64));
+            }
+        }
+        // Relaxed, all of them: this thread's own, or nobody's.
+        usize::try_from(live.cast_signed()).unwrap_or(0)
+    }
+
+    /// How many of the fallback's blocks this thread was handed, wrapping: by the cache of large ones, and by arrays.
+    pub(crate) fn fallback_taken(&self) -> u64 {
+        // Relaxed: this thread's own, or nobody's.
+        let large = self.counters.fallback_allocs.load(Relaxed);
+        let mids = CacheBin::mids().map(|bin| self.head(bin).allocs.load(Relaxed));
+        mids.fold(large, u64::wrapping_add)
     }
 
     /// Half of the capacity of a bin above 64: how many go when it is full.

@@ -1,4 +1,4 @@
-//! What a thread keeps of the fallback's blocks above 1 KiB: taking them, putting them back, moving between them, counting.
+//! What a thread keeps of the fallback's blocks in lists, those above 1 KiB: taking them, putting them back, moving between them, counting.
 //!
 //! The calling thread's own cache only; visits keep others out of it (`visit`). It does not call the fallback but to give a
 //! block back that there is no room for.
@@ -6,13 +6,13 @@
 use super::MOVES_PAGES;
 use crate::cache::{Cache, bump};
 use crate::large_class::LargeClass;
+use crate::mid_class::has_list;
 use crate::visit::{Visit, free_erased};
 use crate::{config, depot, purge, thread};
 use alloc_core::Block;
 use core::alloc::Layout;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering::Relaxed;
 
 /// Cached allocations between two looks at the clock.
 const LOOK: u64 = 64;
@@ -20,7 +20,7 @@ const LOOK: u64 = 64;
 /// Lets a thread's cache make way for bytes that come fresh from the fallback.
 pub(super) fn make_way(cache: Option<&'static Cache>, bytes: usize) {
     if let Some(visit) = cache.and_then(Visit::of_owner) {
-        visit.shrink(visit.cache.counters.fallback_live().saturating_add(bytes));
+        visit.shrink(visit.cache.fallback_live().saturating_add(bytes));
     }
 }
 
@@ -33,7 +33,7 @@ pub(super) fn ask_room(cache: &'static Cache, live: usize, size: usize) {
         // Not once for all: a thread may get its cache while the first one still reads the settings.
         large.set_limit(config::fallback_cache());
         large.grant(live, size);
-        large.noted.set((now, cache.counters.fallback_allocs.load(Relaxed)));
+        large.noted.set((now, cache.fallback_taken()));
     }
     if purge::note_cached(cache.large.cached(), now) {
         thread::look_for_due(now);
@@ -43,14 +43,14 @@ pub(super) fn ask_room(cache: &'static Cache, live: usize, size: usize) {
 /// Tells this thread's cache what is in use, after a block came fresh from the fallback.
 pub(super) fn note_fresh(class: Option<LargeClass>) {
     if let Some(visit) = thread::attached().and_then(Visit::of_owner) {
-        visit.cache.large.note_fresh(class, visit.cache.counters.fallback_live());
+        visit.cache.large.note_fresh(class, visit.cache.fallback_live());
     }
 }
 
 /// The same after the fallback made a block of this class out of one of another.
 pub(super) fn note_grown(class: Option<LargeClass>) {
     if let Some(visit) = thread::attached().and_then(Visit::of_owner) {
-        visit.cache.large.note_grown(class, visit.cache.counters.fallback_live());
+        visit.cache.large.note_grown(class, visit.cache.fallback_live());
     }
 }
 
@@ -113,7 +113,7 @@ pub(super) fn take_passed_on(class: LargeClass, size: usize) -> Option<Block> {
         let visit = Visit::of_owner(cache)?;
         let large = &visit.cache.large;
         large.set_limit(config::fallback_cache());
-        large.grant(cache.counters.fallback_live(), 0);
+        large.grant(cache.fallback_live(), 0);
         large.open(class);
         large.room(class)
     };
@@ -152,6 +152,51 @@ pub(super) fn pass_on(cache: &'static Cache, class: LargeClass, block: Block, si
         visit.pass_on(|len| len.div_ceil(2));
     }
     true
+}
+
+/// Puts blocks that the array of a bin above 64 has no room for into this thread's cache. How many found room, the first ones.
+///
+/// # Safety
+///
+/// They are free blocks of that class of the registered fallback, and the caller's, who gives up those that were kept.
+pub(super) unsafe fn keep_mids(
+    cache: &'static Cache,
+    class: LargeClass,
+    blocks: &[MaybeUninit<Block>],
+) -> usize {
+    if !has_list(class) {
+        return 0;
+    }
+    ask_room(cache, cache.fallback_live(), 0);
+    let Some(visit) = Visit::of_owner(cache) else { return 0 };
+    let large = &visit.cache.large;
+    let keep = |block: &&MaybeUninit<Block>| {
+        // SAFETY: the caller's promise.
+        let block = unsafe { block.assume_init() };
+        // SAFETY: the caller's promise.
+        unsafe { large.push(class, block) }
+    };
+    blocks.iter().take_while(keep).count()
+}
+
+/// Takes such blocks out again, the newest last. How many.
+pub(super) fn take_mids(
+    cache: &'static Cache,
+    class: LargeClass,
+    places: &mut [MaybeUninit<Block>],
+) -> usize {
+    let Some(visit) = Visit::of_owner(cache) else { return 0 };
+    let large = &visit.cache.large;
+    let mut count = 0;
+    for place in &mut *places {
+        let Some(block) = large.pop(class) else { break };
+        place.write(block);
+        count += 1;
+    }
+    if let Some(taken) = places.get_mut(..count) {
+        taken.reverse();
+    }
+    count
 }
 
 /// Puts a block into this thread's cache that had room for it just now.

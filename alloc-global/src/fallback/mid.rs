@@ -1,17 +1,20 @@
-//! Blocks of 513 to 1,024 bytes where the arrays that they share with the small ones are empty or full (`mid_class`).
+//! Blocks of 513 to 4,096 bytes where the arrays that they share with the small ones are empty or full (`mid_class`).
 //!
 //! ```text
-//! empty:  one block of the fallback for the program, and more for the array the more often that was so
-//! full:   a longer array, or its older half goes back to the fallback
+//! empty:  half an array out of the thread's cache of large blocks, if it keeps such, or the depot; else one block of the fallback for the program, and
+//!         more for the array the more often that was so
+//! full:   a longer array, or its older half goes to the depot, if others asked; to the thread's cache, as long as its bound
+//!         holds; to the fallback
 //! ```
 //!
 //! It does not know the fast paths: those are `pool_alloc`'s.
 
+use super::kept::{keep_mids, make_way, note_fresh, take_mids};
 use super::{Fallback, make_room};
 use crate::cache::Cache;
 use crate::large_class::{LargeClass, fallback_layout};
-use crate::mid_class::CacheBin;
-use crate::thread;
+use crate::mid_class::{CacheBin, has_list};
+use crate::{depot, thread};
 use alloc_core::Block;
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{NonNull, null_mut};
@@ -35,17 +38,25 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             }
             return block.as_ptr();
         }
+        let asked = fallback_layout(layout);
+        let listed = bin.mid_class().filter(|class| has_list(*class));
+        if listed.is_some() {
+            make_way(cache, asked.size());
+        }
         // SAFETY: the size is at least that of the caller's layout, so not 0.
-        let mut block = unsafe { self.ask(fallback_layout(layout), zeroed) };
+        let mut block = unsafe { self.ask(asked, zeroed) };
         if block.is_null() && make_room() {
             // SAFETY: as above.
-            block = unsafe { self.ask(fallback_layout(layout), zeroed) };
+            block = unsafe { self.ask(asked, zeroed) };
         }
         if !block.is_null() {
             thread::note_mid_fresh(cache, bin);
+            if listed.is_some() {
+                note_fresh(listed);
+            }
             if let (Some(cache), false) = (cache, zeroed) {
                 // SAFETY: as above.
-                unsafe { self.stock_mid(cache, bin, fallback_layout(layout)) };
+                unsafe { self.stock_mid(cache, bin, asked) };
             }
         }
         block
@@ -104,8 +115,10 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
                 // SAFETY: a block of this fallback, allocated with the class's layout.
                 unsafe { self.give(old.as_ptr(), class.layout()) };
             };
+            // SAFETY: the cache is this thread's, and this fallback is registered.
+            let keep = |class: LargeClass, old: &[_]| unsafe { keep_mids(cache, class, old) };
             // SAFETY: the cache is this thread's.
-            unsafe { cache.give_mid(bin, cache.mid_half(bin), true, free) };
+            unsafe { cache.give_mid(bin, cache.mid_half(bin), true, keep, free) };
         }
         // SAFETY: the cache is this thread's.
         if !unsafe { cache.push(bin, freed) } {
@@ -117,7 +130,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     }
 }
 
-/// A block of a bin above 64 that was found empty, if there is one all the same, or other threads left some in the depot.
+/// A block of a bin above 64 that was found empty, if there is one all the same, the thread's cache of large blocks has some, or other
+/// threads left some in the depot.
 ///
 /// # Safety
 ///
@@ -130,7 +144,14 @@ unsafe fn take_kept(cache: &'static Cache, bin: CacheBin) -> Option<Block> {
     // SAFETY: the caller's promise.
     unsafe { cache.grow_mid(bin) };
     // SAFETY: the caller's promise.
-    if !unsafe { cache.take_mid(bin) } {
+    let own = unsafe { cache.take_mid(bin, |class, places| take_mids(cache, class, places)) };
+    let others = |class: LargeClass, places: &mut [_]| {
+        let taken = depot::take(class, cache.who(), places);
+        cache.note_bytes((class.size() * taken).cast_signed());
+        taken
+    };
+    // SAFETY: the caller's promise.
+    if !own && !unsafe { cache.take_mid(bin, others) } {
         return None;
     }
     // SAFETY: the caller's promise.

@@ -78,7 +78,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// The bytes that the allocator's own counters count for the block: its class's, above 1 KiB the layout's.
+    /// The bytes that the allocator's own counters count for the block: its class's, above 4 KiB the layout's.
     #[inline]
     pub(crate) fn counted(&self) -> u64 {
         if self.size > MID_MAX as u64 { self.requested } else { self.size }

@@ -50,7 +50,7 @@ pub struct Site {
     pub thread: String,
     /// Blocks allocated.
     pub allocs: f64,
-    /// Their bytes, as the counters have them: up to 1 KiB those of the block, above it those of the layout.
+    /// Their bytes, as the counters have them: up to 4 KiB those of the block, above it those of the layout.
     pub alloc_bytes: f64,
     /// The variance of `alloc_bytes`: the square of its standard error. Of each sample its own chance is known, so it holds for
     /// blocks of any sizes and across changes of the rate; 0 where every block was recorded.

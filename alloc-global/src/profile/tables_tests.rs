@@ -450,8 +450,8 @@ fn a_site_remembers_its_most_and_what_it_had_when_the_process_had_most() {
 #[test]
 fn bytes_are_those_that_the_counters_count() {
     let tables = Tables::new(|| 64 << 10, || 64 << 10, || 0);
-    // A class of pools, one of the bins up to 1 KiB, one of those above.
-    for (n, requested, size) in [(1, 20, 24), (2, 600, 640), (3, 1_100, 1_280)] {
+    // A class of pools, one of the bins up to 4 KiB, one of those above.
+    for (n, requested, size) in [(1, 20, 24), (2, 600, 640), (3, 4_900, 5_120)] {
         let event = Allocation { requested, ..allocation(n * 16, size, 1) };
         tables.on_alloc(event, &mut stack(&[n]), |_| (), || true);
     }
@@ -461,6 +461,6 @@ fn bytes_are_those_that_the_counters_count() {
         let row = (tally.live_bytes, tally.live_requested, tally.live_lost);
         known_bytes.insert(known.stack[0], row);
     });
-    let expected = [(1, (24, 20, 4)), (2, (640, 600, 40)), (3, (1_100, 1_100, 180))];
+    let expected = [(1, (24, 20, 4)), (2, (640, 600, 40)), (3, (4_900, 4_900, 220))];
     assert_eq!(known_bytes, expected.into());
 }

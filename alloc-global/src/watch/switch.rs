@@ -66,7 +66,7 @@ pub(crate) fn is_watched() -> bool {
 
 /// Records a sample of what the process allocates from now on, `mean_bytes` apart on average (512 KiB is
 /// what production systems use): in the calling thread at once, in every other from its next slow path on: when
-/// its cache has no block of a class, or no room for one, or at a request above 1 KiB. A thread that only frees and takes the same few
+/// its cache has no block of a class, or no room for one, or at a request above 4 KiB. A thread that only frees and takes the same few
 /// small blocks may not come to one; [`thread_flush`](crate::thread_flush) makes it follow. 0 is taken for 1: every block.
 ///
 /// Costs the fast paths nothing; each sample a walk of the stack. The same as `POOLALLOC_SAMPLE`.

@@ -43,7 +43,7 @@ fn lanes_of_one_site_are_one_site() {
 fn what_others_do_with_a_lanes_blocks_shows_in_its_most() {
     let tables = Tables::new(|| 64 << 10, || 64 << 10, || 0);
     let come = |n: usize, requested: usize| {
-        let size = if requested > 1_024 { 1_280 } else { requested };
+        let size = if requested > 4_096 { 5_120 } else { requested };
         let event = allocation(n * 16, size, 1);
         let event = Allocation { requested, place: Place { lane: 3, ..event.place }, ..event };
         tables.on_alloc(event, &mut stack(&[1]), |_| (), || true);
@@ -61,16 +61,16 @@ fn what_others_do_with_a_lanes_blocks_shows_in_its_most() {
     assert_eq!(most(), (300, 3));
     come(5, 100);
     assert_eq!(most(), (350, 3));
-    // Above 1 KiB counters count what was asked for. Grown by another thread, then one more.
-    come(6, 1_100);
-    assert_eq!(most(), (1_450, 4));
-    tables.on_resize(block(6 * 16), 1_200, 4);
-    assert_eq!(most(), (1_550, 4));
+    // Above 4 KiB counters count what was asked for. Grown by another thread, then one more.
+    come(6, 4_900);
+    assert_eq!(most(), (5_250, 4));
+    tables.on_resize(block(6 * 16), 5_000, 4);
+    assert_eq!(most(), (5_350, 4));
     come(7, 10);
-    assert_eq!(most(), (1_560, 5));
-    tables.on_resize(block(6 * 16), 1_100, 3);
+    assert_eq!(most(), (5_360, 5));
+    tables.on_resize(block(6 * 16), 4_900, 3);
     come(8, 10);
-    assert_eq!(most(), (1_560, 5));
+    assert_eq!(most(), (5_360, 5));
     tables.check().unwrap();
 }
 
