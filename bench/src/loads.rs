@@ -77,6 +77,12 @@ static ALL: &[Workload] = &[
         "strings grown line by line and byte vectors grown by exact reserves, to megabytes"),
     load("large-mix", Large, "replace", growth::large_mix,
         "replace among 200 blocks of 513 bytes to 1 MiB"),
+    load("edges", Large, "replace", growth::edges,
+        "replace among 1,000 blocks of 14 sizes from 504 to 2,049 bytes"),
+    load("batch-large", Large, "pair", growth::batch_large,
+        "10,000 blocks of 1 to 8 KB, freed in random order"),
+    load("aligned", Large, "replace", growth::aligned,
+        "replace among 500 buffers of 64 bytes to 64 KiB, aligned to 64, 512 or 4,096"),
 
     load("larson-2", Threads, "replace", threads::larson_2,
         "2 chains of threads replace blocks and hand their array to a new thread"),

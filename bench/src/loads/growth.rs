@@ -1,4 +1,4 @@
-//! Blocks above 512 bytes: vectors and strings that grow, and random large sizes. One thread.
+//! Blocks above 512 bytes: vectors and strings that grow, random large sizes, batches, aligned buffers. One thread.
 //! No unsafe here.
 //!
 //! They measure what lies behind the pools: the fallback, its cache, reallocation, page faults.
@@ -98,6 +98,97 @@ pub(crate) fn large_mix(scale: &Scale) -> Outcome {
             let slot = &mut blocks[rng.usize(..LIVE)];
             sum = sum.wrapping_add(slot.mark());
             *slot = Block::new(size(&mut rng), i as u32);
+        }
+        (units, sum)
+    })
+}
+
+/// Replaces random blocks among 1,000 by blocks of sizes at and beside those at which allocators change their way.
+pub(crate) fn edges(scale: &Scale) -> Outcome {
+    const LIVE: usize = 1_000;
+    const SIZES: [usize; 14] =
+        [504, 512, 513, 520, 640, 641, 1_016, 1_024, 1_025, 1_032, 1_280, 1_281, 2_048, 2_049];
+    let units = scale.of(30_000_000);
+    let mut rng = scale.rng(0);
+    let mut blocks: Vec<Block> =
+        (0..LIVE).map(|i| Block::new(SIZES[i % SIZES.len()], i as u32)).collect();
+    measure(|| {
+        let mut sum = 0u64;
+        for i in 0..units {
+            let slot = &mut blocks[rng.usize(..LIVE)];
+            sum = sum.wrapping_add(slot.mark());
+            *slot = Block::new(SIZES[rng.usize(..SIZES.len())], i as u32);
+        }
+        (units, sum)
+    })
+}
+
+/// Allocates batches of 10,000 blocks of 1 to 8 KB, and frees each in random order.
+pub(crate) fn batch_large(scale: &Scale) -> Outcome {
+    let batch = scale.keep(10_000);
+    let rounds = scale.of(240);
+    let mut rng = scale.rng(0);
+    measure(|| {
+        let mut sum = 0u64;
+        for round in 0..rounds {
+            let mut blocks: Vec<Block> =
+                (0..batch).map(|_| Block::new(rng.usize(1_000..8_000), round as u32)).collect();
+            rng.shuffle(&mut blocks);
+            sum = blocks.iter().fold(sum, |sum, block| sum.wrapping_add(block.mark()));
+        }
+        (rounds * batch as u64, sum)
+    })
+}
+
+/// A buffer of whole lines of a cache, of sectors of a disk, or of pages; none of them initialised but the first.
+enum Buffer {
+    Lines(Vec<Line>),
+    Sectors(Vec<Sector>),
+    Pages(Vec<Page>),
+}
+
+#[repr(align(64))]
+struct Line([u64; 8]);
+
+#[repr(align(512))]
+struct Sector([u64; 64]);
+
+#[repr(align(4096))]
+struct Page([u64; 512]);
+
+/// Replaces random buffers among 500, of 64 bytes to 64 KiB, aligned to 64, 512 or 4,096.
+pub(crate) fn aligned(scale: &Scale) -> Outcome {
+    const LIVE: usize = 500;
+    let units = scale.of(6_000_000);
+    let mut rng = scale.rng(0);
+    let buffer = |rng: &mut fastrand::Rng, i: u64| match rng.u8(..4) {
+        0 | 1 => {
+            let mut lines = Vec::with_capacity(rng.usize(1..128));
+            lines.push(Line([i; 8]));
+            Buffer::Lines(lines)
+        }
+        2 => {
+            let mut sectors = Vec::with_capacity(rng.usize(1..32));
+            sectors.push(Sector([i; 64]));
+            Buffer::Sectors(sectors)
+        }
+        _ => {
+            let mut pages = Vec::with_capacity(rng.usize(1..16));
+            pages.push(Page([i; 512]));
+            Buffer::Pages(pages)
+        }
+    };
+    let mut buffers: Vec<Buffer> = (0..LIVE).map(|i| buffer(&mut rng, i as u64)).collect();
+    measure(|| {
+        let mut sum = 0u64;
+        for i in 0..units {
+            let slot = &mut buffers[rng.usize(..LIVE)];
+            sum = sum.wrapping_add(match slot {
+                Buffer::Lines(lines) => lines[0].0[0],
+                Buffer::Sectors(sectors) => sectors[0].0[0],
+                Buffer::Pages(pages) => pages[0].0[0],
+            });
+            *slot = buffer(&mut rng, i);
         }
         (units, sum)
     })
