@@ -41,7 +41,7 @@ pub(crate) fn flush(cache: &'static Cache) -> usize {
     flush_mids(cache, false) + Visit::of_owner(cache).map_or(0, |visit| visit.flush())
 }
 
-/// The part of it that needs no visit: blocks up to 1 KiB.
+/// The part of it that needs no visit: blocks in arrays.
 fn flush_mids(cache: &'static Cache, pass_on: bool) -> usize {
     let mut bytes = 0;
     for bin in CacheBin::mids() {

@@ -1,8 +1,8 @@
 //! Blocks of 513 to 4,096 bytes where the arrays that they share with the small ones are empty or full (`mid_class`).
 //!
 //! ```text
-//! empty:  half an array out of the thread's cache of large blocks, if it keeps such, or the depot; else one block of the fallback for the program, and
-//!         more for the array the more often that was so
+//! empty:  half an array out of the thread's cache of large blocks, if it keeps such, or the depot; else one block of
+//!         the fallback for the program, and more for the array the more often that was so
 //! full:   a longer array, or its older half goes to the depot, if others asked; to the thread's cache, as long as its bound
 //!         holds; to the fallback
 //! ```

@@ -82,20 +82,20 @@ pub(crate) fn realloc_growth(scale: &Scale) -> Outcome {
     })
 }
 
-/// Replaces random blocks among 200 by blocks of 513 bytes to 1 MiB, geometrically distributed.
-pub(crate) fn large_mix(scale: &Scale) -> Outcome {
-    const LIVE: usize = 200;
-    let units = scale.of(6_000_000);
+/// Replaces random blocks among `live` by blocks of sizes that `size` draws.
+fn replace(
+    scale: &Scale,
+    units: u64,
+    live: usize,
+    size: impl Fn(&mut fastrand::Rng) -> usize,
+) -> Outcome {
+    let units = scale.of(units);
     let mut rng = scale.rng(0);
-    let size = |rng: &mut fastrand::Rng| {
-        let base = 512usize << rng.u8(..11);
-        base + 1 + rng.usize(..base)
-    };
-    let mut blocks: Vec<Block> = (0..LIVE).map(|i| Block::new(size(&mut rng), i as u32)).collect();
+    let mut blocks: Vec<Block> = (0..live).map(|i| Block::new(size(&mut rng), i as u32)).collect();
     measure(|| {
         let mut sum = 0u64;
         for i in 0..units {
-            let slot = &mut blocks[rng.usize(..LIVE)];
+            let slot = &mut blocks[rng.usize(..live)];
             sum = sum.wrapping_add(slot.mark());
             *slot = Block::new(size(&mut rng), i as u32);
         }
@@ -103,24 +103,19 @@ pub(crate) fn large_mix(scale: &Scale) -> Outcome {
     })
 }
 
-/// Replaces random blocks among 1,000 by blocks of sizes at and beside those at which allocators change their way.
+/// 200 blocks of 513 bytes to 1 MiB, geometrically distributed.
+pub(crate) fn large_mix(scale: &Scale) -> Outcome {
+    replace(scale, 6_000_000, 200, |rng| {
+        let base = 512usize << rng.u8(..11);
+        base + 1 + rng.usize(..base)
+    })
+}
+
+/// 1,000 blocks of sizes at and beside those at which allocators change their way.
 pub(crate) fn edges(scale: &Scale) -> Outcome {
-    const LIVE: usize = 1_000;
     const SIZES: [usize; 14] =
         [504, 512, 513, 520, 640, 641, 1_016, 1_024, 1_025, 1_032, 1_280, 1_281, 2_048, 2_049];
-    let units = scale.of(30_000_000);
-    let mut rng = scale.rng(0);
-    let mut blocks: Vec<Block> =
-        (0..LIVE).map(|i| Block::new(SIZES[i % SIZES.len()], i as u32)).collect();
-    measure(|| {
-        let mut sum = 0u64;
-        for i in 0..units {
-            let slot = &mut blocks[rng.usize(..LIVE)];
-            sum = sum.wrapping_add(slot.mark());
-            *slot = Block::new(SIZES[rng.usize(..SIZES.len())], i as u32);
-        }
-        (units, sum)
-    })
+    replace(scale, 30_000_000, 1_000, |rng| SIZES[rng.usize(..SIZES.len())])
 }
 
 /// Allocates batches of 10,000 blocks of 1 to 8 KB, and frees each in random order.
