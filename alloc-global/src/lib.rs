@@ -36,6 +36,7 @@ mod module;
 mod owner;
 mod pins;
 mod pool_alloc;
+mod prefetch;
 mod primitive;
 mod profile;
 mod purge;

@@ -9,6 +9,7 @@ use super::array::{Array, SLOTS, max_cap};
 use super::{Cache, bump};
 use crate::large_class::LargeClass;
 use crate::mid_class::{CacheBin, has_list};
+use crate::prefetch::fetch;
 use crate::{depot, stats, watch};
 use alloc_core::Block;
 use core::mem::MaybeUninit;
@@ -156,6 +157,14 @@ impl Cache {
         let Some(out) = out.get(kept..) else { return };
         self.note_bytes(-((passed_on + out.len()) * class.size()).cast_signed());
         self.note_freed(class.size() * out.len());
+        // Other work came since the oldest were freed. Allocators write to a block that is freed, to the word before it and, glibc
+        // for one, to what follows it.
+        for block in out {
+            // SAFETY: it was below the length: a block (2).
+            let block = unsafe { block.assume_init() }.as_ptr();
+            fetch(block.wrapping_sub(size_of::<usize>()));
+            fetch(block.wrapping_add(class.size()));
+        }
         for block in out {
             // SAFETY: it was below the length: a block (2).
             let block = unsafe { block.assume_init() };

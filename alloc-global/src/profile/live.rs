@@ -38,11 +38,12 @@ mod chains;
 mod check;
 mod slot;
 
-use super::pages::{Area, fetch};
+use super::pages::Area;
 use super::sites::SiteRef;
 use super::stack::GOLDEN;
 use crate::lock::{Guard, Lock};
 use crate::mid_class::MID_MAX;
+use crate::prefetch::fetch;
 use alloc_core::Block;
 use chains::{Parts, Spot};
 use core::ptr::NonNull;

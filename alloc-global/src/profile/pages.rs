@@ -57,19 +57,6 @@ pub(crate) fn cap() -> usize {
     CAP.get_or_init(asked).get()
 }
 
-/// Has the processor bring in what `at` points to, to be written soon: nothing is read, and the address may be any.
-#[inline(always)]
-pub(crate) fn fetch<T>(at: *const T) {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    {
-        use core::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-        // SAFETY: a hint.
-        unsafe { _mm_prefetch::<_MM_HINT_ET0>(at.cast()) };
-    }
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    let _ = at;
-}
-
 /// Zeroed memory, mapped at its first use.
 pub(crate) struct Area {
     start: AtomicPtr<u8>,

@@ -2,7 +2,8 @@
 //!
 //! Invariants are those of `live`. Unsafe, as there: entries are read and written in mapped memory.
 
-use super::{Added, BUCKET_SHIFT, Entry, GOLDEN, Live, MIB_BITS, Slot, Stripe, fetch};
+use super::{Added, BUCKET_SHIFT, Entry, GOLDEN, Live, MIB_BITS, Slot, Stripe};
+use crate::prefetch::fetch;
 use core::mem::offset_of;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};

@@ -15,7 +15,7 @@
 
 use super::{LIFETIMES, WEIGHT_ONE};
 use crate::cache::bump;
-use crate::profile::pages::fetch;
+use crate::prefetch::fetch;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
