@@ -17,7 +17,8 @@
 //!
 //! 1. What lies on a shelf are blocks of its class of the registered fallback, each there once, and in no cache.
 //! 2. There are at most `most(class)` of them.
-//! 3. `BYTES` is the sum of their sizes, and of what is on its way in. At most [`MOST_BYTES`] lie on the shelves.
+//! 3. `BYTES` is the sum of their sizes, and of what is on its way in. At most [`MOST_BYTES`] lie on the shelves; blocks above
+//!    [`SMALL`] raise the sum to [`most_bytes`] of their class at most.
 //!
 //! No lock is held while the fallback runs: who sweeps takes out what must go. Blocks count as given back to the fallback,
 //! in all counters, while they lie here. It does not know what a cache is, nor how a shelf holds blocks: that is `shelf`.
@@ -26,6 +27,7 @@ use crate::config;
 use crate::large_class::{LARGE_CLASSES, LargeClass};
 use crate::purge;
 use crate::shelf::{Shelf, Slots, Stock};
+use crate::stats;
 use crate::visit::free_to_registered;
 use alloc_core::Block;
 use core::mem::MaybeUninit;
@@ -42,8 +44,18 @@ const CLASS_BYTES: usize = 2 << 20;
 /// The most blocks of a class.
 const SLOTS: usize = 256;
 
-/// Bytes of all blocks here.
+/// Bytes of all blocks here at most.
 const MOST_BYTES: usize = 16 << 20;
+
+/// The largest blocks that may lie here up to that bound. Of larger ones few fill it, and a program of a few MiB would hold several times
+/// what it uses.
+const SMALL: usize = 64 << 10;
+
+/// Larger ones find room as long as all blocks here are at most this part of the most that was ever in use.
+const PEAK_PART: usize = 4;
+
+/// Larger ones find room below this many bytes in any case.
+const LEAST_BYTES: usize = 1 << 20;
 
 /// Sizes of blocks up to 1 MiB.
 const SHELF_SIZES: usize = 44;
@@ -75,6 +87,15 @@ const fn most(class: LargeClass) -> usize {
         SLOTS.. => SLOTS,
         fit => fit,
     }
+}
+
+/// The most bytes of all blocks here that blocks of a class may raise the sum to.
+fn most_bytes(class: LargeClass) -> usize {
+    let most = match class.size() {
+        ..=SMALL => MOST_BYTES,
+        _ => (stats::peak_published() / PEAK_PART).clamp(LEAST_BYTES, MOST_BYTES),
+    };
+    most.min(config::fallback_cache())
 }
 
 /// The shelf of a class, if it has one.
@@ -131,9 +152,8 @@ pub(crate) fn is_wanted(class: LargeClass, who: Who) -> bool {
 /// They are free blocks of the registered fallback, of that class, and the caller's.
 pub(crate) unsafe fn give(class: LargeClass, blocks: &[MaybeUninit<Block>]) -> usize {
     let Some((shelf, slots)) = shelf_of(class) else { return 0 };
-    let bound = MOST_BYTES.min(config::fallback_cache());
     let bytes = blocks.len() * class.size();
-    if BYTES.fetch_add(bytes, Relaxed) + bytes > bound {
+    if BYTES.fetch_add(bytes, Relaxed) + bytes > most_bytes(class) {
         BYTES.fetch_sub(bytes, Relaxed);
         return 0;
     }

@@ -174,6 +174,11 @@ pub(crate) fn publish(bytes: isize) {
     raise(now);
 }
 
+/// The most bytes that were ever live, as far as published.
+pub(crate) fn peak_published() -> usize {
+    usize::try_from(PEAK.load(Relaxed)).unwrap_or(0)
+}
+
 /// The number of the last peak: changes whenever the process has more bytes live than ever before, as far as published.
 #[inline]
 pub(crate) fn peaks() -> u64 {

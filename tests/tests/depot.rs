@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Case::new("a_thread_that_ends_leaves_its_blocks_to_those_that_ask", leaves),
         Case::new("one_thread_alone_leaves_nothing", alone),
         Case::new("no_more_is_kept_than_the_bound", bound),
+        Case::new("of_large_blocks_no_more_is_kept_than_a_part_of_the_peak", part),
         Case::new("trim_gives_all_of_it_back", trims),
         Case::new("what_nobody_takes_goes_back_by_itself", fades),
         Case::new("many_threads_pass_blocks_round", round),
@@ -133,7 +134,7 @@ fn alone() {
 }
 
 /// Has a thread allocate `count` blocks and end, having asked in vain for all but a few, and frees them here.
-fn hand_over(count: usize) {
+fn hand_over(count: usize, block: fn(&mut fastrand::Rng) -> Block) {
     let mut rng = fastrand::Rng::with_seed(count as u64);
     let blocks: Vec<Block> = thread::scope(|scope| {
         scope.spawn(|| (0..count).map(|_| block(&mut rng)).collect()).join().expect("no panic")
@@ -141,10 +142,21 @@ fn hand_over(count: usize) {
     drop(blocks);
 }
 
+fn part() {
+    let live = begin();
+    // Some 20 MB of eight classes, of each of which 2 MiB would find room.
+    hand_over(32, |rng| Block::new(rng.usize(260_000..1_000_000), 8, rng.u64(..)).expect("memory"));
+    thread_flush();
+    let now = stats();
+    let kept = now.fallback_cached_bytes;
+    assert!(kept > 0 && kept <= now.peak_live_bytes / 4, "{kept} bytes are kept\n{now}");
+    settle(live);
+}
+
 fn bound() {
     let live = begin();
     // 100 MB, of which this thread's own cache keeps little: it never had any in use itself.
-    hand_over(10_000);
+    hand_over(10_000, block);
     thread_flush();
     let kept = stats().fallback_cached_bytes;
     assert!(kept > 0 && kept <= MOST, "{kept} bytes are kept");
@@ -154,14 +166,14 @@ fn bound() {
 fn trims() {
     let live = begin();
     for count in [10, 100, 1_000] {
-        hand_over(count);
+        hand_over(count, block);
         settle(live);
     }
 }
 
 fn fades() {
     let live = begin();
-    hand_over(1_000);
+    hand_over(1_000, block);
     thread_flush();
     assert!(stats().fallback_cached_bytes > 0, "nothing was kept");
     // The clock is looked at on slow paths, of which small blocks take some too.
