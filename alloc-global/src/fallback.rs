@@ -21,7 +21,7 @@ use crate::large_class::{LARGE_ALIGN, LargeClass, fallback_layout};
 use crate::latency::{self, Path};
 use crate::mid_class::{CacheBin, MID_MAX, MID_STEPS};
 use crate::visit::flush_others;
-use crate::{depot, huge, shared, thread};
+use crate::{depot, glibc_heap, huge, shared, thread};
 use alloc_core::{Block, CLASSES};
 use core::alloc::{GlobalAlloc, Layout};
 use core::any::TypeId;
@@ -141,6 +141,9 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         let stateless = size_of::<F>() == 0 && !core::mem::needs_drop::<F>();
         let registered = ready && stateless && register(ptr::from_ref(Self::BY_TYPE));
         if registered {
+            if Self::is_system() {
+                glibc_heap::begin();
+            }
             // Relaxed: see `most_steps`.
             self.most_steps.store(MID_STEPS, Ordering::Relaxed);
         }
@@ -246,7 +249,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     ///
     /// As for `GlobalAlloc::alloc`.
     unsafe fn ask(&self, layout: Layout, zeroed: bool) -> *mut u8 {
-        latency::timed(Path::Fallback, || {
+        let block = latency::timed(Path::Fallback, || {
             if zeroed {
                 // SAFETY: the caller's promise.
                 unsafe { self.inner.alloc_zeroed(layout) }
@@ -254,7 +257,9 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
                 // SAFETY: the caller's promise.
                 unsafe { self.inner.alloc(layout) }
             }
-        })
+        });
+        self.look_after_heap(block, layout.size());
+        block
     }
 
     /// # Safety
@@ -339,10 +344,22 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     ///
     /// As for `GlobalAlloc::realloc`, of the fallback itself.
     unsafe fn resize(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        latency::timed(Path::Fallback, || {
+        let moved = latency::timed(Path::Fallback, || {
             // SAFETY: the caller's promise.
             unsafe { self.inner.realloc(block, layout, size) }
-        })
+        });
+        self.look_after_heap(moved, size);
+        moved
+    }
+
+    /// Has glibc's heap backed by huge pages where it grows.
+    #[inline]
+    fn look_after_heap(&self, block: *mut u8, size: usize) {
+        if Self::is_system() && glibc_heap::is_due(block, size) {
+            // First: what `look` sets keeps glibc from learning.
+            self.teach();
+            glibc_heap::look(block, size);
+        }
     }
 
     /// Lets the system allocator see a free of a large block, which may be kept from it.
@@ -472,13 +489,15 @@ fn register(registration: *const Registration) -> bool {
 /// Gives back what is kept for reuse, because the system refused. Whether it is worth asking again.
 #[cold]
 pub(crate) fn make_room() -> bool {
+    let shorter = glibc_heap::stay_short();
     let bytes = thread::flush() + flush_others() + depot::flush() + shared::trim();
-    trim_system() || bytes > 0
+    trim_system() || bytes > 0 || shorter
 }
 
 /// The same for the pools' sake: gives back what is kept of blocks above 512 bytes.
 #[cold]
 pub(crate) fn make_room_above() {
+    glibc_heap::stay_short();
     thread::flush_large();
     flush_others();
     depot::flush();
@@ -491,6 +510,7 @@ pub(crate) fn trim_system() -> bool {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: always callable; it touches free memory of the system allocator only.
     let gave = alloc_core::keeping_errno(|| unsafe { libc::malloc_trim(0) } == 1);
+    glibc_heap::look_again();
     #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
     let gave = false;
     gave

@@ -25,7 +25,8 @@ const BLOCK_FROM: usize = 4 << 20;
 /// Until when huge pages are not asked for, in milliseconds.
 static REST_UNTIL: AtomicU64 = AtomicU64::new(0);
 
-fn is_wanted(in_use: usize) -> bool {
+/// Whether memory that joins so many bytes should have huge pages.
+pub(crate) fn is_wanted(in_use: usize) -> bool {
     // Relaxed, here and below: a time, no order; two threads may both ask.
     in_use >= config::huge_from() && purge::now() >= REST_UNTIL.load(Relaxed)
 }
@@ -36,12 +37,29 @@ pub(crate) fn back_chunk(chunk: &MappedChunk, reserved: usize) {
         return;
     }
     chunk.advise_huge(&OsPages);
-    let begin = clock::thread_nanoseconds();
-    chunk.touch();
-    if clock::thread_nanoseconds().saturating_sub(begin) > MOST_NS {
+    if is_slow(|| chunk.touch()) {
         chunk.advise_small(&OsPages);
+    }
+}
+
+/// Asks for a huge page behind memory that is mapped, not resident, and somebody else's, and makes it resident.
+#[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
+pub(crate) fn back_window(start: usize, len: usize) {
+    if let Some(start) = NonNull::new(core::ptr::without_provenance_mut(start)) {
+        OsPages::advise_huge_around(start, len);
+        is_slow(|| OsPages::populate(start));
+    }
+}
+
+/// Whether the first touch of a huge page took so long that none are asked for in the next second.
+fn is_slow(touch: impl FnOnce()) -> bool {
+    let begin = clock::thread_nanoseconds();
+    touch();
+    let slow = clock::thread_nanoseconds().saturating_sub(begin) > MOST_NS;
+    if slow {
         REST_UNTIL.store(purge::now() + REST_MS, Relaxed);
     }
+    slow
 }
 
 /// Whether a block of this size was asked to be backed by huge pages when it was mapped.

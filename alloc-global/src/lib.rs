@@ -19,6 +19,7 @@ mod fallback;
 mod fatal;
 mod fork;
 mod futex;
+mod glibc_heap;
 mod heatmap;
 mod huge;
 mod large_cache;
