@@ -70,6 +70,9 @@ use crate::header::Obj;
 /// | `ManuallyDrop<T>`, `MaybeUninit<T>` | there may be no value |
 /// | `LazyCell<T>`, `LazyLock<T>` | cannot be asked before Rust 1.94. Use a `OnceCell` |
 ///
+/// A cell or lock of a trait object can be in a `Gc` (`Gc<RefCell<dyn Shape>>`), but not in a `Box`: write `RefCell<Box<dyn Shape>>`.
+/// (For `RefCell<String>` and its like it is known that they hold no handle, which a trait object cannot be asked without a value.)
+///
 /// There is no implementation for closures and `dyn Fn` (their captures cannot be seen), raw pointers (who owns what
 /// they lead to is not known), guards of locks and
 /// cells (`guard.trace(tracer)` reaches what is guarded), and function pointers of any lifetime such as `fn(&str)`:
