@@ -73,9 +73,6 @@ mod glibc {
     /// Whether `brk` was told to run ahead.
     static PADDED: AtomicBool = AtomicBool::new(false);
 
-    /// Whether it no longer does, for good.
-    static SHORT: AtomicBool = AtomicBool::new(false);
-
     /// The end of the heap; no system call.
     fn heap_end() -> usize {
         // SAFETY: changes nothing.
@@ -97,11 +94,12 @@ mod glibc {
         }
     }
 
-    /// Memory is short: `brk` must not fail for what it would run ahead by. Whether it did run ahead.
+    /// Memory is short: for a while `brk` must not fail for what it would run ahead by. Whether it did run ahead.
     pub(crate) fn stay_short() -> bool {
-        let padded = PADDED.load(Relaxed) && !SHORT.swap(true, Relaxed);
+        let padded = PADDED.swap(false, Relaxed);
         if padded {
             set_pad(GLIBC_PAD);
+            huge::rest();
         }
         padded
     }

@@ -57,9 +57,14 @@ fn is_slow(touch: impl FnOnce()) -> bool {
     touch();
     let slow = clock::thread_nanoseconds().saturating_sub(begin) > MOST_NS;
     if slow {
-        REST_UNTIL.store(purge::now() + REST_MS, Relaxed);
+        rest();
     }
     slow
+}
+
+/// Huge pages are not asked for in the next second.
+pub(crate) fn rest() {
+    REST_UNTIL.store(purge::now() + REST_MS, Relaxed);
 }
 
 /// Whether a block of this size was asked to be backed by huge pages when it was mapped.

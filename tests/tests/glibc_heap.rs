@@ -18,6 +18,9 @@ const HELD: usize = 40 << 20;
 /// Of which so many grow without huge pages (docs/memory.md), but for what the blocks' own list and rounding take.
 const WITHOUT: usize = 12 << 20;
 
+/// For which huge pages are not asked for after something went wrong, and a little.
+const A_SECOND: Duration = Duration::from_millis(1_100);
+
 const NEVER: &str = "without_huge_pages_none_are_asked_for";
 
 fn main() -> ExitCode {
@@ -25,6 +28,7 @@ fn main() -> ExitCode {
         Case::new("a_heap_that_is_written_gets_huge_pages", written),
         Case::new("a_heap_of_which_little_is_written_gets_none", untouched),
         Case::new("a_heap_that_was_given_back_gets_them_again", again),
+        Case::new("a_request_that_cannot_be_met_stops_it_for_a_second_only", failure),
         Case::new(NEVER, never),
     ])
 }
@@ -103,8 +107,17 @@ fn again() {
     // All of the heap but what the program still has in it; `trim` is over when the windows are gone.
     assert_eq!(asked(), 0, "{:x?}", heap());
     // If one of them was slow to come, others are asked for a second later.
-    std::thread::sleep(Duration::from_millis(1_100));
+    std::thread::sleep(A_SECOND);
     expect_asked(&blocks(usize::MAX));
+}
+
+fn failure() {
+    let first = blocks(usize::MAX);
+    let before = asked();
+    assert!(Vec::<u8>::new().try_reserve(isize::MAX as usize).is_err());
+    std::thread::sleep(A_SECOND);
+    let more = blocks(usize::MAX);
+    assert_eq!(asked() > before, can_be(&first) && can_be(&more), "{before}, then {:x?}", heap());
 }
 
 fn never() {
