@@ -73,10 +73,10 @@ mod glibc {
     /// Whether `brk` was told to run ahead.
     static PADDED: AtomicBool = AtomicBool::new(false);
 
-    /// The end of the heap; no system call.
+    /// The end of the heap, the greatest number if there is no `brk`; no system call but for the first time.
     fn heap_end() -> usize {
         // SAFETY: changes nothing.
-        unsafe { libc::sbrk(0) }.addr()
+        keeping_errno(|| unsafe { libc::sbrk(0) }.addr())
     }
 
     /// From now on the heap is looked after.
@@ -110,9 +110,15 @@ mod glibc {
         keeping_errno(|| unsafe { libc::mallopt(libc::M_TOP_PAD, bytes) });
     }
 
-    /// The next window to look at is the one after that in which `address` lies.
+    /// The first window that begins at an address or behind it.
+    fn window_from(address: usize) -> Option<usize> {
+        address.checked_next_multiple_of(WINDOW)
+    }
+
+    /// The next window to look at is the one after that in which `address` lies. None from an address that there is not: no `brk`.
     fn set_mark(address: usize) {
-        MARK.store(address.next_multiple_of(WINDOW).saturating_add(WINDOW - LEAD), Relaxed);
+        let mark = window_from(address).and_then(|window| window.checked_add(WINDOW - LEAD));
+        MARK.store(mark.unwrap_or(NO_MARK), Relaxed);
     }
 
     /// Whether it is time to [`look`], as a block of `size` bytes came from `malloc`.
@@ -131,7 +137,7 @@ mod glibc {
             return;
         }
         // What follows the block has its header written.
-        let window = (end + PAGE_SIZE).next_multiple_of(WINDOW);
+        let Some(window) = window_from(end.saturating_add(PAGE_SIZE)) else { return };
         set_mark(window);
         let in_use = end.saturating_sub(START.load(Relaxed));
         if !huge::is_wanted(in_use / WASTE) {
@@ -141,7 +147,7 @@ mod glibc {
             set_pad(PAD);
         }
         let before = (block.addr() & !(PAGE_SIZE - 1)).saturating_sub(WINDOW);
-        if window + WINDOW <= heap_end
+        if heap_end.saturating_sub(window) >= WINDOW
             && keeping_errno(|| residency::resident_bytes(before, WINDOW)) >= DENSE
         {
             huge::back_window(window, WINDOW);
