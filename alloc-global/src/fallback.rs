@@ -510,8 +510,8 @@ pub(crate) fn trim_system() -> bool {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: always callable; it touches free memory of the system allocator only.
     let gave = alloc_core::keeping_errno(|| unsafe { libc::malloc_trim(0) } == 1);
-    glibc_heap::look_again();
     #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
     let gave = false;
+    glibc_heap::look_again();
     gave
 }

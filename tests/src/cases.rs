@@ -104,6 +104,19 @@ impl Case {
     }
 }
 
+/// Runs `body` of a case in a process with this setting in its environment: in this one, if it has it.
+///
+/// # Panics
+/// If that process does not end well, or says anything on standard error: the setting was not understood.
+pub fn with_setting(case: &str, name: &str, value: &str, body: fn()) {
+    if std::env::var(name).is_ok_and(|now| now == value) {
+        return body();
+    }
+    let output = run_self(&["--case", case], &[(name, value)], Duration::from_secs(80));
+    assert!(output.status.is_some_and(|status| status.success()), "{}", output.stderr);
+    assert_eq!(output.stderr, "");
+}
+
 /// Starts this binary again with `args` and `envs` and waits for its end, for `limit` at most.
 ///
 /// # Panics

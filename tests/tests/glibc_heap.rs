@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use alloc_global::{PoolAlloc, trim};
-use tests::cases::{self, Case, run_self};
+use tests::cases::{self, Case, with_setting};
 
 #[global_allocator]
 static ALLOC: PoolAlloc = PoolAlloc::new();
@@ -121,12 +121,8 @@ fn failure() {
 }
 
 fn never() {
-    const HUGE_PAGES: &str = "POOLALLOC_HUGE_PAGES";
-    if std::env::var(HUGE_PAGES).is_ok_and(|now| now == "never") {
+    with_setting(NEVER, "POOLALLOC_HUGE_PAGES", "never", || {
         let blocks = blocks(usize::MAX);
         assert_eq!(asked(), 0, "{:x?} for {} blocks", heap(), blocks.len());
-        return;
-    }
-    let output = run_self(&["--case", NEVER], &[(HUGE_PAGES, "never")], Duration::from_secs(80));
-    assert!(output.status.is_some_and(|status| status.success()), "{}", output.stderr);
+    });
 }

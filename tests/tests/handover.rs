@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use alloc_global::{PoolAlloc, class_stats, stats, thread_flush, trim};
 use tests::block::Block;
-use tests::cases::{self, Case, run_self};
+use tests::cases::{self, Case, with_setting};
 use tests::invariants;
 
 #[global_allocator]
@@ -43,12 +43,7 @@ fn main() -> ExitCode {
 
 /// Runs `body` in a process with this delay of the purge.
 fn with_delay(delay: &str, case: &str, body: fn()) {
-    const DELAY: &str = "POOLALLOC_PURGE_DELAY_MS";
-    if std::env::var(DELAY).is_ok_and(|now| now == delay) {
-        return body();
-    }
-    let output = run_self(&["--case", case], &[(DELAY, delay)], Duration::from_secs(80));
-    assert!(output.status.is_some_and(|status| status.success()), "{}", output.stderr);
+    with_setting(case, "POOLALLOC_PURGE_DELAY_MS", delay, body);
 }
 
 /// Runs `body` in a process in which nothing that waits is forgotten, however slow the machine is.

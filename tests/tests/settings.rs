@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use alloc_global::{PoolAlloc, stats, thread_flush, trim};
 use tests::block::{Block, Process, layout};
-use tests::cases::{self, Case, run_self};
+use tests::cases::{self, Case, run_self, with_setting};
 use tests::invariants;
 use tests::ledger::{Ledger, Shared};
 use tests::process::resident;
@@ -43,16 +43,6 @@ const AT_ONCE: &str = "without_a_delay_free_arenas_go_back_at_once";
 const NEVER: &str = "with_the_delay_never_free_arenas_stay_until_trim";
 const CHURN: &str = "memory_that_goes_back_while_threads_work_is_zero_and_whole_again";
 const PURGER: &str = "the_purger_gives_memory_back_while_the_program_is_idle";
-
-/// Runs `body` in a process with this setting.
-fn with(case: &str, name: &str, value: &str, body: fn()) {
-    if std::env::var(name).is_ok_and(|now| now == value) {
-        return body();
-    }
-    let output = run_self(&["--case", case], &[(name, value)], Duration::from_secs(80));
-    assert!(output.status.is_some_and(|status| status.success()), "{}", output.stderr);
-    assert_eq!(output.stderr, "", "the setting was not understood");
-}
 
 fn named() {
     for (name, value, line) in [
@@ -95,7 +85,7 @@ fn recycles() {
 }
 
 fn no_cache() {
-    with(NO_CACHE, "POOLALLOC_FALLBACK_CACHE", "0", || {
+    with_setting(NO_CACHE, "POOLALLOC_FALLBACK_CACHE", "0", || {
         ALLOC.cache_fallback();
         for size in SIZES {
             for round in 0..10 {
@@ -128,7 +118,7 @@ fn peak() -> u64 {
 }
 
 fn at_once() {
-    with(AT_ONCE, "POOLALLOC_PURGE_DELAY_MS", "0", || {
+    with_setting(AT_ONCE, "POOLALLOC_PURGE_DELAY_MS", "0", || {
         let before = stats().arenas;
         let high = peak();
         let after = stats().arenas;
@@ -138,7 +128,7 @@ fn at_once() {
 }
 
 fn never() {
-    with(NEVER, "POOLALLOC_PURGE_DELAY_MS", "never", || {
+    with_setting(NEVER, "POOLALLOC_PURGE_DELAY_MS", "never", || {
         let high = peak();
         let after = stats().arenas;
         assert!(after * 10 >= high * 9, "{after} arenas after a peak of {high}");
@@ -155,7 +145,7 @@ thread_local! {
 
 fn purger() {
     LARGE.with(|large| std::hint::black_box(large.as_ptr()));
-    with(PURGER, "POOLALLOC_PURGER", "1", || {
+    with_setting(PURGER, "POOLALLOC_PURGER", "1", || {
         // The list of blocks is a large block of its own, and goes through this thread's cache.
         assert!(ALLOC.cache_fallback());
         let before = resident();
@@ -199,7 +189,7 @@ fn idle() {
 }
 
 fn given_back_under_load() {
-    with(CHURN, "POOLALLOC_PURGE_DELAY_MS", "0", || {
+    with_setting(CHURN, "POOLALLOC_PURGE_DELAY_MS", "0", || {
         if std::env::var_os("POOLALLOC_HUGE_PAGES").is_none() {
             // In huge pages too: what is purged is then a part of one.
             let settings = [("POOLALLOC_PURGE_DELAY_MS", "0"), ("POOLALLOC_HUGE_PAGES", "always")];
