@@ -409,7 +409,7 @@ impl Cache {
         // SAFETY: slots below `len` are initialised (2), and both types have one layout.
         let oldest = unsafe { &mut *(core::ptr::from_mut(oldest) as *mut [Block]) };
         if watch::is_watched() {
-            watch::forget_all(oldest);
+            watch::forget_all(class, oldest);
         }
         // SAFETY: blocks of this class (2), which this thread owns and forgets below.
         unsafe { shared::give(self.who(), class, oldest) };
@@ -429,7 +429,7 @@ impl Cache {
         class: SizeClass,
         other: &Cache,
         most: u32,
-        look: impl FnOnce(&[Block]),
+        look: impl FnOnce(SizeClass, &[Block]),
     ) -> u32 {
         let (bin, other_bin) = (self.bin(class), other.bin(class));
         let len = bin.len();
@@ -444,7 +444,7 @@ impl Cache {
         let Some(to) = to.get_mut(..from.len()) else { return 0 };
         to.copy_from_slice(from);
         // SAFETY: slots below `len` are initialised (2), and both types have one layout.
-        look(unsafe { &*(core::ptr::from_ref(from) as *const [Block]) });
+        look(class, unsafe { &*(core::ptr::from_ref(from) as *const [Block]) });
         bin.set_len(len - moved);
         other.used.set(other.used.get() | 1 << (class.index() - 1));
         other_bin.set_len(moved);

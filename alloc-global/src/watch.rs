@@ -193,10 +193,10 @@ pub(crate) fn forget(block: Block) {
     }
 }
 
-/// The same for many blocks: one test for all of them, since hardly any has a record.
+/// The same for many blocks of a class: one test for all of them, since hardly any has a record.
 #[inline]
-pub(crate) fn forget_all(blocks: &[Block]) {
-    if profile::are_recorded(blocks) {
+pub(crate) fn forget_all(class: SizeClass, blocks: &[Block]) {
+    if profile::are_recorded(class, blocks) {
         blocks.iter().copied().for_each(forget);
     }
 }

@@ -30,12 +30,14 @@
 //!    them and once; or on its way from one stripe to another.
 //! 2. No two entries have the same address.
 //! 3. A count of the filter is at least the number of entries that it counts, or 255.
+//! 4. The samples among the entries are counted by their classes (`classes`).
 //!
 //! The filter has 32,768 counts: with `n` recorded blocks live, `1 - exp(-n / 32768)` of all others are taken for
 //! recorded (1,000: 3 %; 10,000: 26 %), and cost a look into their bucket.
 
 mod chains;
 mod check;
+mod classes;
 mod slot;
 
 use super::pages::Area;
@@ -44,8 +46,9 @@ use super::stack::GOLDEN;
 use crate::lock::{Guard, Lock};
 use crate::mid_class::MID_MAX;
 use crate::prefetch::fetch;
-use alloc_core::Block;
+use alloc_core::{Block, SizeClass};
 use chains::{Parts, Spot};
+use classes::Classes;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crossbeam_utils::CachePadded;
@@ -141,6 +144,7 @@ pub(crate) struct Live {
     area: Area,
     stripes: [CachePadded<Part>; STRIPES],
     filter: [AtomicU8; FILTER],
+    classes: Classes,
     /// Entries that are some stripe's: 1 to this.
     used: AtomicU32,
     /// Entries on their way from one stripe to another.
@@ -188,6 +192,7 @@ impl Live {
                 CachePadded::new(Part { lock: Lock::new(Stripe::new()), next: AtomicU32::new(0) })
             }; STRIPES],
             filter: [const { AtomicU8::new(0) }; FILTER],
+            classes: Classes::new(),
             used: AtomicU32::new(0),
             moving: AtomicU32::new(0),
             exhausted: AtomicBool::new(false),
@@ -230,9 +235,12 @@ impl Live {
         self.filter.get(index).is_some_and(|count| count.load(Ordering::Relaxed) != 0)
     }
 
-    /// Whether any of these blocks may be in the table.
+    /// Whether any of these blocks of a class may be in the table.
     #[inline]
-    pub(crate) fn may_hold_any(&self, blocks: &[Block]) -> bool {
+    pub(crate) fn may_hold_any(&self, class: SizeClass, blocks: &[Block]) -> bool {
+        if !self.classes.may_have(class) {
+            return false;
+        }
         // No branch for each.
         let seen = |any: u8, block: &Block| {
             let count = self.filter.get(filter_index(block.addr().get()));
@@ -316,8 +324,16 @@ impl Live {
         };
         // Relaxed: a hint.
         part.next.store(stripe.next(), Ordering::Relaxed);
-        if added == Added::New {
-            self.count(block.addr().get(), true);
+        match &added {
+            Added::New => {
+                self.count(block.addr().get(), true);
+                self.classes.add(&entry);
+            }
+            Added::Replaced(old) => {
+                self.classes.add(&entry);
+                self.classes.remove(old);
+            }
+            Added::Full | Added::Unwanted => {}
         }
         if added == Added::Full {
             // Relaxed: a count.
@@ -336,6 +352,7 @@ impl Live {
             // Relaxed: a hint.
             part.next.store(stripe.free, Ordering::Relaxed);
             self.count(spot.address, false);
+            self.classes.remove(&entry);
             // Relaxed, twice: a hint.
             if self.exhausted.load(Ordering::Relaxed) {
                 self.exhausted.store(false, Ordering::Relaxed);
@@ -470,7 +487,10 @@ impl Held<'_> {
                 // SAFETY: as above.
                 let entry = unsafe { Spot { address, parts, bucket }.remove(stripe) };
                 self.live.count(address, false);
-                entry.into_iter().for_each(&mut f);
+                if let Some(entry) = entry {
+                    self.live.classes.remove(&entry);
+                    f(entry);
+                }
             }
         }
     }

@@ -12,7 +12,7 @@ use super::stack::{self, Stack, frame_pointer};
 use super::tables::{Allocation, Freed, Tables};
 use super::{live, pages};
 use crate::{stats, watch};
-use alloc_core::Block;
+use alloc_core::{Block, SizeClass};
 
 /// The tables of the process: half of what they may take for sites, and half, less what else there is, for blocks.
 pub(super) static TABLES: Tables = Tables::new(
@@ -84,10 +84,10 @@ pub(crate) fn is_recorded(block: Block) -> bool {
     TABLES.may_hold(block)
 }
 
-/// Whether any of these blocks may be: four instructions for each, where almost always none is.
+/// Whether any of these blocks of a class may be: nothing for each, or where samples of the class are live, four instructions.
 #[inline]
-pub(crate) fn are_recorded(blocks: &[Block]) -> bool {
-    TABLES.may_hold_any(blocks)
+pub(crate) fn are_recorded(class: SizeClass, blocks: &[Block]) -> bool {
+    TABLES.may_hold_any(class, blocks)
 }
 
 /// A block for which [`is_recorded`] held is free.

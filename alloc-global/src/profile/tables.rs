@@ -11,7 +11,7 @@
 use super::live::{Added, Entry, Live};
 use super::sites::{Counted, Counts, Gone, OTHER, Place, Sites, WEIGHT_ONE, variance};
 use super::stack::{End, Stack, mix};
-use alloc_core::{Block, MAX_SMALL};
+use alloc_core::{Block, MAX_SMALL, SizeClass};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::collections::{HashMap, HashSet};
 
@@ -244,10 +244,10 @@ impl Tables {
         self.live.may_hold(block)
     }
 
-    /// Whether any of these blocks may be recorded.
+    /// Whether any of these blocks of a class may be recorded.
     #[inline]
-    pub(crate) fn may_hold_any(&self, blocks: &[Block]) -> bool {
-        self.live.may_hold_any(blocks)
+    pub(crate) fn may_hold_any(&self, class: SizeClass, blocks: &[Block]) -> bool {
+        self.live.may_hold_any(class, blocks)
     }
 
     /// Records that a block is free. `now` tells the time, coarse for a block that was one of all, else fine.

@@ -4,7 +4,7 @@ use super::live::{Added, Entry, FILTER, Live};
 use super::sites::{OTHER, Place, WEIGHT_ONE};
 use super::stack::{Stack, mix};
 use super::tables::{Allocation, Freed, Tables};
-use alloc_core::Block;
+use alloc_core::{Block, SizeClass};
 use core::num::NonZeroUsize;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::collections::HashMap;
@@ -21,9 +21,11 @@ fn stack(frames: &[usize]) -> Stack {
     stack
 }
 
-/// An entry that is told by its birth.
+/// An entry that is told by its birth, one of all or a sample, of one class or another.
 fn entry(birth: u64) -> Entry {
-    Entry { size: 64, requested: 60, birth, weight: WEIGHT_ONE, exact: true, site: OTHER }
+    let exact = !birth.is_multiple_of(3);
+    let size = if birth.is_multiple_of(2) { 64 } else { 1024 };
+    Entry { size, requested: 60, birth, weight: WEIGHT_ONE, exact, site: OTHER }
 }
 
 fn allocation(address: usize, size: usize, rate: u64) -> Allocation {
@@ -98,6 +100,35 @@ fn blocks_are_found_as_a_map_finds_them_and_the_filter_misses_none() {
     check(&live);
     let others = (0..1500).filter(|n| live.may_hold(block(0x7F00_0000_0000 + n * 16))).count();
     assert_eq!(others, 0, "no count of the filter was ever at its end");
+}
+
+#[test]
+fn no_block_of_a_class_without_samples_is_looked_at_until_all_were_recorded() {
+    let live = Live::new(|| 64 << 10);
+    let [eight, ten] = [64, 80].map(|size| SizeClass::from_index(size / 8).unwrap());
+    let blocks = [1 << 20, 2 << 20].map(block);
+    let looks = |class| live.may_hold_any(class, &blocks);
+    let add = |address: usize, size, exact| {
+        let entry = Entry { size, exact, ..entry(1) };
+        live.add(block(address), None, entry, || true, |_| {});
+        check(&live);
+    };
+    assert!(!looks(eight) && !looks(ten));
+    add(1 << 20, 64, false);
+    assert!(looks(eight) && !looks(ten));
+    add(1 << 20, 80, false);
+    assert!(!looks(eight) && looks(ten), "the first one's end was not seen");
+    add(2 << 20, 8192, false);
+    remove(&live, 1 << 20);
+    assert!(!looks(eight) && !looks(ten), "larger ones are of no class");
+    add(1 << 20, 64, false);
+    live.hold().clear(|_| {});
+    assert!(!looks(eight));
+    check(&live);
+    add(1 << 20, 64, true);
+    assert!(looks(eight) && looks(ten), "these are not counted");
+    remove(&live, 1 << 20);
+    assert!(!looks(eight), "but still in the filter");
 }
 
 #[test]

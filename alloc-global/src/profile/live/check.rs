@@ -2,11 +2,13 @@
 //!
 //! Unsafe, as in `live`: entries are read while all stripes are held.
 
+use super::classes::index_of;
 use super::{Held, Parts, STRIPES, Spot, filter_index, stripe_of};
+use alloc_core::CLASS_TABLE;
 use core::sync::atomic::{AtomicU8, Ordering};
 
 impl Held<'_> {
-    /// Verifies invariants 1 to 3, without memory: nothing may ask for any while the stripes are held.
+    /// Verifies invariants 1 to 4, without memory: nothing may ask for any while the stripes are held.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         let Some(start) = self.live.area.mapped() else { return Ok(()) };
         let parts = self.live.parts(start);
@@ -36,7 +38,25 @@ impl Held<'_> {
         if seen + self.live.moving.load(Ordering::Relaxed) as u64 != used as u64 {
             return Err("live 1: an entry is neither in a chain nor free");
         }
+        self.check_classes(&parts, used)?;
         self.check_filter(&parts, used)
+    }
+
+    /// Verifies the counts of samples by class.
+    fn check_classes(&self, parts: &Parts, used: u32) -> Result<(), &'static str> {
+        let mut counts = [0u32; CLASS_TABLE];
+        for number in 1..=used {
+            // SAFETY: an entry; all stripes are held.
+            let slot = unsafe { parts.slot(number).read() };
+            if slot.address != 0 && !slot.entry().exact {
+                counts.get_mut(index_of(&slot.entry())).into_iter().for_each(|count| *count += 1);
+            }
+        }
+        let differs = |(index, count): (usize, &u32)| self.live.classes.samples(index) != *count;
+        if counts.iter().enumerate().any(differs) {
+            return Err("live 4: samples of a class are counted wrong");
+        }
+        Ok(())
     }
 
     /// Verifies all chains. Returns how many entries are in those of each stripe.
