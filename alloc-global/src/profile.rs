@@ -10,7 +10,7 @@
 //! |---|---|
 //! | pages | memory of the tool's own, and its cap |
 //! | names, local | names of regions and threads; what a thread knows of itself |
-//! | stack | call stacks, by frame pointers or the unwinder |
+//! | stack | call stacks, by frame pointers, by rules or the unwinder |
 //! | sites, live, tables | stacks with what was freed of theirs; blocks that are live; both as one |
 //! | record | the events, from the allocator |
 //! | snapshot, take, modules | what was known at one moment, as plain data |
@@ -65,5 +65,5 @@ pub(crate) use record::{
     on_resize, stack_here, unlock_after_fork,
 };
 pub use stack::limit_frames;
-pub(crate) use stack::{MOST_ASKED, limit_frames as set_depth, mix};
+pub(crate) use stack::{MOST_ASKED, limit_frames as set_depth, mix, prepare};
 pub(crate) use take::snapshot_of;

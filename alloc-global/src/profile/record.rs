@@ -17,7 +17,7 @@ use alloc_core::{Block, SizeClass};
 /// The tables of the process: half of what they may take for sites, and half, less what else there is, for blocks.
 pub(super) static TABLES: Tables = Tables::new(
     || pages::cap() / 2,
-    || (pages::cap() / 2).saturating_sub(live::FILTER + (64 << 10)),
+    || (pages::cap() / 2).saturating_sub(live::FILTER + stack::rule_bytes_wanted() + (64 << 10)),
     stats::peaks,
 );
 
@@ -68,7 +68,7 @@ pub(crate) fn forget_live() {
 pub(crate) fn stack_here(frames: &mut [usize], may_unwind: bool) -> usize {
     let fp = frame_pointer();
     local::with(|local| {
-        if !may_unwind && !stack::has_frame_pointers(local) {
+        if !may_unwind && !stack::is_cheap(local) {
             return 0;
         }
         let mut stack = Stack::new(frames.len());
@@ -129,7 +129,7 @@ pub(super) fn rate_and_duration() -> (u64, u64) {
 
 /// Bytes that the profile takes.
 pub(crate) fn tool_bytes() -> usize {
-    TABLES.bytes() + NAMES.bytes()
+    TABLES.bytes() + NAMES.bytes() + stack::rule_bytes()
 }
 
 /// Takes every lock of the profile in one order, after those of the allocator: before a fork.

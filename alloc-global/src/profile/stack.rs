@@ -1,4 +1,4 @@
-//! Call stacks: by frame pointers where the program keeps them, else by the unwinder.
+//! Call stacks: by frame pointers where the program keeps them, else by unwind rules, else by the unwinder.
 //!
 //! ```text
 //! frame pointer -> | caller's frame pointer | return address |      both inside the thread's stack, 8 bytes each
@@ -8,7 +8,7 @@
 //!
 //! A probe, once per process, calls a chain of functions of this crate and looks whether the walk finds them: the flag
 //! that keeps frame pointers (`-C force-frame-pointers=yes`) holds for all crates of a build, and the standard library
-//! has them. With frame pointers a stack costs some 15 instructions a frame; the unwinder costs microseconds.
+//! has them. With frame pointers a stack costs some 15 instructions a frame, by rules (`rules`) some 30; the unwinder costs microseconds.
 //!
 //! Invariants:
 //!
@@ -31,6 +31,25 @@ use machine::{read_frame, stack_pointer};
 
 mod machine;
 mod probe;
+#[cfg(all(
+    feature = "report",
+    target_os = "linux",
+    target_env = "gnu",
+    target_arch = "x86_64",
+    not(miri)
+))]
+mod rules;
+#[cfg(not(all(
+    feature = "report",
+    target_os = "linux",
+    target_env = "gnu",
+    target_arch = "x86_64",
+    not(miri)
+)))]
+#[path = "stack/no_rules.rs"]
+mod rules;
+
+pub(crate) use rules::{bytes as rule_bytes, bytes_wanted as rule_bytes_wanted, prepare};
 
 /// The most frames of a stack.
 pub(crate) const MOST_FRAMES: usize = 64;
@@ -248,7 +267,7 @@ unsafe fn walk(fp: usize, bounds: Bounds, stack: &mut Stack) {
 
 /// Whether the probe found frame pointers.
 #[inline]
-pub(crate) fn has_frame_pointers(local: &Local) -> bool {
+fn has_frame_pointers(local: &Local) -> bool {
     // Relaxed: a value of its own, the same whoever writes it.
     match PROBED.load(Ordering::Relaxed) {
         0 => first_probe(local),
@@ -268,6 +287,11 @@ fn first_probe(local: &Local) -> bool {
     found
 }
 
+/// Whether stacks are had without the unwinder.
+pub(crate) fn is_cheap(local: &Local) -> bool {
+    has_frame_pointers(local) || rules::is_ready()
+}
+
 /// Captures the stack of the calling thread, from the frame at `fp` on, into an empty stack.
 #[inline]
 pub(crate) fn capture(local: &Local, fp: usize, stack: &mut Stack) {
@@ -281,10 +305,13 @@ pub(crate) fn capture(local: &Local, fp: usize, stack: &mut Stack) {
             return;
         }
     }
+    if rules::capture(rules::registers(), local.stack_bounds(), stack) {
+        return;
+    }
     local.untracked(|| unwind(stack));
 }
 
-/// By the tables of the unwinder: no frame pointers, or a stack that is not the thread's own (a coroutine's).
+/// By the C library's unwinder: no frame pointers, and no rules, or a stack that is not the thread's own (a coroutine's).
 #[cold]
 #[inline(never)]
 fn unwind(stack: &mut Stack) {

@@ -53,6 +53,7 @@ fn switch(rate: u64) {
 
 /// Notes that blocks may have records from now on.
 pub(crate) fn note_watched() {
+    profile::prepare();
     // Relaxed: a thread that misses it for a moment is one that has not seen the change yet.
     WATCHED.store(true, Ordering::Relaxed);
 }

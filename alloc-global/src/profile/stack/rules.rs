@@ -1,0 +1,225 @@
+//! Walks by unwind rules: where a program keeps no frame pointers, the tables that unwinders read say for each address of code where
+//! the caller's frame is. Read once for an address, and kept here in a word.
+//!
+//! ```text
+//! kept:  | tag (37) | kind (2) | by frame pointer (1) | offset / 8 (13) | saved / 8 (11) |     one word an address
+//!
+//!               register + offset = the caller's stack pointer
+//!                                             |
+//!    ... | caller's frame pointer | .. | return address | caller's frame ...
+//!          `saved` bytes below it         8 bytes below it
+//! ```
+//!
+//! With its rules at hand a stack costs some 30 instructions a frame; the C library's unwinder, which reads and runs the
+//! tables at every frame anew, costs 350.
+//!
+//! Invariants:
+//!
+//! 1. The walk reads only words that lie wholly between the stack pointer it starts from and the top of the thread's stack.
+//! 2. Stack pointers grow strictly, so the walk ends.
+//! 3. A kept word is the rule of one address and no other: its place and its tag together are the address, mixed.
+//!
+//! What needs more than a rule of this form (signal frames, frames above 64 KiB) is left to the unwinder, as is a stack that is not
+//! the thread's own. A library that is loaded where another was unloaded may find rules of that: then frames are wrong, no
+//! more. Frames of the allocator itself are kept, as in `stack`.
+//!
+//! Rules that are kept by address: framehop (Markus Stange). Unsafe to read words of the stack.
+
+use super::{Bounds, End, GOLDEN, Stack};
+use crate::profile::pages::{self, Area};
+use core::sync::atomic::{AtomicU64, Ordering};
+use registers::read_word;
+pub(super) use registers::{Registers, registers};
+
+mod cfi;
+mod registers;
+
+pub(super) use cfi::is_ready;
+pub(crate) use cfi::prepare;
+
+/// How the caller's frame is found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Rule {
+    /// There is no caller.
+    Last,
+    /// Only the unwinder can tell.
+    Other,
+    /// The caller's stack pointer lies `offset` bytes above the frame pointer or the stack pointer, its return address in the word below
+    /// that, and its frame pointer, where it is not what it is now, `saved` bytes below.
+    Caller { by_fp: bool, offset: usize, saved: Option<usize> },
+}
+
+const WORD: usize = size_of::<usize>();
+
+const SAVED_BITS: u32 = 11;
+const OFFSET_BITS: u32 = 13;
+const KIND_AT: u32 = SAVED_BITS + OFFSET_BITS + 1;
+const RULE_BITS: u32 = KIND_AT + 2;
+
+/// Bits of an address of code.
+const ADDRESS_BITS: u32 = 48;
+
+/// Bytes that the kept rules take at least: with fewer, a tag would not tell all addresses of one place apart.
+const LEAST_BYTES: usize = WORD << (ADDRESS_BITS + RULE_BITS - u64::BITS);
+
+/// Enough for the return addresses of a large program.
+const MOST_BYTES: usize = 256 << 10;
+
+impl Rule {
+    /// The rule in a word, never 0.
+    fn pack(self) -> u64 {
+        let kind = |kind: u64| kind << KIND_AT;
+        match self {
+            Rule::Last => kind(1),
+            Rule::Other => kind(2),
+            Rule::Caller { by_fp, offset, saved } => {
+                let (offset, saved) = (offset / WORD, saved.unwrap_or(0) / WORD);
+                if offset >> OFFSET_BITS != 0 || saved >> SAVED_BITS != 0 {
+                    return Rule::Other.pack();
+                }
+                let by_fp = u64::from(by_fp) << (SAVED_BITS + OFFSET_BITS);
+                kind(3) | by_fp | (offset as u64) << SAVED_BITS | saved as u64
+            }
+        }
+    }
+
+    #[inline]
+    fn unpack(word: u64) -> Rule {
+        let field = |at: u32, bits: u32| (word >> at) as usize & ((1 << bits) - 1);
+        match field(KIND_AT, 2) {
+            1 => Rule::Last,
+            3 => Rule::Caller {
+                by_fp: field(SAVED_BITS + OFFSET_BITS, 1) == 1,
+                offset: field(SAVED_BITS, OFFSET_BITS) * WORD,
+                saved: Some(field(0, SAVED_BITS) * WORD).filter(|saved| *saved > 0),
+            },
+            _ => Rule::Other,
+        }
+    }
+}
+
+/// Rules by address; a new one takes the place of another.
+struct Kept(Area);
+
+static KEPT: Kept = Kept(Area::new(bytes_wanted));
+
+/// Bytes of the pages for kept rules.
+pub(crate) fn bytes_wanted() -> usize {
+    let bytes = (pages::cap() / 64).clamp(LEAST_BYTES, MOST_BYTES);
+    1 << bytes.ilog2()
+}
+
+/// Bytes of them that are backed by memory.
+pub(crate) fn bytes() -> usize {
+    KEPT.0.backed()
+}
+
+impl Kept {
+    /// The place of an address, and its tag there. Different addresses differ in one of the two (3): an odd factor loses nothing.
+    #[inline]
+    fn place(&self, address: usize) -> Option<(&AtomicU64, u64)> {
+        let start = self.0.start()?;
+        let bits = (self.0.len() / WORD).ilog2();
+        let mixed = (address as u64).wrapping_mul(GOLDEN) & ((1 << ADDRESS_BITS) - 1);
+        let (index, tag) =
+            (mixed >> (ADDRESS_BITS - bits), mixed & ((1 << (ADDRESS_BITS - bits)) - 1));
+        // SAFETY: below the number of words in the area.
+        let word = unsafe { start.cast::<u64>().add(index as usize) };
+        // SAFETY: mapped for good, zeroed at first, and touched as atomics only.
+        Some((unsafe { AtomicU64::from_ptr(word.as_ptr()) }, tag << RULE_BITS))
+    }
+
+    #[inline]
+    fn rule(&self, address: usize) -> Rule {
+        let Some((place, tag)) = self.place(address) else { return Rule::Other };
+        // Relaxed: a word tells all there is to know.
+        let word = place.load(Ordering::Relaxed);
+        if word >> RULE_BITS << RULE_BITS == tag && word << (u64::BITS - RULE_BITS) != 0 {
+            return Rule::unpack(word);
+        }
+        self.read(address, place, tag)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn read(&self, address: usize, place: &AtomicU64, tag: u64) -> Rule {
+        let packed = cfi::rule_at(address).pack();
+        // Relaxed: as above.
+        place.store(tag | packed, Ordering::Relaxed);
+        Rule::unpack(packed)
+    }
+}
+
+impl Bounds {
+    /// Where the stack ends.
+    fn end(self) -> usize {
+        self.high.saturating_add(2 * WORD)
+    }
+}
+
+/// Captures the stack from the function that `from` was read in, into an empty stack. `false` where the unwinder is needed: then it is
+/// empty still.
+#[inline]
+pub(super) fn capture(from: Registers, bounds: Bounds, stack: &mut Stack) -> bool {
+    if !is_ready() {
+        return false;
+    }
+    // SAFETY: from the stack pointer on, which is in use, the stack is mapped to its top.
+    unsafe { walk(from, bounds, stack, |address| KEPT.rule(address)) }
+}
+
+/// Follows rules from a frame on, as [`capture`] says.
+///
+/// # Safety
+///
+/// All words from `from.sp` to the upper bound can be read.
+#[inline]
+unsafe fn walk(
+    from: Registers,
+    bounds: Bounds,
+    stack: &mut Stack,
+    rule_of: impl Fn(usize) -> Rule,
+) -> bool {
+    let Registers { ip, mut sp, mut fp } = from;
+    if !bounds.holds(sp) || sp % WORD != 0 {
+        return false;
+    }
+    // The call before a return address, for that may be where another function begins.
+    let mut address = ip;
+    loop {
+        let Rule::Caller { by_fp, offset, saved } = (match rule_of(address) {
+            Rule::Other => {
+                *stack = Stack::new(stack.limit);
+                return false;
+            }
+            rule => rule,
+        }) else {
+            return true;
+        };
+        let caller = (if by_fp { fp } else { sp }).wrapping_add(offset);
+        // Inside, with the word below it, and further up (1, 2).
+        if caller <= sp || caller > bounds.end() || caller % WORD != 0 {
+            stack.end = End::Corrupt;
+            return true;
+        }
+        // SAFETY: at or above `sp`, and below the upper bound, by the tests above and the one before this is used.
+        let read = |at: usize| unsafe { read_word(at) };
+        if let Some(saved) = saved {
+            let at = caller.wrapping_sub(saved);
+            if at < sp || at > caller {
+                stack.end = End::Corrupt;
+                return true;
+            }
+            fp = read(at);
+        }
+        let ip = read(caller - WORD);
+        sp = caller;
+        address = ip.wrapping_sub(1);
+        if ip == 0 || !stack.push(ip) {
+            return true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
