@@ -21,7 +21,7 @@ const SLOTS: usize = 256;
 /// Frames of each stack.
 const FRAMES: usize = 32;
 
-/// Stacks that are walked where that takes the unwinder, at microseconds each: those of the first allocations.
+/// Stacks that are walked where that takes the C library's unwinder, at microseconds each: those of the first allocations.
 const MOST_UNWOUND: u32 = 4_096;
 
 /// What one site did in a scope.

@@ -27,6 +27,7 @@
 
 use super::{Bounds, End, GOLDEN, Stack};
 use crate::profile::pages::{self, Area};
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 use registers::read_word;
 pub(super) use registers::{Registers, registers};
@@ -98,12 +99,10 @@ impl Rule {
     }
 }
 
-/// Rules by address; a new one takes the place of another.
-struct Kept(Area);
+/// The pages of the kept rules.
+static KEPT: Area = Area::new(bytes_wanted);
 
-static KEPT: Kept = Kept(Area::new(bytes_wanted));
-
-/// Bytes of the pages for kept rules.
+/// Bytes of the pages for kept rules: a power of two.
 pub(crate) fn bytes_wanted() -> usize {
     let bytes = (pages::cap() / 64).clamp(LEAST_BYTES, MOST_BYTES);
     1 << bytes.ilog2()
@@ -111,43 +110,60 @@ pub(crate) fn bytes_wanted() -> usize {
 
 /// Bytes of them that are backed by memory.
 pub(crate) fn bytes() -> usize {
-    KEPT.0.backed()
+    KEPT.backed()
+}
+
+/// Rules by address; a new one takes the place of another.
+#[derive(Clone, Copy)]
+struct Kept {
+    words: NonNull<u64>,
+    /// Bits of a tag; the others of a mixed address are those of its place.
+    tag_bits: u32,
 }
 
 impl Kept {
+    /// Those in an area, if it could be mapped.
+    #[inline]
+    fn of(area: &'static Area) -> Option<Kept> {
+        let words = area.start()?.cast();
+        Some(Kept { words, tag_bits: ADDRESS_BITS - (area.len() / WORD).ilog2() })
+    }
+
     /// The place of an address, and its tag there. Different addresses differ in one of the two (3): an odd factor loses nothing.
     #[inline]
-    fn place(&self, address: usize) -> Option<(&AtomicU64, u64)> {
-        let start = self.0.start()?;
-        let bits = (self.0.len() / WORD).ilog2();
-        let mixed = (address as u64).wrapping_mul(GOLDEN) & ((1 << ADDRESS_BITS) - 1);
-        let (index, tag) =
-            (mixed >> (ADDRESS_BITS - bits), mixed & ((1 << (ADDRESS_BITS - bits)) - 1));
+    fn place(&self, address: usize) -> (&'static AtomicU64, u64) {
+        const UNUSED: u32 = u64::BITS - ADDRESS_BITS;
+        let mixed = (address as u64).wrapping_mul(GOLDEN) << UNUSED >> UNUSED;
         // SAFETY: below the number of words in the area.
-        let word = unsafe { start.cast::<u64>().add(index as usize) };
+        let word = unsafe { self.words.add((mixed >> self.tag_bits) as usize) };
         // SAFETY: mapped for good, zeroed at first, and touched as atomics only.
-        Some((unsafe { AtomicU64::from_ptr(word.as_ptr()) }, tag << RULE_BITS))
+        let place = unsafe { AtomicU64::from_ptr(word.as_ptr()) };
+        (place, (mixed & ((1 << self.tag_bits) - 1)) << RULE_BITS)
     }
 
     #[inline]
     fn rule(&self, address: usize) -> Rule {
-        let Some((place, tag)) = self.place(address) else { return Rule::Other };
+        let (place, tag) = self.place(address);
         // Relaxed: a word tells all there is to know.
         let word = place.load(Ordering::Relaxed);
-        if word >> RULE_BITS << RULE_BITS == tag && word << (u64::BITS - RULE_BITS) != 0 {
-            return Rule::unpack(word);
+        // No rule is 0.
+        let rule = word ^ tag;
+        if rule >> RULE_BITS == 0 && rule != 0 {
+            Rule::unpack(rule)
+        } else {
+            read(address, place, tag)
         }
-        self.read(address, place, tag)
     }
+}
 
-    #[cold]
-    #[inline(never)]
-    fn read(&self, address: usize, place: &AtomicU64, tag: u64) -> Rule {
-        let packed = cfi::rule_at(address).pack();
-        // Relaxed: as above.
-        place.store(tag | packed, Ordering::Relaxed);
-        Rule::unpack(packed)
-    }
+/// Reads the tables for an address whose rule is not kept, and keeps it.
+#[cold]
+#[inline(never)]
+fn read(address: usize, place: &AtomicU64, tag: u64) -> Rule {
+    let rule = cfi::rule_at(address).pack();
+    // Relaxed: as above.
+    place.store(tag | rule, Ordering::Relaxed);
+    Rule::unpack(rule)
 }
 
 impl Bounds {
@@ -159,13 +175,11 @@ impl Bounds {
 
 /// Captures the stack from the function that `from` was read in, into an empty stack. `false` where the unwinder is needed: then it is
 /// empty still.
-#[inline]
+#[inline(never)]
 pub(super) fn capture(from: Registers, bounds: Bounds, stack: &mut Stack) -> bool {
-    if !is_ready() {
-        return false;
-    }
+    let Some(kept) = is_ready().then(|| Kept::of(&KEPT)).flatten() else { return false };
     // SAFETY: from the stack pointer on, which is in use, the stack is mapped to its top.
-    unsafe { walk(from, bounds, stack, |address| KEPT.rule(address)) }
+    unsafe { walk(from, bounds, stack, |address| kept.rule(address)) }
 }
 
 /// Follows rules from a frame on, as [`capture`] says.
