@@ -120,6 +120,8 @@ pub(crate) struct Counters {
     pub(crate) fallback_bytes_out: AtomicU64,
     /// Blocks of the bins above 64 that came from the fallback less those given back, wrapping.
     pub(crate) mid_out: [AtomicU64; MIDS],
+    /// Blocks of these bins that went to the drain (`watch`), which counts them.
+    drained: AtomicU64,
 }
 
 impl Counters {
@@ -134,6 +136,7 @@ impl Counters {
             fallback_bytes_in: AtomicU64::new(0),
             fallback_bytes_out: AtomicU64::new(0),
             mid_out: [const { AtomicU64::new(0) }; MIDS],
+            drained: AtomicU64::new(0),
         }
     }
 }
@@ -286,7 +289,7 @@ impl Cache {
         self.head(CacheBin::of_class(class))
     }
 
-    /// The first `count` slots of a class; at most as many as the array has.
+    /// The first `count` slots of a bin; at most as many as the array has.
     ///
     /// # Safety
     ///
@@ -296,11 +299,11 @@ impl Cache {
         clippy::mut_from_ref,
         reason = "slots are in UnsafeCells; the caller promises that it is alone"
     )]
-    unsafe fn slots(&self, class: SizeClass, count: u32) -> &mut [MaybeUninit<Block>] {
+    unsafe fn slots(&self, bin: CacheBin, count: u32) -> &mut [MaybeUninit<Block>] {
         if count == 0 {
             return &mut [];
         }
-        let first = self.bin(class).low.load(Relaxed);
+        let first = self.head(bin).low.load(Relaxed);
         // SAFETY: `count` slots of one array (1); the caller is alone.
         unsafe { core::slice::from_raw_parts_mut(first, count as usize) }
     }
@@ -314,7 +317,7 @@ impl Cache {
         for class in SizeClass::all() {
             let len = self.bin(class).len();
             // SAFETY: the caller's promise.
-            for slot in unsafe { self.slots(class, len) } {
+            for slot in unsafe { self.slots(CacheBin::of_class(class), len) } {
                 // SAFETY: below the length: a block (2).
                 f(unsafe { slot.assume_init() });
             }
@@ -361,7 +364,7 @@ impl Cache {
     /// The cache is that of the calling thread.
     unsafe fn fill(&self, class: SizeClass, want: u32) -> usize {
         // SAFETY: the caller's promise.
-        let slots = unsafe { self.slots(class, want) };
+        let slots = unsafe { self.slots(CacheBin::of_class(class), want) };
         let heap = self.heap.get();
         let got = latency::timed(Path::Refill, || shared::take(heap, self.who(), class, slots));
         if got < want as usize {
@@ -404,12 +407,12 @@ impl Cache {
         let bin = self.bin(class);
         let len = bin.len();
         // SAFETY: the caller's promise.
-        let slots = unsafe { self.slots(class, len) };
+        let slots = unsafe { self.slots(CacheBin::of_class(class), len) };
         let Some((oldest, _)) = slots.split_at_mut_checked(count as usize) else { return };
         // SAFETY: slots below `len` are initialised (2), and both types have one layout.
         let oldest = unsafe { &mut *(core::ptr::from_mut(oldest) as *mut [Block]) };
         if watch::is_watched() {
-            watch::forget_all(class, oldest);
+            watch::forget_all(Some(class), oldest);
         }
         // SAFETY: blocks of this class (2), which this thread owns and forgets below.
         unsafe { shared::give(self.who(), class, oldest) };
@@ -418,35 +421,37 @@ impl Cache {
         bin.set_len(len - count);
     }
 
-    /// Moves up to `most` of the newest blocks of a class into another cache, in their order, and calls `look` with
+    /// Moves up to `most` of the newest blocks of a bin into another cache, in their order, and calls `look` with
     /// them. Returns how many.
     ///
     /// # Safety
     ///
-    /// Both caches are that of the calling thread, and `other` has no block of this class. `look` does not touch them.
+    /// Both caches are that of the calling thread, and `other` has no block of this bin. `look` does not touch them.
     pub(crate) unsafe fn move_newest(
         &self,
-        class: SizeClass,
+        of: CacheBin,
         other: &Cache,
         most: u32,
-        look: impl FnOnce(SizeClass, &[Block]),
+        look: impl FnOnce(&[Block]),
     ) -> u32 {
-        let (bin, other_bin) = (self.bin(class), other.bin(class));
+        let (bin, other_bin) = (self.head(of), other.head(of));
         let len = bin.len();
         let moved = len.min(most);
         // SAFETY: the caller's promise; it is empty, and this one held as many.
-        unsafe { other_bin.set_cap(class.index(), moved, &other.short, &other.long) };
+        unsafe { other_bin.set_cap(of.index(), moved, &other.short, &other.long) };
         // SAFETY: the caller's promise.
-        let from = unsafe { self.slots(class, len) };
+        let from = unsafe { self.slots(of, len) };
         // SAFETY: the caller's promise; another cache's.
-        let to = unsafe { other.slots(class, moved) };
+        let to = unsafe { other.slots(of, moved) };
         let Some((_, from)) = from.split_at_checked((len - moved) as usize) else { return 0 };
         let Some(to) = to.get_mut(..from.len()) else { return 0 };
         to.copy_from_slice(from);
         // SAFETY: slots below `len` are initialised (2), and both types have one layout.
-        look(class, unsafe { &*(core::ptr::from_ref(from) as *const [Block]) });
+        look(unsafe { &*(core::ptr::from_ref(from) as *const [Block]) });
         bin.set_len(len - moved);
-        other.used.set(other.used.get() | 1 << (class.index() - 1));
+        if of.mid_class().is_none() {
+            other.used.set(other.used.get() | 1 << (of.index() - 1));
+        }
         other_bin.set_len(moved);
         other_bin.shut();
         moved

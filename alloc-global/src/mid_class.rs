@@ -28,6 +28,12 @@ const LAST_BIN: usize = CLASSES + MIDS;
 /// The largest size, in bytes, that these bins serve.
 pub(crate) const MID_MAX: usize = 4096;
 
+/// The bytes that counters, and the distance between two samples, count of a block: its size, above 4 KiB what was asked for.
+#[inline]
+pub(crate) const fn counted(requested: usize, size: usize) -> usize {
+    if size > MID_MAX { requested } else { size }
+}
+
 /// Length of a table indexed by bin: index 0 stays unused.
 pub(crate) const BIN_TABLE: usize = LAST_BIN + 1;
 

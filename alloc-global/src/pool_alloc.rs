@@ -154,12 +154,16 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
     unsafe fn alloc_watched(&self, layout: Layout, zeroed: bool) -> *mut u8 {
         // Nearly always there is one, and only the drain has none (`watch`).
         let home = thread::home();
-        if let (Some(bin), false, 0) = (self.bin(layout), zeroed, home.gate.get())
+        if let (Some(bin), false, 0) = (self.bin(layout), zeroed, home.gate.get()) {
             // SAFETY: the cache is this thread's.
-            && let Some(block) = unsafe { home.pop(bin) }
-        {
-            watch::large_alloc(block.as_ptr(), layout);
-            return block.as_ptr();
+            if let Some(block) = unsafe { watch::alloc_mid(home, bin) } {
+                return block.as_ptr();
+            }
+            // SAFETY: the cache is this thread's.
+            if let Some(block) = unsafe { home.pop(bin) } {
+                watch::large_alloc(block.as_ptr(), layout);
+                return block.as_ptr();
+            }
         }
         let block = match zeroed {
             // SAFETY: the caller's contract.

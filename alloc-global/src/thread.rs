@@ -371,12 +371,11 @@ pub(crate) fn flush() -> usize {
     let Some(cache) = attached() else { return 0 };
     // SAFETY: the cache is this thread's.
     unsafe { cache.flush(false) };
-    if let Some(drain) = cache.watch.drain() {
-        watch::restore_left(cache);
-        // SAFETY: the drain is this thread's too.
-        unsafe { drain.flush(false) };
-    }
-    visit::flush(cache)
+    let Some(drain) = cache.watch.drain() else { return visit::flush(cache) };
+    watch::restore_left(cache);
+    // SAFETY: the drain is this thread's too.
+    unsafe { drain.flush(false) };
+    visit::flush(drain) + visit::flush(cache)
 }
 
 /// Notes that a block for a bin above 64 came from the fallback, for a thread that has this cache or none.
@@ -418,9 +417,14 @@ pub(crate) fn for_each_own_mid(f: impl FnMut(Block)) {
 /// Gives back what this thread's cache holds of the fallback's blocks.
 pub(crate) fn flush_large() {
     let cache = HOME.get();
-    if !is_static(cache) {
-        visit::flush(cache);
+    if is_static(cache) {
+        return;
     }
+    if let Some(drain) = cache.watch.drain() {
+        watch::restore_left_large(cache);
+        visit::flush(drain);
+    }
+    visit::flush(cache);
 }
 
 /// Blocks of a class that were handed out to threads without a cache.

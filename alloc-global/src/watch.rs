@@ -9,8 +9,9 @@
 //!
 //! Sampling costs the fast paths nothing. Bytes between two samples are exponentially distributed, so the
 //! allocations of one class between two samples are geometrically distributed, classes independent of each other: a
-//! countdown per class is the same as one in bytes. The drain holds at most as many blocks of a class as may be
-//! handed out until the next sample; frees cannot refill it, so every allocation that is due takes the slow path.
+//! countdown per class is the same as one in bytes; above 512 bytes there is one in bytes for all (`large`). The drain
+//! holds at most as many blocks of a class as may be handed out until the next sample; frees cannot refill it, so every
+//! allocation that is due takes the slow path.
 //! Blocks that were freed are looked at when they leave the thread's cache, a batch at a time: for the drain, for
 //! the shared heaps, for the fallback.
 //!
@@ -23,7 +24,7 @@
 //!
 //! 1. A thread has a drain if and only if its mode is `Sample`; the drain has the same owner as the cache.
 //! 2. In mode `Sample` the drain holds at most `left[class]` blocks fewer than were due when it was filled: whichever allocation is a sample
-//!    finds `left` at 0 and the drain empty.
+//!    finds `left` at 0 and the drain empty. What it holds of the bins above 64 was taken off `left_bytes`.
 //! 3. No block leaves a thread's cache for the program, the heaps or the fallback with a record of a former life, if its thread
 //!    has seen that something is recorded.
 //!
@@ -33,18 +34,20 @@
 
 use crate::cache::Cache;
 use crate::caches;
-use crate::large_class::fallback_layout;
 use crate::mid_class::CacheBin;
 use crate::scope::Scope;
 use crate::{clock, owner, profile, thread};
 use alloc_core::{Block, CLASS_TABLE, SizeClass};
-use core::alloc::Layout;
 use core::cell::Cell;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+mod large;
 mod switch;
 
+pub(crate) use large::{
+    alloc_mid, large_alloc, large_free, large_resize, note_large_realloc, restore_left_large,
+};
 pub(crate) use switch::{is_recording, is_watched, note_watched, rate, set_rate, set_seed};
 pub use switch::{start_sampling, start_tracing, stop_and_forget, stop_profiling};
 
@@ -160,22 +163,6 @@ impl Watch {
         // Saturates.
         (self.draw_bytes() / size as f64) as u32
     }
-
-    /// Whether an allocation of `size` bytes above 512 is a sample.
-    #[inline]
-    fn is_large_due(&self, size: usize) -> bool {
-        match self.left_bytes.get().checked_sub(size as u64) {
-            Some(left) => {
-                self.left_bytes.set(left);
-                false
-            }
-            None => {
-                // Saturates.
-                self.left_bytes.set(self.draw_bytes() as u64);
-                true
-            }
-        }
-    }
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea, Flood, 2014): neighbours become strangers.
@@ -193,9 +180,9 @@ pub(crate) fn forget(block: Block) {
     }
 }
 
-/// The same for many blocks of a class: one test for all of them, since hardly any has a record.
+/// The same for many blocks of a class, or above 512 bytes: one test for all of them, since hardly any has a record.
 #[inline]
-pub(crate) fn forget_all(class: SizeClass, blocks: &[Block]) {
+pub(crate) fn forget_all(class: Option<SizeClass>, blocks: &[Block]) {
     if profile::are_recorded(class, blocks) {
         blocks.iter().copied().for_each(forget);
     }
@@ -278,6 +265,7 @@ pub(crate) fn restore_left(cache: &Cache) {
             left.set(left.get().saturating_add(drain.counts(class).0 as u32));
         }
     }
+    large::restore_left_large(cache);
 }
 
 fn drop_drain(cache: &'static Cache) {
@@ -298,6 +286,7 @@ fn leave_drain(drain: &'static Cache) {
 
 /// The thread of this cache leaves: it watches nothing any more.
 pub(crate) fn leave(cache: &'static Cache) {
+    restore_left(cache);
     let drain = cache.watch.drain.take();
     forget_thread(cache);
     if let Some(drain) = drain {
@@ -398,7 +387,11 @@ unsafe fn alloc_sample(cache: &'static Cache, class: SizeClass, size: usize) -> 
     }
     if left.get() > 0 {
         // SAFETY: both are the calling thread's (1); the drain has none of this class.
-        let moved = unsafe { cache.move_newest(class, drain, left.get(), forget_all) };
+        let moved = unsafe {
+            cache.move_newest(CacheBin::of_class(class), drain, left.get(), |blocks| {
+                forget_all(Some(class), blocks)
+            })
+        };
         if moved > 0 {
             left.set(left.get() - moved);
             // SAFETY: as above.
@@ -440,59 +433,6 @@ pub(crate) unsafe fn dealloc(cache: &'static Cache, class: SizeClass, block: Blo
     if !unsafe { cache.push(CacheBin::of_class(class), block) } {
         // SAFETY: the caller's promise.
         unsafe { cache.spill(class, block) };
-    }
-}
-
-/// A block above 512 bytes was handed out.
-#[cold]
-#[inline(never)]
-pub(crate) fn large_alloc(block: *mut u8, layout: Layout) {
-    let (Some(block), Some(cache)) = (NonNull::new(block), thread::attached()) else { return };
-    let watch = &cache.watch;
-    if watch.seen.get() != EPOCH.load(Ordering::Relaxed) {
-        update(cache);
-    }
-    // By what was asked for: that is what counters count of these blocks.
-    let due = || watch.is_large_due(layout.size());
-    if watch.mode.get() == Mode::Sample {
-        // Most often this is all; no scope is open.
-        forget(block);
-        if due() && watch.rate.get() != PAUSED {
-            let size = fallback_layout(layout).size();
-            profile::on_alloc(block, layout.size(), size, watch.rate.get());
-        }
-    } else {
-        note_alloc(cache, block, layout.size(), fallback_layout(layout).size(), due);
-    }
-}
-
-/// A block above 512 bytes comes back.
-#[cold]
-#[inline(never)]
-pub(crate) fn large_free(block: *mut u8, layout: Layout) {
-    let Some(block) = NonNull::new(block) else { return };
-    forget(block);
-    // SAFETY: open scopes of this thread, by their owner.
-    let note = |scope| unsafe { Scope::note_free(scope, block, fallback_layout(layout).size()) };
-    thread::attached().and_then(|cache| cache.watch.scope.get()).map(note);
-}
-
-/// A block above 512 bytes stays where it is, with another layout.
-pub(crate) fn large_resize(block: *mut u8, new: Layout) {
-    if let Some(block) = NonNull::new(block)
-        && profile::is_recorded(block)
-    {
-        profile::on_resize(block, new.size());
-    }
-}
-
-/// A free and an allocation above 512 bytes were one `realloc`; `moves` is what the thread's count of such stood at before.
-pub(crate) fn note_large_realloc(moves: u64) {
-    let Some(scope) = thread::attached().and_then(|cache| cache.watch.scope.get()) else { return };
-    // Otherwise the scope finds it in that count when it closes.
-    if thread::own_reallocs().1 == moves {
-        // SAFETY: open scopes of this thread, by their owner.
-        unsafe { Scope::note_realloc(scope) };
     }
 }
 

@@ -89,11 +89,9 @@ fn taken(size: usize) -> usize {
 
 /// Asserts that an estimate of `count` blocks of `size` bytes lies within four standard errors.
 fn within(found: &Sums, count: u64, size: usize, rate: u64) {
-    // A sample is chosen by the bytes of its class, above 512 bytes by those of its layout; bytes of call sites are those of the
-    // block up to 4 KiB.
-    let chosen = if size > 512 { size } else { taken(size) } as f64;
+    // A sample is chosen by the bytes of its class, above 4 KiB by those of its layout; so are bytes of call sites.
     let (count, size) = (count as f64, if size > 4_096 { size } else { taken(size) } as f64);
-    let chance = 1.0 - (-chosen / rate as f64).exp();
+    let chance = 1.0 - (-size / rate as f64).exp();
     // Each block is a sample or not, and one that is stands for 1 / chance.
     let error = (count * (1.0 - chance) / chance).sqrt();
     let off = (found.allocs - count).abs();
@@ -221,18 +219,20 @@ fn sampled_later() {
     verify_exchange();
 }
 
-/// Blocks of 64 bytes by pairs, with `between` called after each pair; their estimate must be right.
+/// Blocks of 64 bytes and of 1,000, which are the fallback's, by pairs, with `between` called after each pair; their estimates must
+/// be right.
 fn pairs(rate: u64, count: u64, mut between: impl FnMut(u64)) {
-    // A cache that holds many lets the drain hold many.
-    drop(blocks(100, 64));
-    let region = Region::enter("pairs");
-    for tag in 0..count / 2 {
-        let both = [Block::new(64, 8, tag), Block::new(64, 8, tag)];
-        drop(both);
-        between(tag);
+    for (size, name, count) in [(64, "small", count), (1_000, "mid", count / 8)] {
+        // A cache that holds many lets the drain hold many.
+        drop(blocks(100, size));
+        let region = Region::enter(name);
+        for tag in 0..count / 2 {
+            drop([Block::new(size, 8, tag), Block::new(size, 8, tag)]);
+            between(tag);
+        }
+        drop(region);
+        within(&of_region(name), count, size, rate);
     }
-    drop(region);
-    within(&of_region("pairs"), count, 64, rate);
 }
 
 fn flushed() {

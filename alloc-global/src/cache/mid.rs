@@ -79,6 +79,17 @@ impl Cache {
         }
     }
 
+    /// Counts blocks that came from the fallback through this cache as if they had come through another one, where they lie.
+    pub(crate) fn hand_mids_over(&self, other: &Cache, class: LargeClass, blocks: u64) {
+        self.note_mid(class, -blocks.cast_signed());
+        other.note_mid(class, blocks.cast_signed());
+    }
+
+    /// Counts blocks that went to the drain.
+    pub(crate) fn note_drained(&self, blocks: u32) {
+        bump(&self.counters.drained, u64::from(blocks));
+    }
+
     /// Counts blocks that came into the array or went to the program, or the other way.
     fn note_mid(&self, class: LargeClass, blocks: i64) {
         if let Some(out) = self.counters.mid_out.get(class.rank()) {
@@ -212,12 +223,12 @@ impl Cache {
         usize::try_from(live.cast_signed()).unwrap_or(0)
     }
 
-    /// How many of the fallback's blocks this thread was handed, wrapping: by the cache of large ones, and by arrays.
+    /// How many of the fallback's blocks this thread was handed, wrapping: by the cache of large ones, and by arrays, the drain's among them.
     pub(crate) fn fallback_taken(&self) -> u64 {
         // Relaxed: this thread's own, or nobody's.
         let large = self.counters.fallback_allocs.load(Relaxed);
         let mids = CacheBin::mids().map(|bin| self.head(bin).allocs.load(Relaxed));
-        mids.fold(large, u64::wrapping_add)
+        mids.fold(large, u64::wrapping_add).wrapping_add(self.counters.drained.load(Relaxed))
     }
 
     /// Half of the capacity of a bin above 64: how many go when it is full.
@@ -236,5 +247,42 @@ impl Cache {
         for bin in CacheBin::mids() {
             self.head(bin).close();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::alloc::Layout;
+    use core::ptr::NonNull;
+
+    #[test]
+    fn what_left_by_way_of_the_drain_is_not_live_in_the_cache_it_came_from() {
+        // Caches that no thread has, so the caller's.
+        let [home, drain] = [(); 2].map(|()| Box::new(Cache::new()));
+        let bin = CacheBin::of(Layout::from_size_align(2048, 8).unwrap()).unwrap();
+        let class = bin.mid_class().unwrap();
+        let mut memory = vec![0_u128; 2 * 128];
+        let blocks = memory.chunks_mut(128).map(|chunk| NonNull::from(chunk).cast());
+        // SAFETY: the caller's cache.
+        assert!(unsafe { home.grow_mid(bin) });
+        for block in blocks {
+            // SAFETY: as above, and a block of the bin's size.
+            assert!(unsafe { home.push(bin, block) });
+            home.note_mid_stocked(bin);
+        }
+        assert_eq!(home.fallback_live(), 0);
+        // SAFETY: the caller's caches; the second one is empty.
+        assert_eq!(unsafe { home.move_newest(bin, &drain, 8, |_| {}) }, 2);
+        // SAFETY: the caller's cache.
+        assert!(unsafe { drain.pop(bin) }.is_some());
+        home.hand_mids_over(&drain, class, 1);
+        assert_eq!(home.fallback_live(), class.size(), "the one that was handed out");
+        let mut freed = 0;
+        // SAFETY: the caller's cache.
+        unsafe { drain.give_mid(bin, u32::MAX, false, |_, _| 0, |_, _| freed += 1) };
+        assert_eq!((freed, home.fallback_live(), drain.fallback_live()), (1, class.size(), 0));
+        let totals = home.totals().plus(drain.totals());
+        assert_eq!((totals.allocs, totals.frees), (1, 0));
     }
 }

@@ -235,9 +235,9 @@ impl Live {
         self.filter.get(index).is_some_and(|count| count.load(Ordering::Relaxed) != 0)
     }
 
-    /// Whether any of these blocks of a class may be in the table.
+    /// Whether any of these blocks of a class, or above 512 bytes, may be in the table.
     #[inline]
-    pub(crate) fn may_hold_any(&self, class: SizeClass, blocks: &[Block]) -> bool {
+    pub(crate) fn may_hold_any(&self, class: Option<SizeClass>, blocks: &[Block]) -> bool {
         if !self.classes.may_have(class) {
             return false;
         }

@@ -84,9 +84,9 @@ pub(crate) fn is_recorded(block: Block) -> bool {
     TABLES.may_hold(block)
 }
 
-/// Whether any of these blocks of a class may be: nothing for each, or where samples of the class are live, four instructions.
+/// Whether any of these blocks of a class, or above 512 bytes, may be: nothing for each, or where such samples are live, four instructions.
 #[inline]
-pub(crate) fn are_recorded(class: SizeClass, blocks: &[Block]) -> bool {
+pub(crate) fn are_recorded(class: Option<SizeClass>, blocks: &[Block]) -> bool {
     TABLES.may_hold_any(class, blocks)
 }
 

@@ -11,7 +11,8 @@
 use super::live::{Added, Entry, Live};
 use super::sites::{Counted, Counts, Gone, OTHER, Place, Sites, WEIGHT_ONE, variance};
 use super::stack::{End, Stack, mix};
-use alloc_core::{Block, MAX_SMALL, SizeClass};
+use crate::mid_class::counted;
+use alloc_core::{Block, SizeClass};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::collections::{HashMap, HashSet};
 
@@ -122,12 +123,6 @@ fn weight(size: usize, rate: u64, dice: u64) -> u64 {
     (exact + chance).floor() as u64
 }
 
-/// The bytes of a block that its chance to be a sample grew with (`watch`): its class's, or above 512 bytes the layout's.
-#[inline]
-fn chosen_by(requested: usize, size: usize) -> usize {
-    if size > MAX_SMALL { requested } else { size }
-}
-
 /// The bytes that blocks of a weight have.
 #[inline]
 fn bytes(weight: u64, size: u64) -> u64 {
@@ -179,7 +174,7 @@ impl Tables {
             size: event.size as u64,
             requested: event.requested as u64,
             birth: event.now,
-            weight: weight(chosen_by(event.requested, event.size), event.rate, dice),
+            weight: weight(counted(event.requested, event.size), event.rate, dice),
             exact: event.rate <= 1,
             site,
         };
@@ -244,9 +239,9 @@ impl Tables {
         self.live.may_hold(block)
     }
 
-    /// Whether any of these blocks of a class may be recorded.
+    /// Whether any of these blocks of a class, or above 512 bytes, may be recorded.
     #[inline]
-    pub(crate) fn may_hold_any(&self, class: SizeClass, blocks: &[Block]) -> bool {
+    pub(crate) fn may_hold_any(&self, class: Option<SizeClass>, blocks: &[Block]) -> bool {
         self.live.may_hold_any(class, blocks)
     }
 

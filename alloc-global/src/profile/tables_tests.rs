@@ -107,7 +107,7 @@ fn no_block_of_a_class_without_samples_is_looked_at_until_all_were_recorded() {
     let live = Live::new(|| 64 << 10);
     let [eight, ten] = [64, 80].map(|size| SizeClass::from_index(size / 8).unwrap());
     let blocks = [1 << 20, 2 << 20].map(block);
-    let looks = |class| live.may_hold_any(class, &blocks);
+    let looks = |class| live.may_hold_any(Some(class), &blocks);
     let add = |address: usize, size, exact| {
         let entry = Entry { size, exact, ..entry(1) };
         live.add(block(address), None, entry, || true, |_| {});
@@ -121,6 +121,7 @@ fn no_block_of_a_class_without_samples_is_looked_at_until_all_were_recorded() {
     add(2 << 20, 8192, false);
     remove(&live, 1 << 20);
     assert!(!looks(eight) && !looks(ten), "larger ones are of no class");
+    assert!(live.may_hold_any(None, &blocks));
     add(1 << 20, 64, false);
     live.hold().clear(|_| {});
     assert!(!looks(eight));

@@ -44,10 +44,10 @@ impl Classes {
         }
     }
 
-    /// Whether a block of a class may be in the table: false for sure.
+    /// Whether a block of a class, or without one a block above 512 bytes, may be in the table: false for sure.
     #[inline]
-    pub(super) fn may_have(&self, class: SizeClass) -> bool {
-        let samples = self.samples.get(class.index());
+    pub(super) fn may_have(&self, class: Option<SizeClass>) -> bool {
+        let samples = self.samples.get(class.map_or(0, SizeClass::index));
         samples.is_none_or(|count| count.load(Relaxed) != 0) || self.others.load(Relaxed)
     }
 
