@@ -57,6 +57,11 @@ pub(crate) fn cap() -> usize {
     CAP.get_or_init(asked).get()
 }
 
+/// Whether [`cap`] was called.
+pub(crate) fn is_cap_fixed() -> bool {
+    CAP.get().is_some()
+}
+
 /// Zeroed memory, mapped at its first use.
 pub(crate) struct Area {
     start: AtomicPtr<u8>,

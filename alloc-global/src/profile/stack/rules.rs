@@ -102,6 +102,10 @@ impl Rule {
 /// The pages of the kept rules.
 static KEPT: Area = Area::new(bytes_wanted);
 
+/// What is kept before the first event of a profile fixes how much its tables may take: measurements (`scope`) have stacks too, and are
+/// not to decide that. It is none of those tables.
+static FEW: [AtomicU64; LEAST_BYTES / WORD] = [const { AtomicU64::new(0) }; LEAST_BYTES / WORD];
+
 /// Bytes of the pages for kept rules: a power of two.
 pub(crate) fn bytes_wanted() -> usize {
     let bytes = (pages::cap() / 64).clamp(LEAST_BYTES, MOST_BYTES);
@@ -122,6 +126,21 @@ struct Kept {
 }
 
 impl Kept {
+    /// Those of the process.
+    #[inline]
+    fn of_process() -> Option<Kept> {
+        if KEPT.mapped().is_none() && !pages::is_cap_fixed() {
+            return Some(Kept::few());
+        }
+        Kept::of(&KEPT)
+    }
+
+    #[cold]
+    fn few() -> Kept {
+        let words = NonNull::from(&FEW).cast();
+        Kept { words, tag_bits: ADDRESS_BITS - FEW.len().ilog2() }
+    }
+
     /// Those in an area, if it could be mapped.
     #[inline]
     fn of(area: &'static Area) -> Option<Kept> {
@@ -134,9 +153,9 @@ impl Kept {
     fn place(&self, address: usize) -> (&'static AtomicU64, u64) {
         const UNUSED: u32 = u64::BITS - ADDRESS_BITS;
         let mixed = (address as u64).wrapping_mul(GOLDEN) << UNUSED >> UNUSED;
-        // SAFETY: below the number of words in the area.
+        // SAFETY: below the number of words.
         let word = unsafe { self.words.add((mixed >> self.tag_bits) as usize) };
-        // SAFETY: mapped for good, zeroed at first, and touched as atomics only.
+        // SAFETY: there for good, zeroed at first, and touched as atomics only.
         let place = unsafe { AtomicU64::from_ptr(word.as_ptr()) };
         (place, (mixed & ((1 << self.tag_bits) - 1)) << RULE_BITS)
     }
@@ -177,7 +196,7 @@ impl Bounds {
 /// empty still.
 #[inline(never)]
 pub(super) fn capture(from: Registers, bounds: Bounds, stack: &mut Stack) -> bool {
-    let Some(kept) = is_ready().then(|| Kept::of(&KEPT)).flatten() else { return false };
+    let Some(kept) = is_ready().then(Kept::of_process).flatten() else { return false };
     // SAFETY: from the stack pointer on, which is in use, the stack is mapped to its top.
     unsafe { walk(from, bounds, stack, |address| kept.rule(address)) }
 }
