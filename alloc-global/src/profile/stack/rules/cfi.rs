@@ -61,7 +61,7 @@ pub(crate) fn is_ready() -> bool {
     !FIND.load(Ordering::Relaxed).is_null()
 }
 
-/// Memory for the run of an entry's program: some 2 KiB on the stack. A row has a rule for each register that is saved.
+/// Memory for the run of an entry's program: some 2 KiB on the stack, moved and copied meanwhile (`ROOM_TO_READ`). A row has a rule for each register that is saved.
 struct OnStack;
 
 impl UnwindContextStorage<usize> for OnStack {

@@ -47,6 +47,21 @@ fn assert_no_two(kept: Kept) {
     assert_eq!(places.len(), LEAST_BYTES / WORD, "all places are used");
 }
 
+#[test]
+fn no_rule_is_read_where_the_stack_is_short() {
+    static AREA: Area = Area::new(|| LEAST_BYTES);
+    let kept = Kept::of(&AREA).unwrap();
+    prepare();
+    let here = registers().ip;
+    assert_eq!(kept.rule(here, false), Rule::Other);
+    assert_eq!(kept.place(here).0.load(Ordering::Relaxed), 0, "nothing is kept of that");
+    if is_ready() {
+        let rule = kept.rule(here, true);
+        assert_ne!(rule, Rule::Other);
+        assert_eq!(kept.rule(here, false), rule, "it is kept");
+    }
+}
+
 /// What a walk over `words` finds, from the first one on; words at even places are addresses of code, and what rule each
 /// has is said by `rules`.
 fn walked(words: &[usize], fp: usize, rules: &[(usize, Rule)]) -> Option<(Vec<usize>, End)> {
