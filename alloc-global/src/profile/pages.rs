@@ -38,7 +38,7 @@ static CAP: OnceNonZeroUsize = OnceNonZeroUsize::new();
 pub fn limit_profile(bytes: usize) -> bool {
     // Relaxed: a value of its own.
     ASKED.store(bytes.clamp(LEAST_CAP, MOST_CAP), Ordering::Relaxed);
-    CAP.get().is_none()
+    !is_cap_fixed()
 }
 
 /// Every block is to be recorded: more room, unless somebody set how much.
@@ -57,7 +57,7 @@ pub(crate) fn cap() -> usize {
     CAP.get_or_init(asked).get()
 }
 
-/// Whether [`cap`] was called.
+/// Whether a table was mapped, or its length asked for.
 pub(crate) fn is_cap_fixed() -> bool {
     CAP.get().is_some()
 }
