@@ -35,7 +35,7 @@ pub(super) use registers::{Registers, registers};
 mod cfi;
 mod registers;
 
-pub(super) use cfi::is_ready;
+use cfi::is_ready;
 pub(crate) use cfi::prepare;
 
 /// How the caller's frame is found.
