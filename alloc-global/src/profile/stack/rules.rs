@@ -20,8 +20,8 @@
 //! 3. A kept word is the rule of one address and no other: its place and its tag together are the address, mixed.
 //!
 //! What needs more than a rule of this form (signal frames, frames above 64 KiB) is left to the unwinder, as is a stack that is not
-//! the thread's own, and one that is too short for a rule to be read. A library that is loaded where another was unloaded may find rules of that: then frames are wrong, no
-//! more. Frames of the allocator itself are kept, as in `stack`.
+//! the thread's own, and one that is too short for a rule to be read. A library that is loaded where another was unloaded may find
+//! rules of that: then frames are wrong, no more. Frames of the allocator itself are kept, as in `stack`.
 //!
 //! Rules that are kept by address: framehop (Markus Stange). Unsafe to read words of the stack.
 
