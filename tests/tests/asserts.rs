@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         Case::new("failures_name_the_top_sites_and_leave_a_profile", sites),
         Case::new("leaks_are_named_by_what_is_left", left),
         Case::new("what_a_trace_records_is_not_the_bodys", traced),
+        Case::new("a_measurement_leaves_the_profile_its_room_to_be_set", room),
         Case::new("threads_that_are_not_measured_say_so", not_open),
     ])
 }
@@ -341,6 +342,16 @@ fn traced() {
     let after = alloc_global::Snapshot::take();
     let allocs = |snapshot: &alloc_global::Snapshot| snapshot.totals().allocs;
     assert_eq!(allocs(&before), allocs(&after), "a measurement puts nothing on record");
+}
+
+fn room() {
+    drop(assert_allocs!(<= 1, { block(40) }));
+    assert!(alloc_global::limit_profile(64 << 20), "nothing is on record yet");
+    alloc_global::start_tracing();
+    drop(block(40));
+    assert!(!alloc_global::limit_profile(64 << 20), "and now something is");
+    alloc_global::stop_profiling();
+    invariants().expect("invariants");
 }
 
 fn not_open() {

@@ -1,5 +1,6 @@
 //! Call stacks that are not as they should be: cut by the bound, with a frame pointer that cannot be one, on memory that is
-//! not the thread's stack. Each is counted and reported, and the program goes on.
+//! not the thread's stack. Each is counted and reported, and the program goes on. And one that is: each caller is named, in its order,
+//! through frames of all kinds.
 //!
 //! Frame pointers are walked only where the whole build keeps them (`-C force-frame-pointers=yes`, as in the checks under AddressSanitizer);
 //! where it does not, the cases see the unwinder bear the same. Unsafe here: calls with a broken frame pointer, and of the C library.
@@ -7,7 +8,7 @@
 use std::hint::black_box;
 use std::process::ExitCode;
 
-use alloc_global::report::{self, Metric, Report};
+use alloc_global::report::{self, Metric, Report, Symbols};
 use alloc_global::{DebugInfo, PoolAlloc, Region, Site, Snapshot, limit_frames, start_tracing};
 use tests::block::Block;
 use tests::cases::{self, Case};
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         Case::new("a_stack_that_is_cut_is_counted_and_says_so", cut),
         Case::new("a_corrupt_frame_pointer_is_counted_and_harms_nothing", corrupt),
         Case::new("a_stack_that_is_not_the_threads_own_harms_nothing", elsewhere),
+        Case::new("callers_are_named_in_their_order_through_callbacks_of_the_c_library", callers),
     ])
 }
 
@@ -65,6 +67,91 @@ extern "C" fn allocate() {
     drop(black_box(Block::new(40, 8, 1)));
 }
 
+/// A frame that is aligned: where its caller's is, only the frame pointer tells.
+#[inline(never)]
+fn aligned(depth: u32) -> u32 {
+    #[repr(align(256))]
+    struct Aligned([u32; 100]);
+    let words = black_box(Aligned([depth; 100]));
+    let sum = if depth == 0 { innermost() } else { plain(depth - 1) };
+    sum + black_box(&words).0[depth as usize]
+}
+
+#[inline(never)]
+fn plain(depth: u32) -> u32 {
+    let words = black_box([depth; 61]);
+    let sum = if depth == 0 { innermost() } else { aligned(depth - 1) };
+    sum + black_box(&words)[depth as usize]
+}
+
+#[inline(never)]
+fn innermost() -> u32 {
+    allocate();
+    black_box(1)
+}
+
+/// Called back by the C library, which keeps no frame pointers.
+extern "C" fn compare(one: *const libc::c_void, other: *const libc::c_void) -> libc::c_int {
+    black_box(plain(3));
+    black_box(one.addr().cmp(&other.addr()) as libc::c_int)
+}
+
+#[inline(never)]
+fn sorts() {
+    let mut bytes = black_box([1u8, 0]);
+    // SAFETY: two bytes; whichever comes first is right.
+    unsafe { libc::qsort(bytes.as_mut_ptr().cast(), 2, 1, Some(compare)) };
+    black_box(bytes);
+}
+
+#[inline(never)]
+fn outermost() {
+    black_box(aligned(2));
+    sorts();
+    black_box(());
+}
+
+/// The functions of this file in the stack of a site, without those that allocate.
+fn names(site: &Site) -> Vec<String> {
+    let frames = DebugInfo.resolve(&site.stack).into_iter().flatten();
+    let own = frames.filter_map(|frame| frame.function.strip_prefix("stacks::").map(str::to_owned));
+    own.skip_while(|name| name != "innermost").collect()
+}
+
+fn callers() {
+    limit_frames(58);
+    start_tracing();
+    for region in ["main", "again", "thread"] {
+        let run = || {
+            let _region = Region::enter(region);
+            outermost();
+        };
+        match region {
+            "thread" => std::thread::scope(|scope| drop(scope.spawn(run).join())),
+            _ => run(),
+        }
+    }
+    let snapshot = Snapshot::take();
+    let direct = ["innermost", "aligned", "plain", "aligned", "outermost"];
+    let by_library =
+        ["innermost", "aligned", "plain", "aligned", "plain", "compare", "sorts", "outermost"];
+    for region in ["main", "again", "thread"] {
+        let sites = of_region(&snapshot, region);
+        let stacks: Vec<Vec<String>> = sites.iter().map(|site| names(site)).collect();
+        // Where frame pointers are walked, the library's frame may cut off who called it.
+        let certain = if keeps_frame_pointers() { 6 } else { by_library.len() };
+        for callers in [&direct[..], &by_library[..certain]] {
+            let begins = |stack: &Vec<String>| {
+                stack.len() >= callers.len() && stack.iter().zip(callers).all(|(a, b)| a == b)
+            };
+            let seen = stacks.iter().any(begins);
+            assert!(seen, "{region}: {callers:?} in {stacks:?}");
+        }
+    }
+    assert!(keeps_frame_pointers() || snapshot.dropped.corrupt == 0, "{:?}", snapshot.dropped);
+    invariants().expect("invariants");
+}
+
 /// Calls [`allocate`] with a frame pointer that is so many bytes above the stack pointer.
 #[cfg(target_arch = "x86_64")]
 #[inline(never)]
@@ -98,9 +185,18 @@ fn keeps_frame_pointers() -> bool {
         if is_near { unsafe { *std::ptr::with_exposed_provenance::<usize>(frame + 8) } } else { 0 }
     }
     let address = black_box(returns_to());
-    let (own, caller): (fn() -> bool, fn()) = (keeps_frame_pointers, corrupt);
+    let own: fn() -> bool = keeps_frame_pointers;
+    let by: [fn(); 2] = [corrupt, callers];
     // The innermost function may have made no frame yet: then it is the next one's.
-    [own as usize, caller as usize].iter().any(|start| address.wrapping_sub(*start) < 4_096)
+    [own as usize, by[0] as usize, by[1] as usize]
+        .iter()
+        .any(|start| address.wrapping_sub(*start) < 4_096)
+}
+
+/// It may.
+#[cfg(not(target_arch = "x86_64"))]
+fn keeps_frame_pointers() -> bool {
+    true
 }
 
 #[cfg(target_arch = "x86_64")]

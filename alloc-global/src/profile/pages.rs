@@ -38,7 +38,7 @@ static CAP: OnceNonZeroUsize = OnceNonZeroUsize::new();
 pub fn limit_profile(bytes: usize) -> bool {
     // Relaxed: a value of its own.
     ASKED.store(bytes.clamp(LEAST_CAP, MOST_CAP), Ordering::Relaxed);
-    CAP.get().is_none()
+    !is_cap_fixed()
 }
 
 /// Every block is to be recorded: more room, unless somebody set how much.
@@ -55,6 +55,11 @@ pub(crate) fn cap() -> usize {
         None => NonZeroUsize::MIN.saturating_add(DEFAULT_CAP - 1),
     };
     CAP.get_or_init(asked).get()
+}
+
+/// Whether a table was mapped, or its length asked for.
+pub(crate) fn is_cap_fixed() -> bool {
+    CAP.get().is_some()
 }
 
 /// Zeroed memory, mapped at its first use.

@@ -42,7 +42,7 @@ pub(crate) fn on_alloc(block: Block, requested: usize, size: usize, rate: u64) {
         }
         let (place, now) = (Place { region, thread, lane }, microseconds(exact));
         let event = Allocation { block, requested, size, rate, now, place };
-        let walk = |stack: &mut Stack| stack::capture(local, fp, stack);
+        let walk = |stack: &mut Stack| stack::capture(local, fp, stack, true);
         TABLES.on_alloc(event, &mut Stack::empty(), walk, is_wanted);
     });
 }
@@ -68,11 +68,8 @@ pub(crate) fn forget_live() {
 pub(crate) fn stack_here(frames: &mut [usize], may_unwind: bool) -> usize {
     let fp = frame_pointer();
     local::with(|local| {
-        if !may_unwind && !stack::is_cheap(local) {
-            return 0;
-        }
         let mut stack = Stack::new(frames.len());
-        stack::capture(local, fp, &mut stack);
+        stack::capture(local, fp, &mut stack, may_unwind);
         let kept = frames.iter_mut().zip(stack.frames());
         kept.map(|(to, from)| *to = *from).count()
     })

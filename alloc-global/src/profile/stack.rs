@@ -287,14 +287,10 @@ fn first_probe(local: &Local) -> bool {
     found
 }
 
-/// Whether stacks are had without the unwinder.
-pub(crate) fn is_cheap(local: &Local) -> bool {
-    has_frame_pointers(local) || rules::is_ready()
-}
-
-/// Captures the stack of the calling thread, from the frame at `fp` on, into an empty stack.
+/// Captures the stack of the calling thread, from the frame at `fp` on, into an empty stack. Where only the unwinder can tell, and may not be
+/// asked, it stays empty.
 #[inline]
-pub(crate) fn capture(local: &Local, fp: usize, stack: &mut Stack) {
+pub(crate) fn capture(local: &Local, fp: usize, stack: &mut Stack, may_unwind: bool) {
     if has_frame_pointers(local) {
         let mut bounds = local.stack_bounds();
         let here = stack_pointer();
@@ -305,10 +301,9 @@ pub(crate) fn capture(local: &Local, fp: usize, stack: &mut Stack) {
             return;
         }
     }
-    if rules::capture(rules::registers(), local.stack_bounds(), stack) {
-        return;
+    if !rules::capture(rules::registers(), local.stack_bounds(), stack) && may_unwind {
+        local.untracked(|| unwind(stack));
     }
-    local.untracked(|| unwind(stack));
 }
 
 /// By the C library's unwinder: no frame pointers, and no rules, or a stack that is not the thread's own (a coroutine's).
@@ -412,7 +407,7 @@ mod tests {
     #[inline(never)]
     fn captured() -> Stack {
         let mut stack = Stack::empty();
-        local::with(|local| capture(local, frame_pointer(), &mut stack));
+        local::with(|local| capture(local, frame_pointer(), &mut stack, true));
         stack
     }
 
@@ -428,5 +423,22 @@ mod tests {
         let here = captured as fn() -> Stack as usize;
         // In one module of code, the crate's own frames are not far from each other.
         assert!(stack.frames().iter().any(|address| address.abs_diff(here) < 64 << 20));
+    }
+    #[test]
+    fn the_unwinder_is_asked_only_where_it_may_be() {
+        let frames = local::with(|local| {
+            let own = local.stack_bounds();
+            // As on a coroutine's stack.
+            local.bounds.set(Bounds::NONE);
+            let frames = [false, true].map(|may_unwind| {
+                let mut stack = Stack::new(32);
+                capture(local, frame_pointer(), &mut stack, may_unwind);
+                stack.frames().len()
+            });
+            local.bounds.set(own);
+            frames
+        });
+        assert_eq!(frames[0], 0);
+        assert_eq!(frames[1] > 3, cfg!(feature = "report"), "{} frames", frames[1]);
     }
 }

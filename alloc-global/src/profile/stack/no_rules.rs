@@ -12,10 +12,6 @@ pub(crate) const fn bytes() -> usize {
     0
 }
 
-pub(super) const fn is_ready() -> bool {
-    false
-}
-
 pub(super) struct Registers;
 
 pub(super) const fn registers() -> Registers {

@@ -20,8 +20,8 @@
 //! 3. A kept word is the rule of one address and no other: its place and its tag together are the address, mixed.
 //!
 //! What needs more than a rule of this form (signal frames, frames above 64 KiB) is left to the unwinder, as is a stack that is not
-//! the thread's own. A library that is loaded where another was unloaded may find rules of that: then frames are wrong, no
-//! more. Frames of the allocator itself are kept, as in `stack`.
+//! the thread's own, and one that is too short for a rule to be read. A library that is loaded where another was unloaded may find
+//! rules of that: then frames are wrong, no more. Frames of the allocator itself are kept, as in `stack`.
 //!
 //! Rules that are kept by address: framehop (Markus Stange). Unsafe to read words of the stack.
 
@@ -35,7 +35,7 @@ pub(super) use registers::{Registers, registers};
 mod cfi;
 mod registers;
 
-pub(super) use cfi::is_ready;
+use cfi::is_ready;
 pub(crate) use cfi::prepare;
 
 /// How the caller's frame is found.
@@ -62,6 +62,10 @@ const ADDRESS_BITS: u32 = 48;
 
 /// Bytes that the kept rules take at least: with fewer, a tag would not tell all addresses of one place apart.
 const LEAST_BYTES: usize = WORD << (ADDRESS_BITS + RULE_BITS - u64::BITS);
+
+/// Bytes of the stack that are left at least where a rule is read. It takes 5 KiB, and 15 in a build that is not optimised: too much for the
+/// smallest threads, which have 16 with what the C library keeps there.
+const ROOM_TO_READ: usize = 24 << 10;
 
 /// Enough for the return addresses of a large program.
 const MOST_BYTES: usize = 256 << 10;
@@ -102,6 +106,10 @@ impl Rule {
 /// The pages of the kept rules.
 static KEPT: Area = Area::new(bytes_wanted);
 
+/// What is kept before the first event of a profile fixes how much its tables may take: measurements (`scope`) have stacks too, and are
+/// not to decide that. It is none of those tables.
+static FEW: [AtomicU64; LEAST_BYTES / WORD] = [const { AtomicU64::new(0) }; LEAST_BYTES / WORD];
+
 /// Bytes of the pages for kept rules: a power of two.
 pub(crate) fn bytes_wanted() -> usize {
     let bytes = (pages::cap() / 64).clamp(LEAST_BYTES, MOST_BYTES);
@@ -122,6 +130,21 @@ struct Kept {
 }
 
 impl Kept {
+    /// Those of the process.
+    #[inline]
+    fn of_process() -> Option<Kept> {
+        if KEPT.mapped().is_none() && !pages::is_cap_fixed() {
+            return Some(Kept::few());
+        }
+        Kept::of(&KEPT)
+    }
+
+    #[cold]
+    fn few() -> Kept {
+        let words = NonNull::from(&FEW).cast();
+        Kept { words, tag_bits: ADDRESS_BITS - FEW.len().ilog2() }
+    }
+
     /// Those in an area, if it could be mapped.
     #[inline]
     fn of(area: &'static Area) -> Option<Kept> {
@@ -134,15 +157,16 @@ impl Kept {
     fn place(&self, address: usize) -> (&'static AtomicU64, u64) {
         const UNUSED: u32 = u64::BITS - ADDRESS_BITS;
         let mixed = (address as u64).wrapping_mul(GOLDEN) << UNUSED >> UNUSED;
-        // SAFETY: below the number of words in the area.
+        // SAFETY: below the number of words.
         let word = unsafe { self.words.add((mixed >> self.tag_bits) as usize) };
-        // SAFETY: mapped for good, zeroed at first, and touched as atomics only.
+        // SAFETY: there for good, zeroed at first, and touched as atomics only.
         let place = unsafe { AtomicU64::from_ptr(word.as_ptr()) };
         (place, (mixed & ((1 << self.tag_bits) - 1)) << RULE_BITS)
     }
 
+    /// The rule of an address; if it is not kept, and may not be read either, it is the unwinder's.
     #[inline]
-    fn rule(&self, address: usize) -> Rule {
+    fn rule(&self, address: usize, may_read: bool) -> Rule {
         let (place, tag) = self.place(address);
         // Relaxed: a word tells all there is to know.
         let word = place.load(Ordering::Relaxed);
@@ -150,8 +174,10 @@ impl Kept {
         let rule = word ^ tag;
         if rule >> RULE_BITS == 0 && rule != 0 {
             Rule::unpack(rule)
-        } else {
+        } else if may_read {
             read(address, place, tag)
+        } else {
+            Rule::Other
         }
     }
 }
@@ -177,9 +203,10 @@ impl Bounds {
 /// empty still.
 #[inline(never)]
 pub(super) fn capture(from: Registers, bounds: Bounds, stack: &mut Stack) -> bool {
-    let Some(kept) = is_ready().then(|| Kept::of(&KEPT)).flatten() else { return false };
+    let Some(kept) = is_ready().then(Kept::of_process).flatten() else { return false };
+    let may_read = from.sp.saturating_sub(bounds.low) >= ROOM_TO_READ;
     // SAFETY: from the stack pointer on, which is in use, the stack is mapped to its top.
-    unsafe { walk(from, bounds, stack, |address| kept.rule(address)) }
+    unsafe { walk(from, bounds, stack, |address| kept.rule(address, may_read)) }
 }
 
 /// Follows rules from a frame on, as [`capture`] says.

@@ -7,7 +7,6 @@
 //! Unsafe to read the tables where the loader put them.
 
 use super::Rule;
-use crate::profile::modules;
 use alloc_core::{PAGE_SIZE, keeping_errno};
 use core::ffi::{c_int, c_void};
 use core::ptr::null_mut;
@@ -34,19 +33,25 @@ struct Found {
     rest: [u64; 16],
 }
 
-/// Looks for what the loader offers, once: to be called before anything is watched, for it takes the loader's locks.
+/// Looks for what the loader offers: to be called before anything is watched, for it takes a lock of the loader's.
 pub(crate) fn prepare() {
     static PREPARED: AtomicBool = AtomicBool::new(false);
-    // Relaxed, twice: who comes second may do without for a while.
-    if PREPARED.load(Ordering::Relaxed) || PREPARED.swap(true, Ordering::Relaxed) {
+    // Relaxed: threads that come at once find the same.
+    if PREPARED.load(Ordering::Relaxed) {
         return;
     }
-    let _asking = modules::keep_forks_waiting();
+    // Relaxed: code that was there before this thread was.
+    FIND.store(find(), Ordering::Relaxed);
+    // Relaxed: who sees it before what was found does without for a moment.
+    PREPARED.store(true, Ordering::Relaxed);
+}
+
+/// No lock of ours is held: the loader's is held all the while that a library's constructors run, which may take ours and fork. A
+/// child of a fork has it free: the C library sees to that, unlike for the one that `modules` takes.
+fn find() -> *mut c_void {
     let name = c"_dl_find_object".as_ptr();
     // SAFETY: a name that ends with 0.
-    let found = keeping_errno(|| unsafe { libc::dlsym(libc::RTLD_DEFAULT, name) });
-    // Relaxed: code that was there before this thread was.
-    FIND.store(found, Ordering::Relaxed);
+    keeping_errno(|| unsafe { libc::dlsym(libc::RTLD_DEFAULT, name) })
 }
 
 /// Whether rules can be had.
@@ -56,7 +61,7 @@ pub(crate) fn is_ready() -> bool {
     !FIND.load(Ordering::Relaxed).is_null()
 }
 
-/// Memory for the run of an entry's program: some 2 KiB on the stack. A row has a rule for each register that is saved.
+/// Memory for the run of an entry's program: some 2 KiB on the stack, moved and copied meanwhile (`ROOM_TO_READ`). A row has a rule for each register that is saved.
 struct OnStack;
 
 impl UnwindContextStorage<usize> for OnStack {
@@ -120,24 +125,25 @@ impl Module {
         }
         let headers = start.wrapping_add(at).cast();
         let mut module = Module { start, eh_frame_hdr, first: 0, headers, count };
+        // The lowest, whatever it is loaded for: the loader counts from there.
         let first = module.segments().next()?.p_vaddr;
         module.first = first & !(PAGE_SIZE as u64 - 1);
         Some(module)
     }
 
-    /// What is loaded of it to be read.
+    /// What is loaded of it.
     fn segments(&self) -> impl Iterator<Item = &libc::Elf64_Phdr> {
         // SAFETY: program headers, in the first page, which stays as it is.
         let headers = unsafe { core::slice::from_raw_parts(self.headers, self.count) };
-        headers
-            .iter()
-            .filter(|header| header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_R != 0)
+        headers.iter().filter(|header| header.p_type == libc::PT_LOAD)
     }
 
-    /// Its bytes from an address on, as far as they are in one segment.
+    /// Its bytes from an address on, as far as they are in one segment: one that is read, and not written to.
     fn bytes(&self, address: usize) -> Option<EndianSlice<'_, LittleEndian>> {
         let offset = address.checked_sub(self.start.addr())?;
-        let end = self.segments().find_map(|segment| {
+        let is_constant =
+            |segment: &&libc::Elf64_Phdr| segment.p_flags & (libc::PF_R | libc::PF_W) == libc::PF_R;
+        let end = self.segments().filter(is_constant).find_map(|segment| {
             let from = usize::try_from(segment.p_vaddr.checked_sub(self.first)?).ok()?;
             let end = from.checked_add(usize::try_from(segment.p_memsz).ok()?)?;
             (from..end).contains(&offset).then_some(end)
@@ -183,4 +189,84 @@ fn rule_of(row: &UnwindTableRow<usize, OnStack>) -> Rule {
     }
     let saved = saved.map(|saved| saved as usize);
     Rule::Caller { by_fp: register == X86_64::RBP, offset: offset as usize, saved }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::modules;
+    use core::mem::offset_of;
+
+    #[test]
+    fn the_loader_is_asked_without_a_lock_of_ours() {
+        // Would wait for itself.
+        let held = modules::keep_forks_waiting();
+        let found = find();
+        drop(held);
+        prepare();
+        assert_eq!(is_ready(), !found.is_null());
+    }
+
+    /// Four pages that say of themselves which of them are loaded, and how.
+    #[repr(C, align(4096))]
+    struct Pages([u8; 4 * PAGE_SIZE]);
+
+    impl Pages {
+        fn of(loaded: &[(usize, u32)]) -> Box<Pages> {
+            let mut pages = Box::new(Pages([0; 4 * PAGE_SIZE]));
+            let mut write = |at: usize, bytes: &[u8]| {
+                pages.0[at..][..bytes.len()].copy_from_slice(bytes);
+            };
+            write(0, b"\x7FELF");
+            write(offset_of!(libc::Elf64_Ehdr, e_phoff), &64u64.to_ne_bytes());
+            write(offset_of!(libc::Elf64_Ehdr, e_phentsize), &56u16.to_ne_bytes());
+            write(offset_of!(libc::Elf64_Ehdr, e_phnum), &(loaded.len() as u16).to_ne_bytes());
+            for (number, (page, flags)) in loaded.iter().enumerate() {
+                let header = 64 + 56 * number;
+                let address = 0x40_0000 + (page * PAGE_SIZE) as u64;
+                write(header + offset_of!(libc::Elf64_Phdr, p_type), &1u32.to_ne_bytes());
+                write(header + offset_of!(libc::Elf64_Phdr, p_flags), &flags.to_ne_bytes());
+                write(header + offset_of!(libc::Elf64_Phdr, p_vaddr), &address.to_ne_bytes());
+                write(header + offset_of!(libc::Elf64_Phdr, p_memsz), &4096u64.to_ne_bytes());
+            }
+            pages
+        }
+
+        /// How many bytes there are from the middle of each page on.
+        fn bytes(&self) -> [Option<usize>; 4] {
+            let start = self.0.as_ptr();
+            let module = Module::at(start, 0).unwrap();
+            [0, 1, 2, 3].map(|page| {
+                let address = start.expose_provenance() + page * PAGE_SIZE + PAGE_SIZE / 2;
+                module.bytes(address).map(|bytes| bytes.len())
+            })
+        }
+    }
+
+    #[test]
+    fn bytes_are_those_of_segments_that_are_read_and_not_written() {
+        const HALF: Option<usize> = Some(PAGE_SIZE / 2);
+        let (read, write, run) = (libc::PF_R, libc::PF_W, libc::PF_X);
+        let pages = Pages::of(&[(0, read), (1, read | run), (3, read | write)]);
+        assert_eq!(pages.bytes(), [HALF, HALF, None, None]);
+        // The first one cannot be read, by what its header says: it is the first nevertheless.
+        let pages = Pages::of(&[(0, run), (2, read), (3, read)]);
+        assert_eq!(pages.bytes(), [None, None, HALF, HALF]);
+    }
+
+    #[test]
+    fn what_is_no_module_has_no_bytes() {
+        let mut pages = Pages::of(&[(0, libc::PF_R)]);
+        assert!(Module::at(pages.0.as_ptr(), 0).is_some());
+        pages.0[0] = 0;
+        assert!(Module::at(pages.0.as_ptr(), 0).is_none());
+        // Headers that end beyond the first page, and that begin at an odd place.
+        for (at, count) in [(64usize, 73u16), (4096, 1), (60, 1)] {
+            let mut pages = Pages::of(&[(0, libc::PF_R)]);
+            pages.0[32] = at as u8;
+            pages.0[33] = (at >> 8) as u8;
+            pages.0[56..58].copy_from_slice(&count.to_ne_bytes());
+            assert!(Module::at(pages.0.as_ptr(), 0).is_none(), "{at} {count}");
+        }
+    }
 }

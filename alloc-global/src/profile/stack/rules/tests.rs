@@ -30,7 +30,10 @@ fn a_rule_comes_out_of_its_word_as_it_went_in() {
 #[test]
 fn no_two_addresses_have_one_place_and_one_tag() {
     static AREA: Area = Area::new(|| LEAST_BYTES);
-    let kept = Kept::of(&AREA).unwrap();
+    [Kept::of(&AREA).unwrap(), Kept::few()].into_iter().for_each(assert_no_two);
+}
+
+fn assert_no_two(kept: Kept) {
     let mut seen = std::collections::HashMap::new();
     // Neighbours in two modules, far from each other and in the same place of theirs.
     for base in [0x5555_5555_0000, 0x7FFF_F7C0_0000, 0x7FFF_0000_0000] {
@@ -42,6 +45,21 @@ fn no_two_addresses_have_one_place_and_one_tag() {
     }
     let places: std::collections::HashSet<_> = seen.keys().map(|key| key.0).collect();
     assert_eq!(places.len(), LEAST_BYTES / WORD, "all places are used");
+}
+
+#[test]
+fn no_rule_is_read_where_the_stack_is_short() {
+    static AREA: Area = Area::new(|| LEAST_BYTES);
+    let kept = Kept::of(&AREA).unwrap();
+    prepare();
+    let here = registers().ip;
+    assert_eq!(kept.rule(here, false), Rule::Other);
+    assert_eq!(kept.place(here).0.load(Ordering::Relaxed), 0, "nothing is kept of that");
+    if is_ready() {
+        let rule = kept.rule(here, true);
+        assert_ne!(rule, Rule::Other);
+        assert_eq!(kept.rule(here, false), rule, "it is kept");
+    }
 }
 
 /// What a walk over `words` finds, from the first one on; words at even places are addresses of code, and what rule each
