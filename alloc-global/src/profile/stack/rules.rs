@@ -19,9 +19,9 @@
 //! 2. Stack pointers grow strictly, so the walk ends.
 //! 3. A kept word is the rule of one address and no other: its place and its tag together are the address, mixed.
 //!
-//! What needs more than a rule of this form (signal frames, frames above 64 KiB) is left to the unwinder, as is a stack that is not
-//! the thread's own, and one that is too short for a rule to be read. A library that is loaded where another was unloaded may find
-//! rules of that: then frames are wrong, no more. Frames of the allocator itself are kept, as in `stack`.
+//! What needs more than a rule of this form (signal frames, frames above 64 KiB) is left to the unwinder, as is a stack that
+//! is not the thread's own, and one that is too short for a rule to be read. Rules of libraries other than the C library are
+//! read each time: they may be unloaded, and others loaded in their place. Frames of the allocator itself are kept, as in `stack`.
 //!
 //! Rules that are kept by address: framehop (Markus Stange). Unsafe to read words of the stack.
 
@@ -182,13 +182,15 @@ impl Kept {
     }
 }
 
-/// Reads the tables for an address whose rule is not kept, and keeps it.
+/// Reads the tables for an address whose rule is not kept, and keeps it if the code there stays.
 #[cold]
 #[inline(never)]
 fn read(address: usize, place: &AtomicU64, tag: u64) -> Rule {
     let rule = cfi::rule_at(address).pack();
-    // Relaxed: as above.
-    place.store(tag | rule, Ordering::Relaxed);
+    if cfi::is_lasting(address) {
+        // Relaxed: as above.
+        place.store(tag | rule, Ordering::Relaxed);
+    }
     Rule::unpack(rule)
 }
 

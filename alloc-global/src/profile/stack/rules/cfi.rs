@@ -2,15 +2,16 @@
 //! to the entry in `.eh_frame`, whose program gimli runs.
 //!
 //! The loader is asked without a lock (`_dl_find_object`, glibc 2.35); an older one has no such call, and the unwinder does all.
-//! Whoever asks has the module on its stack, so it stays loaded meanwhile. Nothing here allocates.
+//! Whoever asks has the module on its stack, so it stays loaded meanwhile. What is kept of others could be of a module that is
+//! gone, so only rules of those that stay for good may be. Nothing here allocates.
 //!
 //! Unsafe to read the tables where the loader put them.
 
 use super::Rule;
 use alloc_core::{PAGE_SIZE, keeping_errno};
-use core::ffi::{c_int, c_void};
+use core::ffi::{CStr, c_int, c_void};
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use gimli::{
     BaseAddresses, CfaRule, EhFrame, EhFrameHdr, EndianSlice, LittleEndian, Pointer, RegisterRule,
     UnwindContext, UnwindContextStorage, UnwindSection, UnwindTableRow, X86_64,
@@ -20,6 +21,10 @@ type FindObject = unsafe extern "C" fn(*mut c_void, *mut Found) -> c_int;
 
 /// The loader's `_dl_find_object`; null where it has none, or nobody looked yet.
 static FIND: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
+
+/// Where the modules lie that nothing unloads, from their starts to their ends: the executable, the module that this code is in, and the
+/// C library. Both 0 where that is not known.
+static LASTING: [[AtomicUsize; 2]; 3] = [const { [const { AtomicUsize::new(0) }; 2] }; 3];
 
 /// What that writes (`struct dl_find_object`).
 #[repr(C)]
@@ -40,18 +45,34 @@ pub(crate) fn prepare() {
     if PREPARED.load(Ordering::Relaxed) {
         return;
     }
-    // Relaxed: code that was there before this thread was.
-    FIND.store(find(), Ordering::Relaxed);
+    // Relaxed, all: code and modules that were there before this thread was. Of a start without its end nothing follows.
+    FIND.store(look_up(c"_dl_find_object"), Ordering::Relaxed);
+    // SAFETY: always callable.
+    let executable = unsafe { libc::getauxval(libc::AT_ENTRY) } as usize;
+    let own = (prepare as fn() as *const ()).addr();
+    let c_library = look_up(c"abort").addr();
+    for ([start, end], address) in LASTING.iter().zip([executable, own, c_library]) {
+        if let Some(found) = Found::of(address) {
+            start.store(found.start.addr(), Ordering::Relaxed);
+            end.store(found.end.addr(), Ordering::Relaxed);
+        }
+    }
     // Relaxed: who sees it before what was found does without for a moment.
     PREPARED.store(true, Ordering::Relaxed);
 }
 
 /// No lock of ours is held: the loader's is held all the while that a library's constructors run, which may take ours and fork. A
 /// child of a fork has it free: the C library sees to that, unlike for the one that `modules` takes.
-fn find() -> *mut c_void {
-    let name = c"_dl_find_object".as_ptr();
+fn look_up(name: &CStr) -> *mut c_void {
     // SAFETY: a name that ends with 0.
-    keeping_errno(|| unsafe { libc::dlsym(libc::RTLD_DEFAULT, name) })
+    keeping_errno(|| unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) })
+}
+
+/// Whether an address lies in a module that stays.
+pub(super) fn is_lasting(address: usize) -> bool {
+    // Relaxed: as in `prepare`.
+    let load = |bound: &AtomicUsize| bound.load(Ordering::Relaxed);
+    LASTING.iter().any(|[start, end]| (load(start)..load(end)).contains(&address))
 }
 
 /// Whether rules can be had.
@@ -84,8 +105,9 @@ struct Module {
     count: usize,
 }
 
-impl Module {
-    fn of(address: usize) -> Option<Module> {
+impl Found {
+    /// Of the module that an address lies in.
+    fn of(address: usize) -> Option<Found> {
         // Relaxed: as in `prepare`.
         let find = FIND.load(Ordering::Relaxed);
         if find.is_null() {
@@ -104,8 +126,15 @@ impl Module {
         let place = core::ptr::without_provenance_mut(address);
         // SAFETY: it only compares the address, and writes what it found.
         let failed = unsafe { find(place, &raw mut found) } != 0;
+        (!failed).then_some(found)
+    }
+}
+
+impl Module {
+    fn of(address: usize) -> Option<Module> {
+        let found = Found::of(address)?;
         let len = found.end.addr().checked_sub(found.start.addr())?;
-        if failed || found.eh_frame_hdr.is_null() || len < PAGE_SIZE {
+        if found.eh_frame_hdr.is_null() || len < PAGE_SIZE {
             return None;
         }
         Module::at(found.start, found.eh_frame_hdr.addr())
@@ -201,10 +230,23 @@ mod tests {
     fn the_loader_is_asked_without_a_lock_of_ours() {
         // Would wait for itself.
         let held = modules::keep_forks_waiting();
-        let found = find();
+        let found = look_up(c"_dl_find_object");
         drop(held);
         prepare();
         assert_eq!(is_ready(), !found.is_null());
+    }
+
+    #[test]
+    fn the_program_and_the_c_library_stay_and_no_other() {
+        prepare();
+        if !is_ready() {
+            return;
+        }
+        assert!(is_lasting((prepare as fn() as *const ()).addr()));
+        assert!(is_lasting(look_up(c"qsort").addr()));
+        let (unwinder, heap) = (look_up(c"_Unwind_Backtrace").addr(), Box::new(1_u64));
+        assert!(unwinder == 0 || !is_lasting(unwinder), "a library that programs may load");
+        assert!(!is_lasting((&raw const *heap).addr()) && !is_lasting(0));
     }
 
     /// Four pages that say of themselves which of them are loaded, and how.
