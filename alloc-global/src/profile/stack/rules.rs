@@ -2,7 +2,7 @@
 //! the caller's frame is. Read once for an address, and kept here in a word.
 //!
 //! ```text
-//! kept:  | tag (37) | kind (2) | by frame pointer (1) | offset / 8 (13) | saved / 8 (11) |     one word an address
+//! kept:  | tag (37 at most) | kind (2) | by frame pointer (1) | offset / 8 (13) | saved / 8 (11) |
 //!
 //!               register + offset = the caller's stack pointer
 //!                                             |
