@@ -30,8 +30,8 @@ pub(crate) const MID_MAX: usize = 4096;
 
 /// The bytes that counters, and the distance between two samples, count of a block: its size, above 4 KiB what was asked for.
 #[inline]
-pub(crate) const fn counted(requested: usize, size: usize) -> usize {
-    if size > MID_MAX { requested } else { size }
+pub(crate) const fn counted(requested: u64, size: u64) -> u64 {
+    if size > MID_MAX as u64 { requested } else { size }
 }
 
 /// Length of a table indexed by bin: index 0 stays unused.

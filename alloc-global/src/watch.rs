@@ -286,7 +286,7 @@ fn leave_drain(drain: &'static Cache) {
 
 /// The thread of this cache leaves: it watches nothing any more.
 pub(crate) fn leave(cache: &'static Cache) {
-    restore_left(cache);
+    restore_left_large(cache);
     let drain = cache.watch.drain.take();
     forget_thread(cache);
     if let Some(drain) = drain {

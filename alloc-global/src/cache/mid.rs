@@ -153,10 +153,8 @@ impl Cache {
         self.note_mid(class, -i64::from(count));
         let Some(out) = out.get(..count as usize) else { return };
         if watch::is_watched() {
-            for block in out {
-                // SAFETY: it was below the length: a block (2).
-                watch::forget(unsafe { block.assume_init() });
-            }
+            // SAFETY: they were below the length: blocks (2), and both types have one layout.
+            watch::forget_all(None, unsafe { &*(core::ptr::from_ref(out) as *const [Block]) });
         }
         let passed_on = match pass_on && depot::is_wanted(class, self.who()) {
             // SAFETY: blocks of that class out of this cache (2).

@@ -44,7 +44,7 @@ use super::pages::Area;
 use super::sites::SiteRef;
 use super::stack::GOLDEN;
 use crate::lock::{Guard, Lock};
-use crate::mid_class::MID_MAX;
+use crate::mid_class::counted;
 use crate::prefetch::fetch;
 use alloc_core::{Block, SizeClass};
 use chains::{Parts, Spot};
@@ -85,7 +85,7 @@ impl Entry {
     /// The bytes that the allocator's own counters count for the block: its class's, above 4 KiB the layout's.
     #[inline]
     pub(crate) fn counted(&self) -> u64 {
-        if self.size > MID_MAX as u64 { self.requested } else { self.size }
+        counted(self.requested, self.size)
     }
 }
 

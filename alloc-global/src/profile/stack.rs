@@ -424,6 +424,7 @@ mod tests {
         // In one module of code, the crate's own frames are not far from each other.
         assert!(stack.frames().iter().any(|address| address.abs_diff(here) < 64 << 20));
     }
+
     #[test]
     fn the_unwinder_is_asked_only_where_it_may_be() {
         let frames = local::with(|local| {

@@ -110,7 +110,7 @@ pub(crate) struct Known<'a> {
 }
 
 /// How many blocks a sample stands for, in parts of [`WEIGHT_ONE`], rounded up or down by chance so that the mean is right.
-fn weight(size: usize, rate: u64, dice: u64) -> u64 {
+fn weight(size: u64, rate: u64, dice: u64) -> u64 {
     if rate <= 1 {
         return WEIGHT_ONE;
     }
@@ -174,7 +174,7 @@ impl Tables {
             size: event.size as u64,
             requested: event.requested as u64,
             birth: event.now,
-            weight: weight(counted(event.requested, event.size), event.rate, dice),
+            weight: weight(counted(event.requested as u64, event.size as u64), event.rate, dice),
             exact: event.rate <= 1,
             site,
         };

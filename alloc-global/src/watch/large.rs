@@ -52,8 +52,8 @@ pub(crate) unsafe fn alloc_mid(cache: &'static Cache, bin: CacheBin) -> Option<B
 impl Watch {
     /// Whether an allocation of `size` bytes above 512 is a sample.
     #[inline]
-    fn is_large_due(&self, size: usize) -> bool {
-        match self.left_bytes.get().checked_sub(size as u64) {
+    fn is_large_due(&self, size: u64) -> bool {
+        match self.left_bytes.get().checked_sub(size) {
             Some(left) => {
                 self.left_bytes.set(left);
                 false
@@ -88,7 +88,7 @@ pub(crate) fn large_alloc(block: *mut u8, layout: Layout) {
         update(cache);
     }
     let size = fallback_layout(layout).size();
-    let due = || watch.is_large_due(counted(layout.size(), size));
+    let due = || watch.is_large_due(counted(layout.size() as u64, size as u64));
     if watch.mode.get() == Mode::Sample {
         // Most often this is all; no scope is open.
         forget(block);
