@@ -2,7 +2,7 @@
 //!
 //! | variable | values | default |
 //! |---|---|---|
-//! | `POOLALLOC_FALLBACK_CACHE` | bytes a thread may cache of blocks above 1 KiB, beside its arrays; `0`: of none of the fallback's | `32m` |
+//! | `POOLALLOC_FALLBACK_CACHE` | bytes a thread may cache of blocks above 1 KiB, beside its arrays; `0`: of none of the fallback's | `128m` |
 //! | `POOLALLOC_PURGE_DELAY_MS` | milliseconds that free memory is kept; 0 = none; `never` | `500` |
 //! | `POOLALLOC_HUGE_PAGES` | `always`, or bytes in use from which on they are asked for; `never`, as `off` | `4m` |
 //! | `POOLALLOC_PURGER` | `1`: a background thread gives memory back while the program is idle | `0` |
@@ -36,7 +36,7 @@ use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize};
 pub(crate) const NEVER: u64 = u64::MAX;
 
 // Relaxed everywhere: each is a value of its own; nobody infers anything from having seen it.
-static FALLBACK_CACHE: AtomicUsize = AtomicUsize::new(32 << 20);
+static FALLBACK_CACHE: AtomicUsize = AtomicUsize::new(128 << 20);
 static PURGE_DELAY_MS: AtomicU64 = AtomicU64::new(500);
 static HUGE_FROM: AtomicUsize = AtomicUsize::new(4 << 20);
 static PURGER: AtomicBool = AtomicBool::new(false);

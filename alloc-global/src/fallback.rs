@@ -225,7 +225,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     #[inline(never)]
     unsafe fn alloc_fresh(&self, layout: Layout, zeroed: bool) -> *mut u8 {
         let asked = fallback_layout(layout);
-        make_way(thread::for_slow_alloc(), asked.size());
+        let live = make_way(thread::for_slow_alloc(), asked.size());
         // SAFETY: the size is at least that of the caller's layout, so not 0.
         let mut block = unsafe { self.ask(asked, zeroed) };
         if block.is_null() && make_room() {
@@ -240,7 +240,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             thread::count(|c| &c.fallback_allocs, 1);
             thread::count(|c| &c.fallback_bytes_in, layout.size() as u64);
             thread::note_bytes(asked.size().cast_signed());
-            note_fresh(LargeClass::of(layout));
+            note_fresh(LargeClass::of(layout), live.saturating_add(layout.size()));
         }
         block
     }
@@ -405,7 +405,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
                     return moved;
                 }
             }
-            make_way(thread::for_slow_alloc(), asked_new.size().saturating_sub(asked_old.size()));
+            let more = asked_new.size().saturating_sub(asked_old.size());
+            let live = make_way(thread::for_slow_alloc(), more);
             // SAFETY: it came from there with `asked_old`; the new size is that of a layout.
             let mut moved = unsafe { self.resize(block, asked_old, asked_new.size()) };
             if moved.is_null() && make_room() {
@@ -422,9 +423,10 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
                 count_change(layout.size(), new.size());
                 let grown = asked_new.size().cast_signed() - asked_old.size().cast_signed();
                 thread::note_bytes(grown);
+                let live = live.saturating_add(new.size()).saturating_sub(layout.size());
                 match Self::is_system() && asked_new.size() >= MOVES_PAGES {
-                    true => note_grown(new_class),
-                    false => note_fresh(None),
+                    true => note_grown(new_class, live),
+                    false => note_fresh(None, live),
                 }
             }
             return moved;

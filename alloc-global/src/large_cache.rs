@@ -28,7 +28,7 @@
 //! Only who has its turn may use it, but for `cached`. It calls no fallback: who holds it takes out what must go. Unsafe only to follow
 //! and write links.
 
-use crate::large_class::{LARGE_ALIGN, LARGE_CLASSES, LargeClass};
+use crate::large_class::{LARGE_ALIGN, LARGE_CLASSES, LARGE_SIZES, LargeClass};
 use crate::turn::Turn;
 use alloc_core::Block;
 use core::cell::Cell;
@@ -71,7 +71,7 @@ pub(crate) struct LargeCache {
     /// Atomic because other threads read it for statistics.
     held: AtomicUsize,
     /// Which classes have blocks (3).
-    filled: [Cell<u64>; LARGE_CLASSES / 64],
+    filled: [Cell<u64>; LARGE_CLASSES / LARGE_SIZES],
     /// The most bytes that this thread had in use, by its layouts, as far as it was seen.
     peak: Cell<usize>,
     /// When room was last asked for, in milliseconds, and how many blocks the thread had taken by then.
@@ -91,7 +91,7 @@ impl LargeCache {
             limit: Cell::new(0),
             room: Cell::new(0),
             held: AtomicUsize::new(0),
-            filled: [const { Cell::new(0) }; LARGE_CLASSES / 64],
+            filled: [const { Cell::new(0) }; LARGE_CLASSES / LARGE_SIZES],
             peak: Cell::new(0),
             noted: Cell::new((0, 0)),
             bins: [const {
@@ -223,7 +223,13 @@ impl LargeCache {
 
     /// Takes out a block of the largest class that has one.
     pub(crate) fn pop_largest(&self) -> Option<(LargeClass, Block)> {
-        let class = self.filled().max_by_key(|class| class.rank())?;
+        let largest = |(kind, word): (usize, &Cell<u64>)| {
+            let rank = word.get().checked_ilog2()? as usize;
+            Some((rank, kind * LARGE_SIZES + rank))
+        };
+        // A word holds the classes of one kind (3).
+        let (_, index) = self.filled.iter().enumerate().filter_map(largest).max()?;
+        let class = LargeClass::from_index(index)?;
         Some((class, self.pop(class)?))
     }
 

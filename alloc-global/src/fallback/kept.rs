@@ -17,11 +17,12 @@ use core::ptr::NonNull;
 /// Cached allocations between two looks at the clock.
 const LOOK: u64 = 64;
 
-/// Lets a thread's cache make way for bytes that come fresh from the fallback.
-pub(super) fn make_way(cache: Option<&'static Cache>, bytes: usize) {
-    if let Some(visit) = cache.and_then(Visit::of_owner) {
-        visit.shrink(visit.cache.fallback_live().saturating_add(bytes));
-    }
+/// Lets a thread's cache make way for bytes that come fresh from the fallback. Returns what is in use without them.
+pub(super) fn make_way(cache: Option<&'static Cache>, bytes: usize) -> usize {
+    let Some(visit) = cache.and_then(Visit::of_owner) else { return 0 };
+    let live = visit.cache.fallback_live();
+    visit.shrink(live.saturating_add(bytes));
+    live
 }
 
 /// Works out how much this thread's cache may hold after a free of `size` bytes, which `live` no longer has in it. If it holds much, sees to
@@ -41,16 +42,16 @@ pub(super) fn ask_room(cache: &'static Cache, live: usize, size: usize) {
 }
 
 /// Tells this thread's cache what is in use, after a block came fresh from the fallback.
-pub(super) fn note_fresh(class: Option<LargeClass>) {
+pub(super) fn note_fresh(class: Option<LargeClass>, live: usize) {
     if let Some(visit) = thread::attached().and_then(Visit::of_owner) {
-        visit.cache.large.note_fresh(class, visit.cache.fallback_live());
+        visit.cache.large.note_fresh(class, live);
     }
 }
 
 /// The same after the fallback made a block of this class out of one of another.
-pub(super) fn note_grown(class: Option<LargeClass>) {
+pub(super) fn note_grown(class: Option<LargeClass>, live: usize) {
     if let Some(visit) = thread::attached().and_then(Visit::of_owner) {
-        visit.cache.large.note_grown(class, visit.cache.fallback_live());
+        visit.cache.large.note_grown(class, live);
     }
 }
 

@@ -40,9 +40,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         }
         let asked = fallback_layout(layout);
         let listed = bin.mid_class().filter(|class| has_list(*class));
-        if listed.is_some() {
-            make_way(cache, asked.size());
-        }
+        let live = if listed.is_some() { make_way(cache, asked.size()) } else { 0 };
         // SAFETY: the size is at least that of the caller's layout, so not 0.
         let mut block = unsafe { self.ask(asked, zeroed) };
         if block.is_null() && make_room() {
@@ -52,7 +50,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         if !block.is_null() {
             thread::note_mid_fresh(cache, bin);
             if listed.is_some() {
-                note_fresh(listed);
+                note_fresh(listed, live.saturating_add(asked.size()));
             }
             if let (Some(cache), false) = (cache, zeroed) {
                 // SAFETY: as above.
