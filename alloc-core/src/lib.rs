@@ -25,6 +25,7 @@ pub use layout_math::{
     ARENA_SIZE, HUGE_PAGE, MAX_BLOCKS, MAX_CHUNK_ARENAS, PAGE_SIZE, POOL_SIZE, POOLS_PER_ARENA,
     SLOT_SIZE, USABLE_POOLS, block_index, blocks_per_pool, reciprocal, round_up,
 };
+pub use list::{Linked, List};
 pub use page_source::{FailingPages, FixedPages, OsPages, PageSource};
 pub use pool::{Block, Fault, owner_of};
 pub use size_class::{CLASS_STEP, CLASS_TABLE, CLASSES, MAX_SMALL, SizeClass, class_index};

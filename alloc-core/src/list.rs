@@ -8,33 +8,39 @@
 use core::cell::Cell;
 
 /// A copyable handle to something with two links.
-pub(crate) trait Linked: Copy + Eq {
+pub trait Linked: Copy + Eq {
+    /// The element behind it in its list.
     fn next(&self) -> &Cell<Option<Self>>;
+    /// The element before it.
     fn prev(&self) -> &Cell<Option<Self>>;
 }
 
 /// Head and tail of a list.
 #[derive(Debug)]
-pub(crate) struct List<T> {
+pub struct List<T> {
     head: Option<T>,
     tail: Option<T>,
 }
 
 impl<T: Linked> List<T> {
-    pub(crate) const fn new() -> Self {
+    /// A list without elements.
+    pub const fn new() -> Self {
         List { head: None, tail: None }
     }
 
+    /// The first element.
     #[inline]
-    pub(crate) fn front(&self) -> Option<T> {
+    pub fn front(&self) -> Option<T> {
         self.head
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
         self.head.is_none()
     }
 
-    pub(crate) fn push_front(&mut self, item: T) {
+    /// Puts an element that is in no list before all others.
+    pub fn push_front(&mut self, item: T) {
         item.prev().set(None);
         item.next().set(self.head);
         match self.head {
@@ -44,7 +50,8 @@ impl<T: Linked> List<T> {
         self.head = Some(item);
     }
 
-    pub(crate) fn push_back(&mut self, item: T) {
+    /// Puts an element that is in no list behind all others.
+    pub fn push_back(&mut self, item: T) {
         item.next().set(None);
         item.prev().set(self.tail);
         match self.tail {
@@ -54,7 +61,8 @@ impl<T: Linked> List<T> {
         self.tail = Some(item);
     }
 
-    pub(crate) fn remove(&mut self, item: T) {
+    /// Takes an element of this list out.
+    pub fn remove(&mut self, item: T) {
         let next = item.next().take();
         let prev = item.prev().take();
         match prev {
@@ -67,7 +75,8 @@ impl<T: Linked> List<T> {
         }
     }
 
-    pub(crate) fn pop_front(&mut self) -> Option<T> {
+    /// Takes the first element out.
+    pub fn pop_front(&mut self) -> Option<T> {
         let head = self.head?;
         self.remove(head);
         Some(head)
@@ -83,13 +92,20 @@ impl<T: Linked> List<T> {
         })
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = T> + use<T> {
+    /// All elements, from the front.
+    pub fn iter(&self) -> impl Iterator<Item = T> + use<T> {
         let mut at = self.head;
         core::iter::from_fn(move || {
             let item = at?;
             at = item.next().get();
             Some(item)
         })
+    }
+}
+
+impl<T: Linked> Default for List<T> {
+    fn default() -> Self {
+        List::new()
     }
 }
 

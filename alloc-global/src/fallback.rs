@@ -21,7 +21,7 @@ use crate::large_class::{LARGE_ALIGN, LargeClass, fallback_layout};
 use crate::latency::{self, Path};
 use crate::mid_class::{CacheBin, MID_MAX, MID_STEPS};
 use crate::visit::flush_others;
-use crate::{depot, glibc_heap, huge, shared, thread};
+use crate::{depot, glibc_heap, huge, shared, spans, thread};
 use alloc_core::{Block, CLASSES};
 use core::alloc::{GlobalAlloc, Layout};
 use core::any::TypeId;
@@ -292,7 +292,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             && self.is_registered()
         {
             // SAFETY: the caller's promise.
-            return unsafe { self.dealloc_mid(bin, block, layout) };
+            return unsafe { self.dealloc_mid(bin, block) };
         }
         // SAFETY: the caller's promise.
         unsafe { self.dealloc_full(block, layout) };
@@ -396,8 +396,10 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         }
         let (old_class, new_class) = (LargeClass::of(layout), LargeClass::of(new));
         let (asked_old, asked_new) = (fallback_layout(layout), fallback_layout(new));
-        // The system allocator cannot resize what is aligned to more than 16: it would copy too, and pass the caches.
-        let copies = Self::is_system() && asked_old.align() > LARGE_ALIGN;
+        // The system allocator cannot resize what is aligned to more than 16: it would copy too, and pass the caches. Blocks in spans are
+        // none of its own.
+        let copies =
+            Self::is_system() && (asked_old.align() > LARGE_ALIGN || is_in_span(old_class, block));
         if asked_old.align() == asked_new.align() && !copies {
             if let (Some(old), Some(class), true) = (old_class, new_class, self.is_registered()) {
                 // SAFETY: the caller's contract.
@@ -463,6 +465,11 @@ const fn has_no_bin(layout: Layout) -> bool {
     layout.size() > MID_MAX || layout.align() > LARGE_ALIGN
 }
 
+/// Whether a block of a class lies in a span.
+fn is_in_span(class: Option<LargeClass>, block: *mut u8) -> bool {
+    class.zip(NonNull::new(block)).is_some_and(|(class, block)| spans::has(class, block))
+}
+
 /// Whether the fallback saw a large block freed for its own good; see `teach`.
 static TAUGHT: AtomicBool = AtomicBool::new(false);
 
@@ -492,7 +499,8 @@ fn register(registration: *const Registration) -> bool {
 #[cold]
 pub(crate) fn make_room() -> bool {
     let shorter = glibc_heap::stay_short();
-    let bytes = thread::flush() + flush_others() + depot::flush() + shared::trim();
+    let kept = thread::flush() + flush_others() + depot::flush() + shared::trim();
+    let bytes = kept + spans::drain();
     trim_system() || bytes > 0 || shorter
 }
 
@@ -503,6 +511,7 @@ pub(crate) fn make_room_above() {
     thread::flush_large();
     flush_others();
     depot::flush();
+    spans::drain();
     trim_system();
 }
 

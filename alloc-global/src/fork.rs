@@ -13,7 +13,7 @@
 
 #[cfg(feature = "report")]
 use crate::time_line;
-use crate::{depot, lock, membarrier, profile, purger, shared, thread};
+use crate::{depot, lock, membarrier, profile, purger, shared, spans, thread};
 
 /// Registers the handlers; called once.
 pub(crate) fn register() {
@@ -26,6 +26,7 @@ unsafe extern "C" fn prepare() {
     thread::lock_idle();
     shared::lock_all();
     depot::lock_for_fork();
+    spans::lock_for_fork();
     profile::lock_for_fork();
     // Handlers of others that run now may allocate; this thread must not wait for itself.
     lock::set_holds_all(true);
@@ -34,6 +35,7 @@ unsafe extern "C" fn prepare() {
 unsafe extern "C" fn in_parent() {
     lock::set_holds_all(false);
     profile::unlock_after_fork();
+    spans::unlock_after_fork();
     depot::unlock_after_fork();
     shared::unlock_all();
     thread::unlock_idle();
@@ -49,6 +51,7 @@ unsafe extern "C" fn in_child() {
     depot::recount_after_fork();
     lock::set_holds_all(false);
     profile::unlock_after_fork();
+    spans::unlock_after_fork();
     depot::unlock_after_fork();
     shared::unlock_all();
     thread::unlock_idle();

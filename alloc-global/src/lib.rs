@@ -49,6 +49,7 @@ mod rss;
 mod scope;
 mod shared;
 mod shelf;
+mod spans;
 mod stats;
 mod template;
 mod thread;
@@ -94,7 +95,8 @@ static ALLOC: PoolAlloc = PoolAlloc::new();
 /// the result). Costs a system call for each of them.
 pub fn trim() -> usize {
     caches::reclaim_dead();
-    let bytes = thread::flush() + visit::flush_others() + depot::flush() + shared::trim();
+    let kept = thread::flush() + visit::flush_others() + depot::flush();
+    let bytes = kept + spans::drain() + shared::trim();
     fallback::trim_system();
     bytes
 }
@@ -129,5 +131,9 @@ impl std::error::Error for Violation {}
 pub fn check() -> Result<(), Violation> {
     // The profile's own check takes memory, which there may be none of.
     let profile = || if watch::is_watched() { profile::check() } else { Ok(()) };
-    shared::check().map(drop).and_then(|()| profile()).map_err(Violation)
+    shared::check()
+        .map(drop)
+        .and_then(|()| spans::check())
+        .and_then(|()| profile())
+        .map_err(Violation)
 }

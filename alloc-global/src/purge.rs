@@ -24,7 +24,7 @@
 //! No unsafe here. No lock is held while memory is given back.
 
 use crate::latency::{self, Path};
-use crate::{config, depot, fallback, shared, visit};
+use crate::{config, depot, fallback, shared, spans, visit};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// When the first memory became free that no run has seen yet, in milliseconds; 0 = none.
@@ -137,6 +137,7 @@ fn run(now: u64, delay: u64) -> usize {
     let bytes =
         shared::release(reserve, old) + shared::release(1, oldest) + shared::release_pools(old);
     depot::sweep();
+    spans::drain();
     if visit::sweep_resting(now, delay) >= TOO_FEW {
         // It lay there for the delay: no need to wait once more.
         FREED_AT.store(old, Relaxed);

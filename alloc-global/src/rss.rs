@@ -24,7 +24,7 @@
 use crate::cache::Cache;
 use crate::census::Census;
 use crate::residency::{self, Malloc, Pages, Resident};
-use crate::{profile, shared, stats, thread};
+use crate::{profile, shared, spans, stats, thread};
 use alloc_core::{ARENA_SIZE, ArenaView, PAGE_SIZE, POOL_SIZE, PoolUse, PoolView};
 use core::fmt;
 
@@ -83,7 +83,11 @@ pub fn explain_rss() -> Rss {
     pools.live -= cached;
     pools.caches = caches();
     pools.profile = profile::tool_bytes() as u64;
-    let fallback = [counters.fallback_live_bytes, counters.fallback_cached_bytes];
+    let free = spans::free();
+    // No part of what glibc gave out: whether it is resident is another question.
+    let mut malloc = malloc;
+    malloc.in_use = malloc.in_use.saturating_sub(free.untouched);
+    let fallback = [counters.fallback_live_bytes, counters.fallback_cached_bytes, free.touched];
     rss.put_together(&pools, fallback, malloc, resident);
     rss
 }
@@ -218,11 +222,11 @@ fn caches() -> u64 {
 }
 
 impl Rss {
-    /// Makes parts of the sums, so that they are the whole. `fallback`: live and cached bytes.
+    /// Makes parts of the sums, so that they are the whole. `fallback`: live and cached bytes, and those free in spans.
     fn put_together(
         &mut self,
         pools: &Pools,
-        fallback: [u64; 2],
+        fallback: [u64; 3],
         malloc: Malloc,
         resident: Option<Resident>,
     ) {
@@ -236,8 +240,8 @@ impl Rss {
             left -= taken;
             taken
         };
-        let [live, cached] = fallback.map(&mut take);
-        let other = take(malloc.in_use.saturating_sub(live + cached));
+        let [live, cached, spans] = fallback.map(&mut take);
+        let other = take(malloc.in_use.saturating_sub(live + cached + spans));
         let free = take(malloc.free);
         self.resident = all;
         self.parts.clear();
@@ -258,6 +262,7 @@ impl Rss {
             part("profile", pools.profile, "POOLALLOC_SAMPLE, POOLALLOC_TRACE"),
             part("fallback live", live, "the program's: a profile says whose"),
             part("fallback cached", cached, "POOLALLOC_FALLBACK_CACHE, trim()"),
+            part("free in spans", spans, "none: live neighbours hold them; trim() if all are free"),
             part("malloc, other", other, "C libraries; headers; rounding of the fallback"),
             part("fallback free", free, "trim(), MALLOC_ARENA_MAX, MALLOC_TRIM_THRESHOLD_"),
             part("outside, anonymous", left, "none: stacks, written data, other mappings"),
@@ -296,7 +301,7 @@ mod tests {
         profile: 256,
     };
 
-    fn explain(fallback: [u64; 2], malloc: Malloc, resident: Option<Resident>) -> Rss {
+    fn explain(fallback: [u64; 3], malloc: Malloc, resident: Option<Resident>) -> Rss {
         let mut rss = Rss::default();
         rss.put_together(&POOLS, fallback, malloc, resident);
         let sum: u64 = rss.parts.iter().map(|part| part.bytes).sum();
@@ -312,9 +317,10 @@ mod tests {
     fn what_nobody_claims_is_outside() {
         let malloc = Malloc { in_use: 400, free: 50 };
         let resident = Some(Resident { all: 2000, anonymous: 1000 });
-        let rss = explain([200, 100], malloc, resident);
+        let rss = explain([180, 100, 20], malloc, resident);
         assert_eq!(rss.resident, 2000);
-        assert_eq!((bytes(&rss, "fallback live"), bytes(&rss, "fallback cached")), (200, 100));
+        assert_eq!((bytes(&rss, "fallback live"), bytes(&rss, "fallback cached")), (180, 100));
+        assert_eq!(bytes(&rss, "free in spans"), 20);
         assert_eq!((bytes(&rss, "malloc, other"), bytes(&rss, "fallback free")), (100, 50));
         assert_eq!(bytes(&rss, "outside, anonymous"), 1000 - 511 - 450);
         assert_eq!(bytes(&rss, "outside, files"), 1000);
@@ -324,16 +330,17 @@ mod tests {
     fn the_fallback_gets_no_more_than_there_is() {
         let malloc = Malloc { in_use: 1 << 40, free: 50 };
         let resident = Some(Resident { all: 2000, anonymous: 1000 });
-        let rss = explain([1 << 40, 100], malloc, resident);
+        let rss = explain([1 << 40, 100, 10], malloc, resident);
         assert_eq!(bytes(&rss, "fallback live"), 1000 - 511);
         assert_eq!((bytes(&rss, "fallback cached"), bytes(&rss, "fallback free")), (0, 0));
     }
 
     #[test]
     fn parts_sum_where_the_system_says_too_little_or_nothing() {
-        let rss = explain([10, 10], Malloc::default(), Some(Resident { all: 10, anonymous: 5 }));
+        let rss =
+            explain([10, 10, 10], Malloc::default(), Some(Resident { all: 10, anonymous: 5 }));
         assert_eq!(rss.resident, POOLS.sum());
-        let rss = explain([10, 10], Malloc::default(), None);
+        let rss = explain([10, 10, 10], Malloc::default(), None);
         assert_eq!((rss.resident, bytes(&rss, "fallback live")), (POOLS.sum(), 0));
     }
 }

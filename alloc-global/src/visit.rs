@@ -9,9 +9,12 @@ use crate::cache::Cache;
 use crate::large_class::LargeClass;
 use crate::latency::{self, Path};
 use crate::mid_class::CacheBin;
-use crate::{depot, fallback, purge, thread};
+use crate::prefetch::fetch;
+use crate::{depot, fallback, purge, spans, thread};
 use alloc_core::Block;
+use core::alloc::Layout;
 use core::mem::MaybeUninit;
+use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
 /// How often a thread that leaves asks for its own cache before it goes without.
@@ -23,15 +26,40 @@ pub(crate) fn free_erased(class: LargeClass, block: Block) {
     thread::note_freed(class.size());
 }
 
-/// Gives a block back to the registered fallback, which is counted already.
+/// Gives a block back to its span or the registered fallback, which is counted already.
 pub(crate) fn free_to_registered(class: LargeClass, block: Block) {
+    // SAFETY: a free block of that class (invariant 1 of the cache), and the caller's.
+    if unsafe { spans::give(class, &mut [block]) } > 0 {
+        free_layout_to_registered(block, class.layout());
+    }
+}
+
+/// The same for blocks of 513 to 4,096 bytes.
+pub(crate) fn free_mids_to_registered(class: LargeClass, blocks: &mut [Block]) {
+    // SAFETY: free blocks of that class (invariant 2 of the cache), and the caller's.
+    let others = unsafe { spans::give(class, blocks) };
+    let Some(blocks) = blocks.get(..others) else { return };
+    // Other work came since the oldest were freed. Allocators write to a block that is freed, to the word before it and, glibc
+    // for one, to what follows it.
+    for block in blocks {
+        fetch(block.as_ptr().wrapping_sub(size_of::<usize>()));
+        fetch(block.as_ptr().wrapping_add(class.size()));
+    }
+    for block in blocks {
+        free_layout_to_registered(*block, class.layout());
+    }
+}
+
+/// Gives back what the registered fallback gave for a layout.
+pub(crate) fn free_layout_to_registered(memory: NonNull<u8>, layout: Layout) {
     // Acquire: pairs with the Release in `register`.
     let registered = fallback::REGISTERED.load(Ordering::Acquire);
     // SAFETY: blocks are cached only once a fallback is registered, and it lives for good.
     let dealloc = unsafe { (*registered).dealloc };
     latency::timed(Path::Fallback, || {
-        // SAFETY: a block of that fallback, allocated with the class's layout (invariant 1 of the cache).
-        unsafe { dealloc(registered, block.as_ptr(), class.layout()) }
+        // USER CODE: a fallback's.
+        // SAFETY: memory of that fallback, allocated with that layout.
+        unsafe { dealloc(registered, memory.as_ptr(), layout) }
     });
 }
 
@@ -45,9 +73,9 @@ pub(crate) fn flush(cache: &'static Cache) -> usize {
 fn flush_mids(cache: &'static Cache, pass_on: bool) -> usize {
     let mut bytes = 0;
     for bin in CacheBin::mids() {
-        let free = |class: LargeClass, block: Block| {
-            bytes += class.size();
-            free_to_registered(class, block);
+        let free = |class: LargeClass, blocks: &mut [Block]| {
+            bytes += class.size() * blocks.len();
+            free_mids_to_registered(class, blocks);
         };
         // SAFETY: the caller's own cache, or nobody's.
         unsafe { cache.give_mid(bin, u32::MAX, pass_on, |_, _| 0, free) };

@@ -9,7 +9,6 @@ use super::array::{Array, SLOTS, max_cap};
 use super::{Cache, bump};
 use crate::large_class::LargeClass;
 use crate::mid_class::{CacheBin, has_list};
-use crate::prefetch::fetch;
 use crate::{depot, stats, watch};
 use alloc_core::Block;
 use core::mem::MaybeUninit;
@@ -122,7 +121,7 @@ impl Cache {
     }
 
     /// Hands the `count` oldest of the fallback's blocks in a bin above 64 to other threads if `pass_on` and they asked for some, the
-    /// rest to `keep`, which takes as many as it returns, the first ones, and what is left to `free`.
+    /// rest to `keep`, which takes as many as it returns, the first ones, and what is left to `free`, which gives it back.
     ///
     /// # Safety
     ///
@@ -133,7 +132,7 @@ impl Cache {
         count: u32,
         pass_on: bool,
         keep: impl FnOnce(LargeClass, &[MaybeUninit<Block>]) -> usize,
-        mut free: impl FnMut(LargeClass, Block),
+        free: impl FnOnce(LargeClass, &mut [Block]),
     ) {
         let Some((head, class)) = self.mid(bin) else { return };
         let (low, len) = (head.low.load(Relaxed), head.len());
@@ -151,7 +150,7 @@ impl Cache {
         unsafe { low.copy_from(rest, (len - count) as usize) };
         head.set_len(len - count);
         self.note_mid(class, -i64::from(count));
-        let Some(out) = out.get(..count as usize) else { return };
+        let Some(out) = out.get_mut(..count as usize) else { return };
         if watch::is_watched() {
             // SAFETY: they were below the length: blocks (2), and both types have one layout.
             watch::forget_all(None, unsafe { &*(core::ptr::from_ref(out) as *const [Block]) });
@@ -161,25 +160,22 @@ impl Cache {
             true => unsafe { depot::give(class, out) },
             false => 0,
         };
-        let Some(out) = out.get(passed_on..) else { return };
+        let Some(out) = out.get_mut(passed_on..) else { return };
         let kept = keep(class, out);
-        let Some(out) = out.get(kept..) else { return };
+        let Some(out) = out.get_mut(kept..) else { return };
         self.note_bytes(-((passed_on + out.len()) * class.size()).cast_signed());
         self.note_freed(class.size() * out.len());
-        // Other work came since the oldest were freed. Allocators write to a block that is freed, to the word before it and, glibc
-        // for one, to what follows it.
-        for block in out {
-            // SAFETY: it was below the length: a block (2).
-            let block = unsafe { block.assume_init() }.as_ptr();
-            fetch(block.wrapping_sub(size_of::<usize>()));
-            fetch(block.wrapping_add(class.size()));
-        }
-        for block in out {
-            // SAFETY: it was below the length: a block (2).
-            let block = unsafe { block.assume_init() };
-            // USER CODE: a fallback's.
-            free(class, block);
-        }
+        // USER CODE: a fallback's.
+        // SAFETY: they were below the length: blocks (2), and both types have one layout.
+        free(class, unsafe { &mut *(core::ptr::from_mut(out) as *mut [Block]) });
+    }
+
+    /// Whether so many bytes of a bin above 64 came through this cache, and did not go back through it.
+    pub(crate) fn has_out(&self, class: LargeClass, bytes: usize) -> bool {
+        // Relaxed: this thread's own, or nobody's.
+        let out = self.counters.mid_out.get(class.rank()).map_or(0, |out| out.load(Relaxed));
+        // Negative where it freed what others allocated.
+        out.cast_signed() >= (bytes / class.size()) as i64
     }
 
     /// Calls `f` with every block in the bins above 64.
@@ -278,7 +274,9 @@ mod tests {
         assert_eq!(home.fallback_live(), class.size(), "the one that was handed out");
         let mut freed = 0;
         // SAFETY: the caller's cache.
-        unsafe { drain.give_mid(bin, u32::MAX, false, |_, _| 0, |_, _| freed += 1) };
+        unsafe {
+            drain.give_mid(bin, u32::MAX, false, |_, _| 0, |_, blocks| freed += blocks.len())
+        };
         assert_eq!((freed, home.fallback_live(), drain.fallback_live()), (1, class.size(), 0));
         let totals = home.totals().plus(drain.totals());
         assert_eq!((totals.allocs, totals.frees), (1, 0));

@@ -14,9 +14,12 @@ use super::{Fallback, make_room};
 use crate::cache::Cache;
 use crate::large_class::{LargeClass, fallback_layout};
 use crate::mid_class::{CacheBin, has_list};
+use crate::spans::{self, SPAN_LAYOUT};
+use crate::visit::{free_mids_to_registered, free_to_registered};
 use crate::{depot, thread};
 use alloc_core::Block;
 use core::alloc::{GlobalAlloc, Layout};
+use core::cell::Cell;
 use core::ptr::{NonNull, null_mut};
 
 /// The most blocks that are asked for at once.
@@ -41,6 +44,17 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         let asked = fallback_layout(layout);
         let listed = bin.mid_class().filter(|class| has_list(*class));
         let live = if listed.is_some() { make_way(cache, asked.size()) } else { 0 };
+        // SAFETY: the cache is this thread's.
+        if let Some(block) = cache.and_then(|cache| unsafe { self.take_from_span(cache, bin) }) {
+            if listed.is_some() {
+                note_fresh(listed, live.saturating_add(asked.size()));
+            }
+            if zeroed {
+                // SAFETY: at least `size` bytes that are the caller's.
+                unsafe { block.write_bytes(0, layout.size()) };
+            }
+            return block.as_ptr();
+        }
         // SAFETY: the size is at least that of the caller's layout, so not 0.
         let mut block = unsafe { self.ask(asked, zeroed) };
         if block.is_null() && make_room() {
@@ -58,6 +72,53 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             }
         }
         block
+    }
+
+    /// A block out of a span, and more for the array, if the thread uses many of the class, or such a span is there already.
+    ///
+    /// # Safety
+    ///
+    /// The cache is that of the calling thread.
+    unsafe fn take_from_span(&self, cache: &'static Cache, bin: CacheBin) -> Option<Block> {
+        let class = bin.mid_class().filter(|_| Self::is_system())?;
+        if !spans::are_there(class) && !cache.has_out(class, spans::MANY) {
+            return None;
+        }
+        // None where the array was shut.
+        let wanted = Cell::new(0);
+        let take = |class: LargeClass, places: &mut [_]| {
+            wanted.set(places.len());
+            let taken = spans::take(class, places);
+            cache.note_bytes((class.size() * taken).cast_signed());
+            taken
+        };
+        // SAFETY: the cache is this thread's.
+        if !unsafe { cache.take_mid(bin, take) } {
+            // SAFETY: as above.
+            let more =
+                wanted.get() > 0 && self.add_span(class) && unsafe { cache.take_mid(bin, take) };
+            if !more {
+                return None;
+            }
+        }
+        // SAFETY: the cache is this thread's.
+        unsafe { cache.pop(bin) }
+    }
+
+    /// Asks for the memory of a span of a class. Whether there is one more.
+    fn add_span(&self, class: LargeClass) -> bool {
+        self.teach();
+        // USER CODE: none: the fallback is the system allocator.
+        // SAFETY: the size is not 0.
+        let memory = unsafe { self.ask(SPAN_LAYOUT, false) };
+        let Some(span) = NonNull::new(memory) else { return false };
+        // SAFETY: of the registered fallback, just now.
+        let added = unsafe { spans::add(class, span) };
+        if !added {
+            // SAFETY: allocated just now with this layout.
+            unsafe { self.give(memory, SPAN_LAYOUT) };
+        }
+        added
     }
 
     /// Asks for more blocks of a bin above 64 that was found empty: the more often that was so, the more.
@@ -94,37 +155,45 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     /// # Safety
     ///
     /// As for `GlobalAlloc::dealloc`; `bin` is that of the block's layout, and this fallback is registered.
-    pub(super) unsafe fn dealloc_mid(&self, bin: CacheBin, block: *mut u8, layout: Layout) {
-        let Some(cache) = thread::attached() else {
-            thread::note_mid_orphan_free(bin);
-            // SAFETY: it came from there with this layout.
-            return unsafe { self.give(block, fallback_layout(layout)) };
-        };
-        cache.tick();
+    pub(super) unsafe fn dealloc_mid(&self, bin: CacheBin, block: *mut u8) {
         // SAFETY: the caller's contract: it came from `alloc`, which was not null.
         let freed = unsafe { NonNull::new_unchecked(block) };
+        let Some(cache) = thread::attached() else {
+            thread::note_mid_orphan_free(bin);
+            // SAFETY: the caller's promise.
+            return unsafe { give_back(bin, freed) };
+        };
+        cache.tick();
         // SAFETY: the cache is this thread's. Not full: frees are watched, or the tick made room.
         if unsafe { cache.push(bin, freed) } {
             return;
         }
         // SAFETY: the cache is this thread's.
         if !unsafe { cache.grow_mid(bin) } {
-            let free = |class: LargeClass, old: Block| {
-                // SAFETY: a block of this fallback, allocated with the class's layout.
-                unsafe { self.give(old.as_ptr(), class.layout()) };
-            };
             // SAFETY: the cache is this thread's, and this fallback is registered.
             let keep = |class: LargeClass, old: &[_]| unsafe { keep_mids(cache, class, old) };
+            let half = cache.mid_half(bin);
             // SAFETY: the cache is this thread's.
-            unsafe { cache.give_mid(bin, cache.mid_half(bin), true, keep, free) };
+            unsafe { cache.give_mid(bin, half, true, keep, free_mids_to_registered) };
         }
         // SAFETY: the cache is this thread's.
         if !unsafe { cache.push(bin, freed) } {
             // The fallback called back in and filled it again.
             cache.note_mid_gone(bin);
-            // SAFETY: it came from there with this layout.
-            unsafe { self.give(block, fallback_layout(layout)) };
+            // SAFETY: the caller's promise.
+            unsafe { give_back(bin, freed) };
         }
+    }
+}
+
+/// Gives a block of a bin above 64 back.
+///
+/// # Safety
+///
+/// It is a free block of that bin, of the registered fallback, and the caller's.
+unsafe fn give_back(bin: CacheBin, block: Block) {
+    if let Some(class) = bin.mid_class() {
+        free_to_registered(class, block);
     }
 }
 

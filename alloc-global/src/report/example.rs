@@ -214,6 +214,7 @@ fn memory(heatmap: &HeatMap, classes: &[ClassStats]) -> Memory {
         rounding: count(PoolState::Used) - blocks.sum::<u64>(),
         fallback_live: FALLBACK_LIVE,
         fallback_cached: FALLBACK_CACHED,
+        fallback_free: 0,
         due_in_ms: Some(312),
     }
 }

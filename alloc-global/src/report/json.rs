@@ -93,6 +93,7 @@ fn memory(memory: &Memory) -> Value {
         "rounding": memory.rounding,
         "fallback_live": memory.fallback_live,
         "fallback_cached": memory.fallback_cached,
+        "fallback_free": memory.fallback_free,
         "due_in_ms": memory.due_in_ms,
     })
 }
