@@ -120,6 +120,8 @@ pub(crate) struct Counters {
     pub(crate) fallback_bytes_out: AtomicU64,
     /// Blocks of the bins above 64 that came from the fallback less those given back, wrapping.
     pub(crate) mid_out: [AtomicU64; MIDS],
+    /// The bytes of those that may come to lie in a list, wrapping.
+    listed_out: AtomicU64,
     /// Blocks of these bins that went to the drain (`watch`), which counts them.
     drained: AtomicU64,
 }
@@ -136,6 +138,7 @@ impl Counters {
             fallback_bytes_in: AtomicU64::new(0),
             fallback_bytes_out: AtomicU64::new(0),
             mid_out: [const { AtomicU64::new(0) }; MIDS],
+            listed_out: AtomicU64::new(0),
             drained: AtomicU64::new(0),
         }
     }

@@ -44,6 +44,9 @@ pub(crate) const fn has_list(class: LargeClass) -> bool {
     class.size() > 1024
 }
 
+/// Number of bins whose classes have one: the last ones.
+const LISTED: usize = 8;
+
 /// Steps of 8 bytes in the largest size that these bins serve.
 pub(crate) const MID_STEPS: usize = MID_MAX / CLASS_STEP;
 
@@ -116,6 +119,23 @@ impl CacheBin {
         // SAFETY: at most `MID_STEPS`, the last index of the table.
         Some(unsafe { *BIN_OF.get_unchecked(steps) })
     }
+
+    /// The bins above 64 whose blocks may come to lie in a list, and the sizes of their blocks: known when this is compiled, for
+    /// every miss above 512 bytes asks what lies in them.
+    pub(crate) const LISTED: [(CacheBin, usize); LISTED] = {
+        let mut listed = [(CacheBin::NONE, 0); LISTED];
+        let mut at = 0;
+        while at < LISTED {
+            let index = LAST_BIN + 1 - LISTED + at;
+            let size = match CacheBin((index * HEAD_BYTES) as u16).mid_class() {
+                Some(class) => class.size(),
+                None => 0,
+            };
+            listed[at] = (CacheBin((index * HEAD_BYTES) as u16), size);
+            at += 1;
+        }
+        listed
+    };
 
     /// The bins above 64.
     pub(crate) fn mids() -> impl Iterator<Item = CacheBin> {
@@ -194,6 +214,9 @@ mod tests {
     fn every_bin_is_inside_the_table_and_the_mids_are_the_last() {
         assert!(BIN_OF.iter().all(|bin| bin.offset() % HEAD_BYTES == 0 && bin.index() < BIN_TABLE));
         let last: Vec<_> = CacheBin::mids().map(CacheBin::index).collect();
+        let listed = CacheBin::mids().filter_map(|bin| Some((bin, bin.mid_class()?)));
+        let listed = listed.filter(|(_, class)| has_list(*class));
+        assert!(listed.map(|(bin, class)| (bin, class.size())).eq(CacheBin::LISTED));
         assert_eq!(last, (65..=76).collect::<Vec<_>>());
     }
 

@@ -94,6 +94,10 @@ impl Cache {
         if let Some(out) = self.counters.mid_out.get(class.rank()) {
             bump(out, blocks.cast_unsigned());
         }
+        if has_list(class) {
+            let bytes = blocks.wrapping_mul(class.size() as i64);
+            bump(&self.counters.listed_out, bytes.cast_unsigned());
+        }
     }
 
     /// Fills a bin above 64 with what `take` puts into the places it is given, the newest last, and of which it returns how many. Whether
@@ -201,19 +205,15 @@ impl Cache {
     /// others makes up for none.
     pub(crate) fn fallback_live(&self) -> usize {
         let counters = &self.counters;
+        // Relaxed, all of them: this thread's own, or nobody's.
         let mut live = counters
             .fallback_bytes_in
             .load(Relaxed)
-            .wrapping_sub(counters.fallback_bytes_out.load(Relaxed));
-        for (bin, out) in CacheBin::mids().zip(&counters.mid_out) {
-            if let Some((head, class)) = self.mid(bin)
-                && has_list(class)
-            {
-                let blocks = out.load(Relaxed).wrapping_sub(u64::from(head.len()));
-                live = live.wrapping_add(blocks.wrapping_mul(class.size() as u64));
-            }
+            .wrapping_sub(counters.fallback_bytes_out.load(Relaxed))
+            .wrapping_add(counters.listed_out.load(Relaxed));
+        for (bin, size) in CacheBin::LISTED {
+            live = live.wrapping_sub(u64::from(self.head(bin).len()) * size as u64);
         }
-        // Relaxed, all of them: this thread's own, or nobody's.
         usize::try_from(live.cast_signed()).unwrap_or(0)
     }
 
