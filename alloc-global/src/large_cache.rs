@@ -13,16 +13,17 @@
 //! The bound is not a share but a promise about the peak: what a thread has in use and what it
 //! caches together stay near the most that it ever had in use, plus some [`slack`]. So the cache does
 //! not raise a program's peak, and a program whose use goes up and down keeps its memory.
-//! A free that is kept and an allocation that is served leave that sum as it is. Therefore neither looks at it: how much may be held
-//! is worked out when a free finds that it is not enough, and when a block comes fresh from the fallback.
+//! A free that is kept and an allocation that is served leave that sum as it is. Therefore neither looks at it: what is too much
+//! goes when a block comes fresh from the fallback. How much may be held is granted a megabyte at a time, so that somebody looks at the
+//! clock before much lies there unnoticed.
 //!
 //! Invariants:
 //!
 //! 1. A list holds `len` blocks of class c of the registered fallback, linked through their first words, each in one cache once.
 //! 2. `held` is the sum of `len` times size over all classes.
 //! 3. Bit c of `filled` is set where `len` is not 0.
-//! 4. When `room` was last worked out, `live + room <= peak + slack` and `room <= limit`; nothing is put in beyond it. In a cache of
-//!    no thread it is 0.
+//! 4. `room <= peak + slack` and `room <= limit`, and nothing is put in beyond it. It is raised only while `live + held <= peak + slack`. In
+//!    a cache of no thread it is 0.
 //! 5. `least <= len`.
 //!
 //! Only who has its turn may use it, but for `cached`. It calls no fallback: who holds it takes out what must go. Unsafe only to follow
@@ -46,6 +47,9 @@ const fn slack(peak: usize) -> usize {
 }
 
 const LEAST_SLACK: usize = 256 << 10;
+
+/// Bytes beyond what is held that are granted at once.
+const STEP: usize = 1 << 20;
 
 const MOST_SLACK: usize = 2 << 20;
 
@@ -161,20 +165,40 @@ impl LargeCache {
     /// Works out how much may be held now that `live` bytes are in use, which were more by `freed`.
     pub(crate) fn grant(&self, live: usize, freed: usize) {
         self.peak.set(self.peak.get().max(live + freed));
-        self.set_room(live);
+        self.set_room(live, freed);
     }
 
-    /// How many blocks of a class may be put in.
-    pub(crate) fn room(&self, class: LargeClass) -> usize {
+    /// How many blocks of a class that are not in use may be put in while `live` bytes are.
+    pub(crate) fn room(&self, class: LargeClass, live: usize) -> usize {
         let bin = self.bin(class);
         let left = bin.most.get().saturating_sub(bin.len.get()) as usize;
-        left.min(self.room.get().saturating_sub(self.cached()) / class.size())
+        let bytes = self.room.get().min(self.bound().saturating_sub(live));
+        left.min(bytes.saturating_sub(self.cached()) / class.size())
     }
 
-    fn set_room(&self, live: usize) {
+    /// The most bytes that may be in use and held together.
+    fn bound(&self) -> usize {
         let peak = self.peak.get();
-        let bound = peak.saturating_add(slack(peak)).saturating_sub(live);
-        self.room.set(bound.min(self.limit.get()));
+        peak.saturating_add(slack(peak))
+    }
+
+    /// Works out how much may be held; a block of `freed` bytes, which `live` no longer has in it, is to find room if the bound allows.
+    fn set_room(&self, live: usize, freed: usize) {
+        let (held, bound) = (self.cached(), self.bound());
+        let sum = live.saturating_add(held).saturating_add(freed);
+        let room = if sum <= bound {
+            // A block is a quarter larger than what was asked for at most.
+            let wanted = held.saturating_add(STEP + freed + freed / 4);
+            wanted.min(bound)
+        } else {
+            bound.saturating_sub(live)
+        };
+        self.room.set(room.min(self.limit.get()));
+    }
+
+    /// Takes back what was granted beyond a step, after blocks were taken out: somebody is to look at the clock again before as many lie there.
+    pub(crate) fn tighten(&self) {
+        self.room.set(self.room.get().min(self.cached() + STEP));
     }
 
     /// Blocks of a class in it.
@@ -217,7 +241,6 @@ impl LargeCache {
     pub(crate) fn excess(&self, live: usize) -> usize {
         let peak = self.peak.get().max(live);
         let bound = peak.saturating_add(slack(peak)) - live;
-        self.room.set(self.room.get().min(bound));
         self.cached().saturating_sub(bound)
     }
 
@@ -244,7 +267,7 @@ impl LargeCache {
         }
         // The peak fades too, or one great moment would license a great cache for ever.
         self.peak.set(self.peak.get() - self.peak.get().saturating_sub(live) / 4);
-        self.set_room(live);
+        self.set_room(live, 0);
     }
 
     #[inline]
@@ -372,9 +395,33 @@ mod tests {
             assert_eq!(cache.excess(size), excess, "in use again, and cached beyond the slack");
             assert_eq!(cache.pop_largest(), Some((large, blocks.get(0))));
             assert_eq!((cache.excess(2 * size), cache.cached()), (0, 0));
-            assert!(cache.room.get() <= slack, "what went must not be kept again meanwhile");
             check(&cache);
         }
+    }
+
+    #[test]
+    fn room_is_granted_by_the_megabyte_and_taken_back() {
+        let mut blocks = Blocks::new();
+        let (cache, large) = (unlimited(), class(64 << 10));
+        cache.note_fresh(None, 64 << 20);
+        let live = |held: usize| (64 << 20) - (held + 1) * large.size();
+        // How many find room, without anybody asking for more.
+        let mut fill = |first: usize| {
+            // SAFETY: memory for a link, each block once.
+            (first..1000).take_while(|at| unsafe { cache.push(large, blocks.get(*at)) }).count()
+        };
+        assert_eq!(fill(0), 0, "nobody asked");
+        cache.grant(live(0), large.size());
+        let step = (STEP + large.size() * 5 / 4) / large.size();
+        assert_eq!(fill(0), step);
+        cache.grant(live(step), large.size());
+        assert_eq!(fill(step), step);
+        let taken = core::iter::from_fn(|| cache.pop(large)).take(step).count();
+        assert_eq!(fill(step), taken, "what was granted stays");
+        while cache.pop(large).is_some() {}
+        cache.tighten();
+        assert_eq!(fill(0), STEP / large.size());
+        check(&cache);
     }
 
     #[test]
@@ -424,7 +471,7 @@ mod tests {
         assert!(free(&cache, mib, first, 8 << 20));
         cache.note_grown(Some(mib), 8 << 20);
         assert!(!free(&cache, mib, second, 8 << 20), "what is there stays, and no more comes");
-        assert_eq!((cache.room(mib), cache.pop(mib)), (0, Some(first)));
+        assert_eq!((cache.room(mib, 0), cache.pop(mib)), (0, Some(first)));
         assert!(free(&cache, mib, first, 8 << 20), "what came from there goes back");
         assert!(!free(&cache, mib, second, 8 << 20));
         assert!(free(&cache, class(1 << 19), third, 8 << 20), "another class");

@@ -210,6 +210,7 @@ impl Visit {
         while let Some((class, block)) = self.cache.large.pop_largest() {
             free_erased(class, block);
         }
+        self.cache.large.tighten();
         bytes
     }
 

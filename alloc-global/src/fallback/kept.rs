@@ -71,6 +71,9 @@ pub(super) fn pop(class: LargeClass, size: usize) -> Option<(Block, &'static Cac
 #[cold]
 #[inline(never)]
 pub(super) fn look_and_return(cache: &'static Cache, block: Block) -> *mut u8 {
+    if let Some(visit) = Visit::of_owner(cache) {
+        visit.cache.large.tighten();
+    }
     thread::tick(cache);
     block.as_ptr()
 }
@@ -114,9 +117,10 @@ pub(super) fn take_passed_on(class: LargeClass, size: usize) -> Option<Block> {
         let visit = Visit::of_owner(cache)?;
         let large = &visit.cache.large;
         large.set_limit(config::fallback_cache());
-        large.grant(cache.fallback_live(), 0);
+        let live = cache.fallback_live();
+        large.grant(live, 0);
         large.open(class);
-        large.room(class)
+        large.room(class, live)
     };
     let mut blocks = [const { MaybeUninit::uninit() }; 8];
     let blocks = blocks.get_mut(..room.clamp(1, batch(class)))?;
@@ -168,16 +172,18 @@ pub(super) unsafe fn keep_mids(
     if !has_list(class) {
         return 0;
     }
-    ask_room(cache, cache.fallback_live(), 0);
+    let live = cache.fallback_live();
+    ask_room(cache, live, 0);
     let Some(visit) = Visit::of_owner(cache) else { return 0 };
     let large = &visit.cache.large;
+    let room = large.room(class, live);
     let keep = |block: &&MaybeUninit<Block>| {
         // SAFETY: the caller's promise.
         let block = unsafe { block.assume_init() };
         // SAFETY: the caller's promise.
         unsafe { large.push(class, block) }
     };
-    blocks.iter().take_while(keep).count()
+    blocks.iter().take(room).take_while(keep).count()
 }
 
 /// Takes such blocks out again, the newest last. How many.
