@@ -296,11 +296,11 @@ extern "C" fn late(rounds: *mut c_void) {
     let mut left = LEFT.lock().expect("no panic");
     let from = left.len().saturating_sub(20);
     left.drain(from..).for_each(drop);
-    for number in 0..10 {
+    for (number, size) in SIZES.into_iter().enumerate() {
         if let Some(block) = left.last_mut() {
             assert!(block.resize(513 + 300 * number));
         }
-        left.push(block(SIZES[number], number));
+        left.push(block(size, number));
     }
     drop(left);
     if rounds > 1 {
