@@ -67,9 +67,14 @@ fn block(size: usize, tag: usize) -> Block {
     Block::new(size - tag % 100, 1 << (tag % 5), tag as u64).expect("memory")
 }
 
-/// Twice as many blocks of a class as a thread has when it gets spans.
+/// 4 MiB of blocks of a class.
+fn batch(size: usize) -> Vec<Block> {
+    (0..2 * MANY / size).map(|tag| block(size, tag)).collect()
+}
+
+/// Twice as many blocks of a class as a thread has when it gets spans: for threads that did not free what others allocated.
 fn many(size: usize) -> Vec<Block> {
-    let blocks = (0..2 * MANY / size).map(|tag| block(size, tag)).collect();
+    let blocks = batch(size);
     assert!(memory().fallback_free > 0, "{size}: no span");
     blocks
 }
@@ -239,6 +244,8 @@ fn run(threads: u64, body: impl Fn(u64) + Send + Sync + 'static) {
 }
 
 fn handed_on() {
+    // Threads that freed what others allocated get spans late, if there are none.
+    let pinned = all_sizes();
     let slots: Arc<[Mutex<Vec<Block>>; 4]> = Arc::default();
     for wave in 0..3 {
         let shared = Arc::clone(&slots);
@@ -247,7 +254,7 @@ fn handed_on() {
             started.wait();
             let mut rng = fastrand::Rng::with_seed(wave * 4 + seed);
             let size = SIZES[rng.usize(..SIZES.len())];
-            let mut own = many(size);
+            let mut own = batch(size);
             for _ in 0..200 {
                 own.extend((0..rng.usize(1..100)).map(|tag| block(size, tag)));
                 let rest = own.split_off(own.len() - rng.usize(..own.len() / 2));
@@ -264,6 +271,13 @@ fn handed_on() {
         });
         invariants().expect("invariants");
     }
+    run(1, move |_| shared_out(slots.as_slice()));
+    drop(pinned);
+}
+
+/// Frees what threads left.
+fn shared_out(slots: &[Mutex<Vec<Block>>]) {
+    slots.iter().for_each(|slot| *slot.lock().expect("no panic") = Vec::new());
 }
 
 /// Two classes, so that threads meet at their bins, each from nothing to many blocks and back.
@@ -272,8 +286,7 @@ fn churn() {
         run(4, |seed| {
             let size = [1_024, 3_072][seed as usize % 2];
             for round in 0..60 {
-                let mut blocks: Vec<Block> =
-                    (0..2 * MANY / size).map(|tag| block(size, tag)).collect();
+                let mut blocks = batch(size);
                 shuffle(&mut blocks, round * 4 + seed);
                 blocks.truncate(blocks.len() / 50);
                 thread_flush();
@@ -374,7 +387,7 @@ fn storm() {
             let mut rng = fastrand::Rng::with_seed(seed);
             for round in 0..25 {
                 let size = SIZES[rng.usize(..SIZES.len())];
-                let mut blocks = many(size);
+                let mut blocks = batch(size);
                 shuffle(&mut blocks, round);
                 blocks.truncate(rng.usize(..blocks.len()));
                 if seed == 0 {
@@ -432,10 +445,7 @@ fn purged() {
 }
 
 fn uncached() {
-    let blocks: Vec<Block> = SIZES
-        .iter()
-        .flat_map(|&size| (0..2 * MANY / size).map(move |tag| block(size, tag)))
-        .collect();
+    let blocks: Vec<Block> = SIZES.into_iter().flat_map(batch).collect();
     assert_eq!(memory().fallback_free, 0, "a span");
     drop(blocks);
     settle();
