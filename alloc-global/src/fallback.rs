@@ -20,7 +20,7 @@ use crate::config;
 use crate::large_class::{LARGE_ALIGN, LargeClass, fallback_layout};
 use crate::latency::{self, Path};
 use crate::mid_class::{CacheBin, MID_MAX, MID_STEPS};
-use crate::visit::flush_others;
+use crate::visit::{flush_others, free_to_registered};
 use crate::{depot, glibc_heap, huge, shared, spans, thread};
 use alloc_core::{Block, CLASSES};
 use core::alloc::{GlobalAlloc, Layout};
@@ -326,6 +326,13 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         thread::count(|c| &c.fallback_frees, 1);
         thread::count(|c| &c.fallback_bytes_out, layout.size() as u64);
         thread::note_freed(asked.size());
+        // Blocks of another value, the one that registered.
+        if Self::is_system()
+            && let Some((class, block)) = LargeClass::of(layout).zip(NonNull::new(block))
+            && spans::has(class, block)
+        {
+            return free_to_registered(class, block);
+        }
         // SAFETY: it came from there with this layout.
         unsafe { self.give(block, asked) };
     }

@@ -137,11 +137,12 @@ fn run(now: u64, delay: u64) -> usize {
     let bytes =
         shared::release(reserve, old) + shared::release(1, oldest) + shared::release_pools(old);
     depot::sweep();
-    spans::drain();
     if visit::sweep_resting(now, delay) >= TOO_FEW {
         // It lay there for the delay: no need to wait once more.
         FREED_AT.store(old, Relaxed);
     }
+    // After what caches and the depot held of their blocks.
+    spans::drain();
     let waits = shared::is_purgeable() | (depot::bytes() > 0) | (visit::cached() >= TOO_FEW);
     if release_freed(old) | waits {
         note_pending(now);

@@ -224,3 +224,42 @@ unsafe fn take_kept(cache: &'static Cache, bin: CacheBin) -> Option<Block> {
     // SAFETY: the caller's promise.
     unsafe { cache.pop(bin) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::alloc::System;
+
+    #[test]
+    fn zeroed_blocks_out_of_spans_are_zeroed() {
+        let layout = Layout::from_size_align(1000, 8).unwrap();
+        let bin = CacheBin::of(layout).unwrap();
+        let class = bin.mid_class().unwrap();
+        let system = Fallback::new(System);
+        // A thread of its own: nobody else's blocks are in its arrays.
+        let work = move || {
+            let mut dirty = Vec::new();
+            for _ in 0..3 * spans::MANY / layout.size() {
+                dirty.push(vec![0xA5_u8; layout.size()]);
+            }
+            // Half of those in spans, so that no span goes back.
+            dirty.chunks_mut(2).for_each(|two| two[0] = Vec::new());
+            let mut out_of_spans = 0;
+            for _ in 0..100 {
+                crate::thread_flush();
+                // SAFETY: the bin is that of the layout; the blocks above registered the system allocator.
+                let block = NonNull::new(unsafe { system.alloc_mid(bin, layout, true) }).unwrap();
+                out_of_spans += usize::from(spans::has(class, block));
+                // SAFETY: allocated just now with so many bytes, all of them written.
+                let bytes =
+                    unsafe { core::slice::from_raw_parts_mut(block.as_ptr(), layout.size()) };
+                assert!(bytes.iter().all(|byte| *byte == 0), "recycled memory shows");
+                bytes.fill(0xA5);
+                // SAFETY: the caller's block, of that bin.
+                unsafe { system.dealloc_mid(bin, block.as_ptr()) };
+            }
+            assert!(out_of_spans > 0, "nothing was tested");
+        };
+        std::thread::spawn(work).join().unwrap();
+    }
+}
