@@ -95,6 +95,8 @@ pub(crate) struct Cache {
     pub(crate) is_drain: AtomicBool,
     /// Counters of the slow path, written by the owner only.
     pub(crate) counters: Counters,
+    /// Of the bins above 64, how many blocks they held and had handed out when that was last looked at.
+    mid_seen: [Cell<(u64, u64)>; MIDS],
     /// What the thread watches.
     pub(crate) watch: Watch,
     /// Blocks above 512 bytes. These two last, so that what is always used lies together.
@@ -181,6 +183,7 @@ impl Cache {
             owner: Owner::new(),
             is_drain: AtomicBool::new(false),
             counters: Counters::new(),
+            mid_seen: [const { Cell::new((0, 0)) }; MIDS],
             watch: Watch::new(),
             large: LargeCache::new(),
             long: LongArrays::new(),

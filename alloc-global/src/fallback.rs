@@ -507,7 +507,7 @@ fn register(registration: *const Registration) -> bool {
 pub(crate) fn make_room() -> bool {
     let shorter = glibc_heap::stay_short();
     let kept = thread::flush() + flush_others() + depot::flush() + shared::trim();
-    let bytes = kept + spans::drain();
+    let bytes = kept + spans::drain() + spans::purge(true).0;
     trim_system() || bytes > 0 || shorter
 }
 
@@ -519,6 +519,7 @@ pub(crate) fn make_room_above() {
     flush_others();
     depot::flush();
     spans::drain();
+    spans::purge(true);
     trim_system();
 }
 

@@ -96,7 +96,7 @@ static ALLOC: PoolAlloc = PoolAlloc::new();
 pub fn trim() -> usize {
     caches::reclaim_dead();
     let kept = thread::flush() + visit::flush_others() + depot::flush();
-    let bytes = kept + spans::drain() + shared::trim();
+    let bytes = kept + spans::drain() + spans::purge(true).0 + shared::trim();
     fallback::trim_system();
     bytes
 }

@@ -86,7 +86,11 @@ impl fmt::Display for Memory {
             ("= mapped arenas", self.mapped, ""),
             ("live in fallback", self.fallback_live, "the program's"),
             ("cached of fallback", self.fallback_cached, "POOLALLOC_FALLBACK_CACHE, trim()"),
-            ("free in spans", self.fallback_free, "pinned by live blocks of the same spans"),
+            (
+                "free in spans",
+                self.fallback_free,
+                "pinned by blocks of the same spans that are live or cached",
+            ),
         ];
         for (name, bytes, what) in rows {
             writeln!(f, "{name:<20} {bytes:>16}  {what}")?;

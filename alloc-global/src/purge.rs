@@ -143,9 +143,11 @@ fn run(now: u64, delay: u64) -> usize {
     }
     // After what caches and the depot held of their blocks.
     spans::drain();
-    let waits = shared::is_purgeable() | (depot::bytes() > 0) | (visit::cached() >= TOO_FEW);
+    let (bytes_of_spans, spans_wait) = spans::purge(delay == 0);
+    let waits =
+        spans_wait | shared::is_purgeable() | (depot::bytes() > 0) | (visit::cached() >= TOO_FEW);
     if release_freed(old) | waits {
         note_pending(now);
     }
-    bytes
+    bytes + bytes_of_spans
 }

@@ -262,7 +262,7 @@ impl Rss {
             part("profile", pools.profile, "POOLALLOC_SAMPLE, POOLALLOC_TRACE"),
             part("fallback live", live, "the program's: a profile says whose"),
             part("fallback cached", cached, "POOLALLOC_FALLBACK_CACHE, trim()"),
-            part("free in spans", spans, "none: live neighbours hold them; trim() if all are free"),
+            part("free in spans", spans, "POOLALLOC_PURGE_DELAY_MS, trim()"),
             part("malloc, other", other, "C libraries; headers; rounding of the fallback"),
             part("fallback free", free, "trim(), MALLOC_ARENA_MAX, MALLOC_TRIM_THRESHOLD_"),
             part("outside, anonymous", left, "none: stacks, written data, other mappings"),

@@ -10,11 +10,13 @@
 //!
 //! The system allocator takes some 50 ns to hand out one such block and as much to take it back, for it looks for neighbours to
 //! merge it with. A program that builds and drops thousands of them (nodes of B-trees, rows, messages) spends most of its time there.
-//! Only such a program gets spans: until a thread has [`MANY`] bytes of a class in use, its blocks come one by one, and memory that is free
-//! serves any size. Nor do other fallbacks than the system allocator see any of it: who names one may count on being asked for each block.
+//! Only such a program gets spans: until [`MANY`] bytes of a class came through one thread's cache, less what went back, its blocks come one by one,
+//! and memory that is free serves any size. Nor do other fallbacks than the system allocator see any of it: who names one may
+//! count on being asked for each block.
 //!
 //! A block is known by its address to lie in a span (`map`), so those of both kinds are freed and cached alike. Spans belong to
-//! no thread. Blocks in them count as given back to the fallback, in all counters; what is free in them is in
+//! no thread. One of which all blocks are free goes back to the system allocator, and of one that rests, pages of free blocks go back to the
+//! system. Blocks in them count as given back to the fallback, in all counters; what is free in them is in
 //! [`Memory`](crate::Memory).
 //!
 //! It does not know what a cache is, nor calls the fallback to get memory: that is `fallback`.
@@ -24,7 +26,7 @@ use crate::large_class::LargeClass;
 use crate::lock::Lock;
 use crate::mid_class::MIDS;
 use crate::visit::free_layout_to_registered;
-use alloc_core::Block;
+use alloc_core::{Block, PAGE_SIZE};
 use bin::{Bin, Emptied, Fault};
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
@@ -38,7 +40,8 @@ mod span;
 
 pub(crate) use span::SPAN_LAYOUT;
 
-/// Bytes of a class that a thread has in use when the class gets spans: so much that a span of which little is used does not weigh.
+/// When so many bytes of a class came through a thread's cache that did not go back through it, the class gets spans: so many that a span of
+/// which little is used does not weigh.
 pub(crate) const MANY: usize = 2 << 20;
 
 static BINS: [CachePadded<Lock<Bin>>; MIDS] =
@@ -157,12 +160,32 @@ pub(crate) fn drain() -> usize {
         .sum()
 }
 
+/// Gives pages of free blocks back to the system, those of spans to which no block came back since the last look but one, or of all if
+/// `at_once`. Returns bytes, and whether there are spans that may rest at the next look.
+pub(crate) fn purge(at_once: bool) -> (usize, bool) {
+    let (mut pages, mut waits) = (0, false);
+    for (_, bin) in bins() {
+        let mut left = bin.lock().partly_used();
+        loop {
+            let Some(resting) = bin.lock().take_resting(&mut left, at_once, &mut waits) else {
+                break;
+            };
+            let purged = resting.purge();
+            pages += purged;
+            let mut emptied = Emptied::none();
+            bin.lock().give_resting(&resting, purged, &mut emptied);
+            release(emptied);
+        }
+    }
+    (pages * PAGE_SIZE, waits)
+}
+
 /// Bytes free in spans.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Free {
-    /// In blocks that were handed out before.
+    /// In blocks that were handed out before, and whose pages were not given back to the system.
     pub(crate) touched: u64,
-    /// In no block yet, headers and ends of spans among them.
+    /// All else, headers and ends of spans among it.
     pub(crate) untouched: u64,
 }
 

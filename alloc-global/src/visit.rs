@@ -105,12 +105,16 @@ pub(crate) fn flush_others() -> usize {
     visit_others(|_| true, Visit::flush)
 }
 
-/// Gives back half of what lay untouched in the calling thread's cache since the last sweep. Nothing where it is in use:
-/// then the next tick tries again.
+/// Gives back half of what lay untouched in the calling thread's cache since the last sweep, and of arrays all of it: each block of a span
+/// holds all of it. Nothing where it is in use: then the next tick tries again.
 pub(crate) fn sweep(cache: &'static Cache, now: u64) {
-    if let Some(visit) = Visit::of_owner(cache) {
-        cache.set_swept_at(now);
-        visit.sweep();
+    let Some(visit) = Visit::of_owner(cache) else { return };
+    cache.set_swept_at(now);
+    visit.sweep();
+    drop(visit);
+    for bin in CacheBin::mids().filter(|bin| cache.mid_rests(*bin)) {
+        // SAFETY: the caller's own cache.
+        unsafe { cache.give_mid(bin, u32::MAX, false, |_, _| 0, free_mids_to_registered) };
     }
 }
 

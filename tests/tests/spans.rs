@@ -10,7 +10,7 @@ use std::ffi::c_void;
 use std::process::ExitCode;
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alloc_global::{PoolAlloc, memory, stats, thread_flush, trim};
 use tests::block::{Block, Process, layout};
@@ -48,6 +48,8 @@ fn main() -> ExitCode {
         Case::new("a_child_uses_and_frees_what_it_inherits", inherited).within(240),
         Case::new("forks_while_threads_work_leave_spans_whole", storm).within(240),
         Case::new("trim_gives_all_of_it_back", trims),
+        Case::new("pages_of_free_blocks_go_back_though_others_are_live", pages),
+        Case::new("what_arrays_hold_goes_back_after_a_rest", rested).within(240),
         Case::new(PURGED, || with_setting(PURGED, "POOLALLOC_PURGE_DELAY_MS", "50", purged)),
         Case::new(UNCACHED, || with_setting(UNCACHED, "POOLALLOC_FALLBACK_CACHE", "0", uncached)),
         Case::new(AT_ONCE, || with_setting(AT_ONCE, "POOLALLOC_PURGE_DELAY_MS", "0", all)),
@@ -442,6 +444,38 @@ fn goes_at_once() -> bool {
 fn purged() {
     // A thread that rests before it freed all of them keeps the others.
     assert!((0..10).any(|_| goes_at_once()), "empty spans are left every time");
+}
+
+/// What a thread's arrays hold of blocks in spans does not hold the spans for good, as long as the thread works.
+fn rested() {
+    let mut blocks = all_sizes();
+    shuffle(&mut blocks, 11);
+    drop(blocks);
+    let begin = Instant::now();
+    while memory().fallback_free > 0 {
+        // Small blocks, in and out of pools.
+        drop((0..1000).map(|tag| Block::new(64, 8, tag)).collect::<Vec<_>>());
+        assert!(begin.elapsed() < LIMIT, "{}", memory());
+    }
+}
+
+/// Pages between live blocks go back.
+fn pages() {
+    let mut blocks = many(1024);
+    let mut number = 0;
+    blocks.retain(|_| {
+        number += 1;
+        number % 100 == 0
+    });
+    let before = memory().fallback_free;
+    let bytes = trim();
+    assert!(bytes as u64 > before / 2, "{bytes} of {before}");
+    blocks.iter().for_each(Block::verify);
+    assert_eq!(trim(), 0, "once is enough");
+    blocks.extend(batch(1024));
+    blocks.iter().for_each(Block::verify);
+    drop(blocks);
+    settle();
 }
 
 fn uncached() {

@@ -236,6 +236,13 @@ impl Cache {
         Some((u64::from(head.len()), head.allocs.load(Relaxed), class))
     }
 
+    /// Whether a bin above 64 holds blocks and was not used since this was asked last.
+    pub(crate) fn mid_rests(&self, bin: CacheBin) -> bool {
+        let Some((len, allocs, class)) = self.mid_counts(bin) else { return false };
+        let Some(seen) = self.mid_seen.get(class.rank()) else { return false };
+        seen.replace((len, allocs)) == (len, allocs) && len > 0
+    }
+
     /// Forgets the capacities of bins above 64, which are empty.
     pub(super) fn forget_mids(&self) {
         for bin in CacheBin::mids() {
@@ -249,6 +256,28 @@ mod tests {
     use super::*;
     use core::alloc::Layout;
     use core::ptr::NonNull;
+
+    #[test]
+    fn a_bin_rests_if_neither_its_length_nor_what_it_handed_out_changed() {
+        let cache = Box::new(Cache::new());
+        let bin = CacheBin::of(Layout::from_size_align(4096, 8).unwrap()).unwrap();
+        let mut memory = vec![0_u128; 256];
+        assert!(!cache.mid_rests(bin) && !cache.mid_rests(bin), "nothing is in it");
+        // SAFETY: a cache that no thread has, so the caller's.
+        assert!(unsafe { cache.grow_mid(bin) });
+        // SAFETY: as above, and a block of the bin's size.
+        assert!(unsafe { cache.push(bin, NonNull::from(&mut memory[0]).cast()) });
+        assert!(!cache.mid_rests(bin), "a block came");
+        assert!(cache.mid_rests(bin) && cache.mid_rests(bin));
+        // SAFETY: as above.
+        let block = unsafe { cache.pop(bin) }.unwrap();
+        // SAFETY: as above.
+        assert!(unsafe { cache.push(bin, block) });
+        assert!(!cache.mid_rests(bin), "one went and came");
+        assert!(cache.mid_rests(bin));
+        // SAFETY: as above.
+        assert!(unsafe { cache.pop(bin) }.is_some());
+    }
 
     #[test]
     fn what_left_by_way_of_the_drain_is_not_live_in_the_cache_it_came_from() {

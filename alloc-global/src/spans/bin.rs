@@ -14,7 +14,7 @@
 //! It asks nobody for memory and takes no lock: who holds it exclusively, holds its spans' headers. What it does with an emptied pool, and
 //! why, is said in alloc-core's `bin`.
 
-use super::span::{self, Span};
+use super::span::{self, Free, Rest, Span};
 use crate::large_class::LargeClass;
 use alloc_core::{Block, KEEP_EMPTY, List};
 use core::mem::MaybeUninit;
@@ -48,6 +48,21 @@ impl Emptied {
     }
 }
 
+/// The free blocks of a span, out of it: nobody else has them, and the span stays as long as they are.
+pub(crate) struct Resting {
+    span: Span,
+    free: Free,
+    count: usize,
+}
+
+impl Resting {
+    /// Gives their pages back to the system. Returns how many.
+    pub(crate) fn purge(&self) -> usize {
+        // SAFETY: nobody else has them.
+        unsafe { self.span.purge(&self.free) }
+    }
+}
+
 /// A block that could not be taken back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Fault {
@@ -67,11 +82,10 @@ impl Bin {
         self.spans
     }
 
-    /// Bytes free in its spans: those in blocks that were handed out before, and all others.
+    /// Bytes free in its spans: those in blocks that were handed out before and not given back to the system, and all others.
     pub(crate) fn free_bytes(&self, class: LargeClass) -> (usize, usize) {
-        let spans = self.partial.iter().chain(self.full.iter());
-        let carved: usize = spans.map(Span::carved).sum();
-        ((carved - self.out) * class.size(), self.spans * span::BYTES - carved * class.size())
+        let touched = self.partial.iter().map(Span::touched_bytes).sum();
+        (touched, self.spans * span::BYTES - touched - self.out * class.size())
     }
 
     /// Takes blocks for the end of `out`, those with the lowest addresses of a span last. Returns how many.
@@ -121,6 +135,12 @@ impl Bin {
             return Err(Fault::DoubleFree(block));
         }
         self.out -= 1;
+        self.settle(span, was_full, emptied);
+        Ok(())
+    }
+
+    /// Puts a span where it belongs after blocks were given back to it.
+    fn settle(&mut self, span: Span, was_full: bool, emptied: &mut Emptied) {
         if was_full {
             self.full.remove(span);
             self.partial.push_back(span);
@@ -136,7 +156,51 @@ impl Bin {
                 emptied.0.push_back(span);
             }
         }
-        Ok(())
+    }
+
+    /// How many spans have a free block.
+    pub(crate) fn partly_used(&self) -> usize {
+        self.partial.iter().count()
+    }
+
+    /// Takes the free blocks out of the next span that rests, or of the next one if `at_once`. Looks at no more than `left` spans, which are
+    /// fewer then, and notes in `waits` whether one of them may rest at the next look.
+    pub(crate) fn take_resting(
+        &mut self,
+        left: &mut usize,
+        at_once: bool,
+        waits: &mut bool,
+    ) -> Option<Resting> {
+        while *left > 0 {
+            *left -= 1;
+            let span = self.partial.pop_front()?;
+            self.partial.push_back(span);
+            let rest = span.look();
+            *waits |= rest == Rest::Active && !at_once;
+            if rest == Rest::Purged || (rest == Rest::Active && !at_once) {
+                continue;
+            }
+            let was_empty = span.is_empty();
+            let (free, count) = span.take_free();
+            self.out += count;
+            self.empty -= usize::from(was_empty && count > 0);
+            if span.free() == 0 {
+                self.partial.remove(span);
+                self.full.push_front(span);
+            }
+            return Some(Resting { span, free, count });
+        }
+        None
+    }
+
+    /// Takes back what `take_resting` took out, of which so many pages were given back to the system.
+    pub(crate) fn give_resting(&mut self, resting: &Resting, pages: usize, emptied: &mut Emptied) {
+        let was_full = resting.span.free() == 0;
+        resting.span.give_free(&resting.free, pages);
+        self.out -= resting.count;
+        if resting.count > 0 || was_full {
+            self.settle(resting.span, was_full, emptied);
+        }
     }
 
     /// Takes out all empty spans.
@@ -182,6 +246,8 @@ mod tests {
     use super::*;
     use crate::mid_class::CacheBin;
     use crate::spans::SPAN_LAYOUT;
+    use crate::spans::span::capacity;
+    use alloc_core::PAGE_SIZE;
     use std::alloc::{GlobalAlloc, System};
     use std::collections::BTreeSet;
 
@@ -316,6 +382,80 @@ mod tests {
             assert_eq!(again, [first[5], first[7]]);
             assert_eq!(next[1], first[3]);
             assert!(next[0] > first[0], "not carved before");
+        }
+    }
+
+    /// Looks at all spans; gives back pages of those that rest, and how many; whether some may rest next time.
+    fn purge(case: &mut Case, at_once: bool) -> (usize, bool) {
+        let (mut left, mut pages, mut waits) = (case.bin.partly_used(), 0, false);
+        while let Some(resting) = case.bin.take_resting(&mut left, at_once, &mut waits) {
+            assert_eq!(case.bin.check(case.class), Ok(()), "while they are out");
+            let purged = resting.purge();
+            let mut emptied = Emptied::none();
+            case.bin.give_resting(&resting, purged, &mut emptied);
+            case.free(emptied);
+            case.check();
+            pages += purged;
+        }
+        (pages, waits)
+    }
+
+    #[test]
+    fn pages_of_free_blocks_go_back_where_a_span_rests_and_no_others() {
+        for class in classes() {
+            let mut case = Case::new(class);
+            case.add();
+            case.add();
+            let blocks = case.take(capacity(class) + 10);
+            for (number, block) in blocks.iter().enumerate() {
+                if number % 50 != 7 {
+                    case.give(*block);
+                }
+            }
+            let touched = case.bin.free_bytes(class).0;
+            assert_eq!(purge(&mut case, false), (0, true), "used just now");
+            let (pages, waits) = purge(&mut case, false);
+            assert!(pages * PAGE_SIZE > touched / 2 && !waits, "{pages} pages of {touched} bytes");
+            assert_eq!(case.bin.free_bytes(class).0, touched - pages * PAGE_SIZE);
+            for block in &case.out {
+                // SAFETY: out, so that its bytes are ours.
+                let bytes = unsafe { core::slice::from_raw_parts(block.as_ptr(), class.size()) };
+                assert!(bytes.iter().all(|byte| *byte == 0xA5), "a live block lost its bytes");
+            }
+            assert_eq!(purge(&mut case, false), (0, false), "not twice");
+            // Of the span that was filled first.
+            let block = blocks.iter().rev().find(|block| case.out.contains(block)).copied();
+            case.give(block.unwrap());
+            assert_eq!(purge(&mut case, false), (0, true), "it rests no more");
+            assert!(purge(&mut case, true).0 > 0);
+            let free = blocks.len() - case.out.len();
+            assert_eq!(case.take(free).len(), free);
+        }
+    }
+
+    #[test]
+    fn a_span_that_empties_while_its_free_blocks_are_out_leaves_when_they_are_back() {
+        for class in classes() {
+            let mut case = Case::new(class);
+            (0..=KEEP_EMPTY).for_each(|_| case.add());
+            let blocks = case.take(capacity(class) * (KEEP_EMPTY + 1));
+            let (last, others) = blocks.split_last().unwrap();
+            others.iter().for_each(|block| case.give(*block));
+            let (mut left, mut waits) = (case.bin.partly_used(), false);
+            let mut rest = Vec::new();
+            while let Some(resting) = case.bin.take_resting(&mut left, true, &mut waits) {
+                rest.push(resting);
+            }
+            assert!(case.out.remove(last));
+            assert_eq!(case.try_give(*last, class), Ok(()));
+            assert_eq!((case.emptied, case.bin.out > 0), (0, true));
+            for resting in &rest {
+                let mut emptied = Emptied::none();
+                case.bin.give_resting(resting, 0, &mut emptied);
+                case.free(emptied);
+                assert_eq!(case.bin.check(class), Ok(()));
+            }
+            assert_eq!((case.emptied, case.bin.spans()), (1, KEEP_EMPTY));
         }
     }
 

@@ -10,7 +10,7 @@
 //!
 //! header, 128 bytes, at 128 * (address / 256 KiB % 32) in its page: headers of neighbours share no cache set
 //!   0 next            8 prev            16 reciprocal (4)  20 size (2)   22 capacity (2)
-//!  24 free (2)       26 carved (2)      28 class (1)
+//!  24 free (2)       26 carved (2)      28 class (1), rest (1)                30 given_back (2)
 //!  32 memory
 //!  40 bits[7]: bit i of the whole is set if block i was carved and is free
 //! ```
@@ -24,11 +24,13 @@
 //! 2. `carved <= capacity`; bits at or beyond `carved` are clear.
 //! 3. `free` = number of bits set + `capacity - carved`; blocks out = `capacity - free`.
 //!
+//! 4. `given_back` is how many pages of free blocks went back to the system since a block came back last.
+//!
 //! Which span serves a request is not decided here, but in `bin`.
 
 use super::map;
 use crate::large_class::{LARGE_ALIGN, LargeClass};
-use alloc_core::{Block, Linked, PAGE_SIZE, block_index};
+use alloc_core::{Block, Linked, OsPages, PAGE_SIZE, PageSource, block_index};
 use core::alloc::Layout;
 use core::cell::Cell;
 use core::mem::{MaybeUninit, offset_of};
@@ -51,6 +53,9 @@ pub(crate) const SPAN_LAYOUT: Layout =
 
 /// Bytes that belong to a span.
 pub(crate) const BYTES: usize = SPAN_LAYOUT.size();
+
+/// Bytes that are given back together, at least: a system call each.
+pub(crate) const GRANULE: usize = 16 << 10;
 
 /// Where the blocks begin.
 const FIRST: usize = PAGE_SIZE;
@@ -76,6 +81,8 @@ pub(crate) struct Header {
     free: Cell<u16>,
     carved: Cell<u16>,
     class: Cell<u8>,
+    rest: Cell<Rest>,
+    given_back: Cell<u16>,
     memory: Cell<NonNull<u8>>,
     bits: [Cell<u64>; WORDS],
 }
@@ -83,9 +90,25 @@ pub(crate) struct Header {
 const _: () = assert!(offset_of!(Header, reciprocal) == 16);
 const _: () = assert!(offset_of!(Header, free) == 24);
 const _: () = assert!(offset_of!(Header, class) == 28);
+const _: () = assert!(offset_of!(Header, given_back) == 30);
 const _: () = assert!(offset_of!(Header, memory) == 32);
 const _: () = assert!(offset_of!(Header, bits) == 40);
 const _: () = assert!(size_of::<Header>() <= HEADER);
+
+/// Since when no block came back.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Rest {
+    /// One did since the last look.
+    Active,
+    /// None did since the last look.
+    Resting,
+    /// The same, and pages of free blocks were given back.
+    Purged,
+}
+
+/// Free blocks of a span, a bit for each: taken out of it all at once.
+pub(crate) type Free = [u64; WORDS];
 
 /// A handle to a span.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -120,7 +143,7 @@ const fn reciprocal(size: usize) -> u32 {
 }
 
 /// Blocks of a class that fit.
-const fn capacity(class: LargeClass) -> usize {
+pub(crate) const fn capacity(class: LargeClass) -> usize {
     (SPAN_SIZE - FIRST) / class.size()
 }
 
@@ -153,6 +176,8 @@ impl Span {
             free: Cell::new(capacity),
             carved: Cell::new(0),
             class: Cell::new(class.index() as u8),
+            rest: Cell::new(Rest::Active),
+            given_back: Cell::new(0),
             memory: Cell::new(memory),
             bits: [const { Cell::new(0) }; WORDS],
         };
@@ -210,9 +235,10 @@ impl Span {
         self.free.get() as usize
     }
 
-    /// Blocks that were ever handed out, or may have been.
-    pub(crate) fn carved(self) -> usize {
-        self.carved.get() as usize
+    /// Bytes free in blocks that were handed out before and not given back to the system since, as far as that is known.
+    pub(crate) fn touched_bytes(self) -> usize {
+        let free = (self.carved.get() as usize - self.out()) * self.size.get() as usize;
+        free.saturating_sub(self.given_back.get() as usize * PAGE_SIZE)
     }
 
     /// Blocks out of it.
@@ -266,7 +292,9 @@ impl Span {
     /// It lies in this span.
     #[inline(always)]
     pub(crate) unsafe fn give(self, block: Block) -> bool {
-        let offset = block.addr().get() - self.base().addr().get() - FIRST;
+        let offset = block.addr().get() - self.base().addr().get();
+        // In the first page there is none.
+        let Some(offset) = offset.checked_sub(FIRST) else { return false };
         let index = block_index(offset, self.reciprocal.get());
         // SAFETY: a block of this span has an index below its capacity.
         let word = unsafe { self.bits.get_unchecked(index / 64) };
@@ -276,7 +304,78 @@ impl Span {
         }
         word.set(word.get() | bit);
         self.free.set(self.free.get() + 1);
+        self.rest.set(Rest::Active);
+        self.given_back.set(0);
         true
+    }
+
+    /// Looks at it anew: whether blocks came back since the last look, and before that.
+    pub(crate) fn look(self) -> Rest {
+        let rest = self.rest.get();
+        if rest == Rest::Active {
+            self.rest.set(Rest::Resting);
+        }
+        rest
+    }
+
+    /// Takes all free blocks that were handed out before. Returns how many.
+    pub(crate) fn take_free(self) -> (Free, usize) {
+        let mut free = [0; WORDS];
+        let mut count = 0;
+        for (taken, word) in free.iter_mut().zip(&self.bits) {
+            *taken = word.replace(0);
+            count += taken.count_ones() as usize;
+        }
+        // At most `free` (3): the cast keeps the value.
+        self.free.set(self.free.get() - count as u16);
+        (free, count)
+    }
+
+    /// Takes back what `take_free` took, of which so many pages were given back to the system.
+    pub(crate) fn give_free(self, free: &Free, pages: usize) {
+        let mut count = 0;
+        for (given, word) in free.iter().zip(&self.bits) {
+            word.set(word.get() | given);
+            count += given.count_ones() as u16;
+        }
+        self.free.set(self.free.get() + count);
+        // Blocks that came back meanwhile are not among them, but their span rests no more.
+        if self.rest.get() != Rest::Active {
+            self.rest.set(Rest::Purged);
+            // At most 64: the cast keeps the value.
+            self.given_back.set(pages as u16);
+        }
+    }
+
+    /// Gives the pages of free blocks back to the system, as far as [`GRANULE`] or more of them lie together. Returns how many.
+    ///
+    /// # Safety
+    ///
+    /// The blocks are the caller's, who does not need what is in them.
+    pub(crate) unsafe fn purge(self, free: &Free) -> usize {
+        let size = self.size.get() as usize;
+        let is_free =
+            |index: usize| free.get(index / 64).is_some_and(|w| w >> (index % 64) & 1 == 1);
+        let (mut pages, mut index) = (0, 0);
+        while index < WORDS * 64 {
+            let begin = index;
+            while is_free(index) {
+                index += 1;
+            }
+            let start = (FIRST + begin * size).next_multiple_of(PAGE_SIZE);
+            let end = (FIRST + index * size) & !(PAGE_SIZE - 1);
+            index += 1;
+            if end < start + GRANULE {
+                continue;
+            }
+            // SAFETY: free blocks lie there: inside the span.
+            let first = unsafe { self.base().add(start) };
+            // SAFETY: the caller's promise; whole pages of memory that is ours. What they read as then is nobody's concern.
+            if unsafe { OsPages.purge(first, end - start) } {
+                pages += (end - start) / PAGE_SIZE;
+            }
+        }
+        pages
     }
 
     /// Verifies all invariants.
