@@ -10,7 +10,7 @@ use crate::large_class::LargeClass;
 use crate::latency::{self, Path};
 use crate::mid_class::CacheBin;
 use crate::prefetch::fetch;
-use crate::{depot, fallback, purge, spans, thread};
+use crate::{depot, fallback, purge, spans, thread, watch};
 use alloc_core::Block;
 use core::alloc::Layout;
 use core::mem::MaybeUninit;
@@ -115,6 +115,12 @@ pub(crate) fn sweep(cache: &'static Cache, now: u64) {
     for bin in CacheBin::mids().filter(|bin| cache.mid_rests(*bin)) {
         // SAFETY: the caller's own cache.
         unsafe { cache.give_mid(bin, u32::MAX, false, |_, _| 0, free_mids_to_registered) };
+    }
+    let Some(drain) = cache.watch.drain() else { return };
+    for bin in CacheBin::mids().filter(|bin| drain.mid_rests(*bin)) {
+        watch::restore_left_mid(cache, bin);
+        // SAFETY: the caller's too.
+        unsafe { drain.give_mid(bin, u32::MAX, false, |_, _| 0, free_mids_to_registered) };
     }
 }
 

@@ -47,6 +47,7 @@ mod switch;
 
 pub(crate) use large::{
     alloc_mid, large_alloc, large_free, large_resize, note_large_realloc, restore_left_large,
+    restore_left_mid,
 };
 pub(crate) use switch::{is_recording, is_watched, note_watched, rate, set_rate, set_seed};
 pub use switch::{start_sampling, start_tracing, stop_and_forget, stop_profiling};

@@ -69,10 +69,15 @@ impl Watch {
 
 /// As `restore_left`, for what the drain holds of the bins above 64.
 pub(crate) fn restore_left_large(cache: &Cache) {
-    let Some(drain) = cache.watch.drain.get() else { return };
+    CacheBin::mids().for_each(|bin| restore_left_mid(cache, bin));
+}
+
+/// The same for one bin.
+pub(crate) fn restore_left_mid(cache: &Cache, bin: CacheBin) {
     let left = &cache.watch.left_bytes;
-    for bin in CacheBin::mids() {
-        let Some((len, _, class)) = drain.mid_counts(bin) else { continue };
+    if let Some(drain) = cache.watch.drain.get()
+        && let Some((len, _, class)) = drain.mid_counts(bin)
+    {
         left.set(left.get().saturating_add(len * class.size() as u64));
         cache.hand_mids_over(drain, class, len);
     }
