@@ -1,7 +1,8 @@
 //! In which order things run, and what is kept of each. No unsafe here.
 //!
-//! A round is every workload on every contender, contenders in turn (A B C A B C ..), so that what
-//! disturbs the machine for a while disturbs neighbours alike. A cell that failed is not run again.
+//! A round is every workload on every contender, contenders in turn, so that what disturbs the machine for a while disturbs
+//! neighbours alike; and there and back (A B C, C B A, ..), so that none always comes after the same one: memory that one has
+//! given back is cheaper for the next. A cell that failed is not run again.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -27,7 +28,10 @@ pub(crate) fn measure(arguments: &Arguments, workers: &Workers) -> Runs {
         let round_start = Instant::now();
         round += 1;
         for (load, row) in loads.iter().zip(&mut runs) {
-            for (contender, cell) in contenders.iter().zip(row) {
+            for at in turn(round, contenders.len()) {
+                let (Some(contender), Some(cell)) = (contenders.get(at), row.get_mut(at)) else {
+                    continue;
+                };
                 if contender.lacks.contains(&load.name)
                     || cell.iter().any(|run| run.outcome.is_err())
                 {
@@ -51,6 +55,11 @@ pub(crate) fn measure(arguments: &Arguments, workers: &Workers) -> Runs {
     }
     progress.finish();
     runs
+}
+
+/// The order of `count` contenders in a round: back in every second one.
+fn turn(round: u32, count: usize) -> impl Iterator<Item = usize> {
+    (0..count).map(move |at| if round.is_multiple_of(2) { count - 1 - at } else { at })
 }
 
 fn most(rounds: Rounds) -> u32 {
@@ -138,6 +147,12 @@ mod tests {
         assert!(another(rounds, 0, Duration::ZERO, Duration::ZERO));
         assert!(another(rounds, 2, SECOND * 9999, SECOND * 4000));
         assert!(!another(rounds, 3, SECOND, SECOND));
+    }
+
+    #[test]
+    fn contenders_take_turns_there_and_back() {
+        let rounds = (1..=3).map(|round| turn(round, 3).collect::<Vec<_>>());
+        assert!(rounds.eq([vec![0, 1, 2], vec![2, 1, 0], vec![0, 1, 2]]));
     }
 
     #[test]
