@@ -59,6 +59,13 @@ pub(crate) fn note_pending(now: u64) {
     }
 }
 
+/// The same, without a look at the clock if other memory waits already.
+pub(crate) fn note_pending_now() {
+    if PENDING_SINCE.load(Relaxed) == 0 {
+        note_pending(now());
+    }
+}
+
 /// Notes that a thread caches so many bytes of the fallback's blocks; whether they are enough to wait for. Where free memory goes
 /// back at once they do not: they would never be used again.
 pub(crate) fn note_cached(bytes: usize, now: u64) -> bool {

@@ -33,8 +33,13 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     /// As for `GlobalAlloc::alloc`; `bin` is that of the layout, and this fallback is registered.
     pub(super) unsafe fn alloc_mid(&self, bin: CacheBin, layout: Layout, zeroed: bool) -> *mut u8 {
         let cache = thread::for_slow_alloc();
-        // SAFETY: the cache is this thread's.
-        if let Some(block) = cache.and_then(|cache| unsafe { take_kept(cache, bin) }) {
+        let found = cache.and_then(|cache| {
+            // SAFETY: the cache is this thread's.
+            let kept = unsafe { take_kept(cache, bin) };
+            // SAFETY: as above.
+            kept.or_else(|| unsafe { self.take_from_span(cache, bin) })
+        });
+        if let Some(block) = found {
             if zeroed {
                 // SAFETY: at least `size` bytes that are the caller's.
                 unsafe { block.write_bytes(0, layout.size()) };
@@ -44,17 +49,6 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         let asked = fallback_layout(layout);
         let listed = bin.mid_class().filter(|class| has_list(*class));
         let live = if listed.is_some() { make_way(cache, asked.size()) } else { 0 };
-        // SAFETY: the cache is this thread's.
-        if let Some(block) = cache.and_then(|cache| unsafe { self.take_from_span(cache, bin) }) {
-            if listed.is_some() {
-                note_fresh(listed, live.saturating_add(asked.size()));
-            }
-            if zeroed {
-                // SAFETY: at least `size` bytes that are the caller's.
-                unsafe { block.write_bytes(0, layout.size()) };
-            }
-            return block.as_ptr();
-        }
         // SAFETY: the size is at least that of the caller's layout, so not 0.
         let mut block = unsafe { self.ask(asked, zeroed) };
         if block.is_null() && make_room() {
@@ -84,6 +78,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         if !spans::are_there(class) && !cache.has_out(class, spans::MANY) {
             return None;
         }
+        let live = if has_list(class) { make_way(Some(cache), class.size()) } else { 0 };
         // None where the array was shut.
         let wanted = Cell::new(0);
         let take = |class: LargeClass, places: &mut [_]| {
@@ -100,6 +95,9 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             if !more {
                 return None;
             }
+        }
+        if has_list(class) {
+            note_fresh(Some(class), live.saturating_add(class.size()));
         }
         // SAFETY: the cache is this thread's.
         unsafe { cache.pop(bin) }
