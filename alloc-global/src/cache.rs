@@ -124,6 +124,8 @@ pub(crate) struct Counters {
     pub(crate) mid_out: [AtomicU64; MIDS],
     /// The bytes of those that may come to lie in a list, wrapping.
     listed_out: AtomicU64,
+    /// What this thread had in use when that was last found to be less than nothing, wrapping: it freed what others allocated.
+    written_off: AtomicU64,
     /// Blocks of these bins that went to the drain (`watch`), which counts them.
     drained: AtomicU64,
 }
@@ -141,6 +143,7 @@ impl Counters {
             fallback_bytes_out: AtomicU64::new(0),
             mid_out: [const { AtomicU64::new(0) }; MIDS],
             listed_out: AtomicU64::new(0),
+            written_off: AtomicU64::new(0),
             drained: AtomicU64::new(0),
         }
     }

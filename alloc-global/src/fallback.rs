@@ -311,7 +311,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         {
             self.teach();
             cache.tick();
-            let live = cache.fallback_live().saturating_sub(layout.size());
+            let live = cache.own_fallback_live().saturating_sub(layout.size());
             ask_room(cache, live, layout.size());
             // SAFETY: the caller's contract: not null.
             let kept = unsafe { NonNull::new_unchecked(block) };

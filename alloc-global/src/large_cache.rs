@@ -71,7 +71,7 @@ pub(crate) struct LargeCache {
     /// The most bytes that may be granted.
     limit: Cell<usize>,
     /// The most bytes that may be held now (4).
-    room: Cell<usize>,
+    room: AtomicUsize,
     /// Atomic because other threads read it for statistics.
     held: AtomicUsize,
     /// Which classes have blocks (3).
@@ -93,7 +93,7 @@ impl LargeCache {
         LargeCache {
             turn: Turn::new(),
             limit: Cell::new(0),
-            room: Cell::new(0),
+            room: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             filled: [const { Cell::new(0) }; LARGE_CLASSES / LARGE_SIZES],
             peak: Cell::new(0),
@@ -113,6 +113,11 @@ impl LargeCache {
     pub(crate) fn cached(&self) -> usize {
         // Relaxed, here and below: one writer at a time; readers want a recent value, no order.
         self.held.load(Relaxed)
+    }
+
+    /// Bytes that lie in it, or may come to lie there without anybody looking at the clock, but for a step.
+    pub(crate) fn granted(&self) -> usize {
+        self.cached().max(self.room.load(Relaxed).saturating_sub(STEP))
     }
 
     /// Sets the most bytes that may be granted from now on.
@@ -148,7 +153,7 @@ impl LargeCache {
         let bin = self.bin(class);
         let held = self.held.load(Relaxed) + class.size();
         let len = bin.len.get();
-        if held > self.room.get() || len >= bin.most.get() {
+        if held > self.room.load(Relaxed) || len >= bin.most.get() {
             return false;
         }
         let next = bin.head.replace(Some(block));
@@ -172,7 +177,7 @@ impl LargeCache {
     pub(crate) fn room(&self, class: LargeClass, live: usize) -> usize {
         let bin = self.bin(class);
         let left = bin.most.get().saturating_sub(bin.len.get()) as usize;
-        let bytes = self.room.get().min(self.bound().saturating_sub(live));
+        let bytes = self.room.load(Relaxed).min(self.bound().saturating_sub(live));
         left.min(bytes.saturating_sub(self.cached()) / class.size())
     }
 
@@ -193,12 +198,12 @@ impl LargeCache {
         } else {
             bound.saturating_sub(live)
         };
-        self.room.set(room.min(self.limit.get()));
+        self.room.store(room.min(self.limit.get()), Relaxed);
     }
 
     /// Takes back what was granted beyond a step, after blocks were taken out: somebody is to look at the clock again before as many lie there.
     pub(crate) fn tighten(&self) {
-        self.room.set(self.room.get().min(self.cached() + STEP));
+        self.room.store(self.room.load(Relaxed).min(self.cached() + STEP), Relaxed);
     }
 
     /// Blocks of a class in it.
@@ -233,7 +238,7 @@ impl LargeCache {
     /// Forgets what the thread that leaves was granted. What is still there stays.
     pub(crate) fn forget(&self) {
         self.bins.iter().for_each(|bin| bin.most.set(0));
-        self.room.set(0);
+        self.room.store(0, Relaxed);
         self.peak.set(0);
     }
 
@@ -421,6 +426,12 @@ mod tests {
         while cache.pop(large).is_some() {}
         cache.tighten();
         assert_eq!(fill(0), STEP / large.size());
+        assert_eq!(cache.granted(), STEP, "what lies there");
+        cache.grant(live(16), large.size());
+        while cache.pop(large).is_some() {}
+        assert!(cache.granted() > STEP, "what may come to lie there unseen");
+        cache.tighten();
+        assert_eq!(cache.granted(), 0);
         check(&cache);
     }
 

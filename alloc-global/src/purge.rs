@@ -152,7 +152,7 @@ fn run(now: u64, delay: u64) -> usize {
     spans::drain();
     let (bytes_of_spans, spans_wait) = spans::purge(delay == 0);
     let waits =
-        spans_wait | shared::is_purgeable() | (depot::bytes() > 0) | (visit::cached() >= TOO_FEW);
+        spans_wait | shared::is_purgeable() | (depot::bytes() > 0) | (visit::granted() >= TOO_FEW);
     if release_freed(old) | waits {
         note_pending(now);
     }

@@ -164,7 +164,7 @@ pub(crate) fn drain() -> usize {
 /// `at_once`. Returns bytes, and whether there are spans that may rest at the next look.
 pub(crate) fn purge(at_once: bool) -> (usize, bool) {
     let (mut pages, mut waits) = (0, false);
-    for (_, bin) in bins() {
+    for (class, bin) in bins() {
         let mut left = bin.lock().partly_used();
         loop {
             let Some(resting) = bin.lock().take_resting(&mut left, at_once, &mut waits) else {
@@ -173,7 +173,10 @@ pub(crate) fn purge(at_once: bool) -> (usize, bool) {
             let purged = resting.purge();
             pages += purged;
             let mut emptied = Emptied::none();
-            bin.lock().give_resting(&resting, purged, &mut emptied);
+            let result = bin.lock().give_resting(&resting, purged, &mut emptied);
+            if let Err(fault) = result {
+                end(fault, class);
+            }
             release(emptied);
         }
     }

@@ -102,7 +102,7 @@ pub(crate) fn retire(cache: &'static Cache) {
 
 /// Gives back what other threads' caches hold, as far as they are not in use right now.
 pub(crate) fn flush_others() -> usize {
-    visit_others(|_| true, Visit::flush)
+    visit_others(|cache| cache.large.cached() > 0, Visit::flush)
 }
 
 /// Gives back half of what lay untouched in the calling thread's cache since the last sweep, and of arrays all of it: each block of a span
@@ -127,7 +127,13 @@ pub(crate) fn sweep(cache: &'static Cache, now: u64) {
 /// Gives back what lies in the calling thread's cache if it was not touched for so long, and sweeps those of others. Returns bytes.
 pub(crate) fn sweep_resting(now: u64, delay_ms: u64) -> usize {
     let own = thread::attached().and_then(Visit::of_owner);
-    let bytes = own.filter(|visit| visit.rests(now, delay_ms)).map_or(0, |visit| visit.flush());
+    let bytes = own.map_or(0, |visit| match visit.rests(now, delay_ms) {
+        true => visit.flush(),
+        false => {
+            visit.cache.large.tighten();
+            0
+        }
+    });
     bytes + sweep_others(now, 2 * thread::SWEEP_MS)
 }
 
@@ -141,17 +147,17 @@ pub(crate) fn sweep_others(now: u64, idle_ms: u64) -> usize {
     })
 }
 
-/// Bytes of blocks above 512 bytes that all threads cache, but for those in arrays.
-pub(crate) fn cached() -> usize {
+/// Bytes of blocks above 512 bytes that all threads cache or may come to cache unseen, but for those in arrays.
+pub(crate) fn granted() -> usize {
     let mut bytes = 0;
-    thread::for_each_cache(|cache| bytes += cache.large.cached());
+    thread::for_each_cache(|cache| bytes += cache.large.granted());
     bytes
 }
 
 fn visit_others(is_due: impl Fn(&Cache) -> bool, mut f: impl FnMut(&Visit) -> usize) -> usize {
     let mut bytes = 0;
     thread::for_each_cache(|cache| {
-        if cache.large.cached() > 0 && is_due(cache) {
+        if cache.large.granted() > 0 && is_due(cache) {
             bytes += Visit::of_another(cache).map_or(0, |visit| f(&visit));
         }
     });

@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         Case::new("the_parts_sum_to_what_is_mapped_while_threads_work", under_load),
         Case::new("large_blocks_are_cached_and_counted_and_flushed", large),
         Case::new("what_was_freed_to_the_fallback_goes_back_after_a_rest", fallback_rest),
+        Case::new("what_a_thread_may_cache_unseen_is_due_to_go_back", unseen).within(240),
         Case::new("trim_flushes_the_large_blocks_of_idle_threads", idle_threads),
         Case::new("allocations_of_threads_without_a_cache_are_counted_and_rare", orphans),
         Case::new("threads_without_a_cache_leave_the_peak_as_it_was", orphan_frees),
@@ -161,6 +162,26 @@ fn large() {
     assert!((100_000..=125_000).contains(&freed.fallback_cached), "{freed}");
     thread_flush();
     assert_eq!(reading().fallback_cached, 0);
+}
+
+/// Frees that find room ask nobody; still somebody must see that there is something to give back.
+fn unseen() {
+    drop(Block::new(20 << 20, 8, 1));
+    let freed = reading();
+    assert!(freed.fallback_cached >= 20 << 20 && freed.due_in_ms.is_some(), "one\n{freed}");
+    let held = blocks(20, 5 << 19);
+    drop(held);
+    let held = blocks(20, 5 << 19);
+    // In use for longer than the delay, so that nothing waits any more.
+    let begin = Instant::now();
+    while reading().due_in_ms.is_some() {
+        drop(blocks(200, 64));
+        thread::sleep(Duration::from_millis(10));
+        assert!(begin.elapsed() < Duration::from_secs(60), "{}", reading());
+    }
+    drop(held);
+    let freed = reading();
+    assert!(freed.fallback_cached >= 40 << 20 && freed.due_in_ms.is_some(), "many\n{freed}");
 }
 
 fn idle_threads() {

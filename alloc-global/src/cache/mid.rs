@@ -204,17 +204,31 @@ impl Cache {
     /// Bytes of the fallback's blocks that may come to lie in a list, which this thread allocated and did not free; what it freed for
     /// others makes up for none.
     pub(crate) fn fallback_live(&self) -> usize {
+        usize::try_from(self.fallback_net()).unwrap_or(0)
+    }
+
+    /// The same for the owner, who begins at nothing again where it freed more than it allocated.
+    pub(crate) fn own_fallback_live(&self) -> usize {
+        let net = self.fallback_net();
+        if net < 0 {
+            bump(&self.counters.written_off, net.cast_unsigned());
+        }
+        usize::try_from(net).unwrap_or(0)
+    }
+
+    fn fallback_net(&self) -> i64 {
         let counters = &self.counters;
         // Relaxed, all of them: this thread's own, or nobody's.
         let mut live = counters
             .fallback_bytes_in
             .load(Relaxed)
             .wrapping_sub(counters.fallback_bytes_out.load(Relaxed))
-            .wrapping_add(counters.listed_out.load(Relaxed));
+            .wrapping_add(counters.listed_out.load(Relaxed))
+            .wrapping_sub(counters.written_off.load(Relaxed));
         for (bin, size) in CacheBin::LISTED {
             live = live.wrapping_sub(u64::from(self.head(bin).len()) * size as u64);
         }
-        usize::try_from(live.cast_signed()).unwrap_or(0)
+        live.cast_signed()
     }
 
     /// How many of the fallback's blocks this thread was handed, wrapping: by the cache of large ones, and by arrays, the drain's among them.
@@ -256,6 +270,19 @@ mod tests {
     use super::*;
     use core::alloc::Layout;
     use core::ptr::NonNull;
+
+    #[test]
+    fn what_was_freed_for_others_does_not_hide_what_is_allocated_later() {
+        let cache = Box::new(Cache::new());
+        let (bytes_in, bytes_out) =
+            (&cache.counters.fallback_bytes_in, &cache.counters.fallback_bytes_out);
+        bump(bytes_in, 1000);
+        assert_eq!((cache.fallback_live(), cache.own_fallback_live()), (1000, 1000));
+        bump(bytes_out, 1_000_000);
+        assert_eq!((cache.fallback_live(), cache.own_fallback_live()), (0, 0));
+        bump(bytes_in, 500);
+        assert_eq!((cache.fallback_live(), cache.own_fallback_live()), (500, 500));
+    }
 
     #[test]
     fn a_bin_rests_if_neither_its_length_nor_what_it_handed_out_changed() {

@@ -20,7 +20,7 @@ const LOOK: u64 = 64;
 /// Lets a thread's cache make way for bytes that come fresh from the fallback. Returns what is in use without them.
 pub(super) fn make_way(cache: Option<&'static Cache>, bytes: usize) -> usize {
     let Some(visit) = cache.and_then(Visit::of_owner) else { return 0 };
-    let live = visit.cache.fallback_live();
+    let live = visit.cache.own_fallback_live();
     visit.shrink(live.saturating_add(bytes));
     live
 }
@@ -36,7 +36,8 @@ pub(super) fn ask_room(cache: &'static Cache, live: usize, size: usize) {
         large.grant(live, size);
         large.noted.set((now, cache.fallback_taken()));
     }
-    if purge::note_cached(cache.large.cached(), now) {
+    // With the block that is about to be put in: the next ones may find room without a question.
+    if purge::note_cached(cache.large.cached() + size, now) {
         thread::look_for_due(now);
     }
 }

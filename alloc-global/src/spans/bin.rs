@@ -182,8 +182,12 @@ impl Bin {
             }
             let was_empty = span.is_empty();
             let (free, count) = span.take_free();
+            // Nothing that would keep the span meanwhile, and no page to give back.
+            if count == 0 {
+                continue;
+            }
             self.out += count;
-            self.empty -= usize::from(was_empty && count > 0);
+            self.empty -= usize::from(was_empty);
             if span.free() == 0 {
                 self.partial.remove(span);
                 self.full.push_front(span);
@@ -194,13 +198,19 @@ impl Bin {
     }
 
     /// Takes back what `take_resting` took out, of which so many pages were given back to the system.
-    pub(crate) fn give_resting(&mut self, resting: &Resting, pages: usize, emptied: &mut Emptied) {
+    pub(crate) fn give_resting(
+        &mut self,
+        resting: &Resting,
+        pages: usize,
+        emptied: &mut Emptied,
+    ) -> Result<(), Fault> {
         let was_full = resting.span.free() == 0;
-        resting.span.give_free(&resting.free, pages);
-        self.out -= resting.count;
-        if resting.count > 0 || was_full {
-            self.settle(resting.span, was_full, emptied);
+        if let Some(block) = resting.span.give_free(&resting.free, pages) {
+            return Err(Fault::DoubleFree(block));
         }
+        self.out -= resting.count;
+        self.settle(resting.span, was_full, emptied);
+        Ok(())
     }
 
     /// Takes out all empty spans.
@@ -392,7 +402,7 @@ mod tests {
             assert_eq!(case.bin.check(case.class), Ok(()), "while they are out");
             let purged = resting.purge();
             let mut emptied = Emptied::none();
-            case.bin.give_resting(&resting, purged, &mut emptied);
+            assert_eq!(case.bin.give_resting(&resting, purged, &mut emptied), Ok(()));
             case.free(emptied);
             case.check();
             pages += purged;
@@ -451,11 +461,46 @@ mod tests {
             assert_eq!((case.emptied, case.bin.out > 0), (0, true));
             for resting in &rest {
                 let mut emptied = Emptied::none();
-                case.bin.give_resting(resting, 0, &mut emptied);
+                assert_eq!(case.bin.give_resting(resting, 0, &mut emptied), Ok(()));
                 case.free(emptied);
                 assert_eq!(case.bin.check(class), Ok(()));
             }
             assert_eq!((case.emptied, case.bin.spans()), (1, KEEP_EMPTY));
+        }
+    }
+
+    #[test]
+    fn a_span_without_a_freed_block_is_left_alone_however_long_it_rests() {
+        for class in classes() {
+            let mut case = Case::new(class);
+            case.add();
+            case.take(3);
+            for _ in 0..3 {
+                let (mut left, mut waits) = (case.bin.partly_used(), false);
+                assert!(case.bin.take_resting(&mut left, true, &mut waits).is_none());
+            }
+            let rest = case.take(capacity(class));
+            assert_eq!(rest.len(), capacity(class) - 3);
+            case.check();
+        }
+    }
+
+    #[test]
+    fn a_block_freed_twice_is_seen_though_its_span_rests() {
+        for class in classes() {
+            let mut case = Case::new(class);
+            case.add();
+            let blocks = case.take(9);
+            case.give(blocks[4]);
+            let (mut left, mut waits) = (1, false);
+            let resting = case.bin.take_resting(&mut left, true, &mut waits).unwrap();
+            assert_eq!(case.try_give(blocks[4], class), Ok(()), "not seen yet");
+            let mut emptied = Emptied::none();
+            let result = case.bin.give_resting(&resting, 0, &mut emptied);
+            assert_eq!(result, Err(Fault::DoubleFree(blocks[4])));
+            // What it is after that does not matter: the process ends.
+            core::mem::take(&mut case.out);
+            core::mem::forget(case);
         }
     }
 

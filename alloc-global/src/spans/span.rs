@@ -331,12 +331,19 @@ impl Span {
         (free, count)
     }
 
-    /// Takes back what `take_free` took, of which so many pages were given back to the system.
-    pub(crate) fn give_free(self, free: &Free, pages: usize) {
-        let mut count = 0;
-        for (given, word) in free.iter().zip(&self.bits) {
+    /// Takes back what `take_free` took, of which so many pages were given back to the system. A block of it that came back meanwhile, a
+    /// second time that is, is returned.
+    pub(crate) fn give_free(self, free: &Free, pages: usize) -> Option<Block> {
+        let (mut count, mut twice) = (0, None);
+        for (number, (given, word)) in free.iter().zip(&self.bits).enumerate() {
+            let both = given & word.get();
             word.set(word.get() | given);
-            count += given.count_ones() as u16;
+            count += (given & !both).count_ones() as u16;
+            if both != 0 {
+                let index = number * 64 + both.trailing_zeros() as usize;
+                // SAFETY: a carved block (2): inside the span.
+                twice = Some(unsafe { self.base().add(FIRST + index * self.size.get() as usize) });
+            }
         }
         self.free.set(self.free.get() + count);
         // Blocks that came back meanwhile are not among them, but their span rests no more.
@@ -345,6 +352,7 @@ impl Span {
             // At most 64: the cast keeps the value.
             self.given_back.set(pages as u16);
         }
+        twice
     }
 
     /// Gives the pages of free blocks back to the system, as far as [`GRANULE`] or more of them lie together. Returns how many.
