@@ -7,6 +7,8 @@
 //! The line is put together in a buffer on the stack and written with one `write`: nothing here
 //! allocates, formats through `core::fmt` or panics. The wording is stable: tests and users match it.
 
+use core::ptr::NonNull;
+
 /// Bytes of a line, without its line feed.
 const MOST: usize = 255;
 
@@ -74,6 +76,28 @@ impl Line {
         }
         // SAFETY: `len` bytes of the buffer; `write` only reads them.
         unsafe { libc::write(libc::STDERR_FILENO, self.bytes.as_ptr().cast(), self.len) };
+    }
+
+    /// Ends the process: a block of `size` bytes was freed a second time.
+    pub(crate) fn double_free(block: NonNull<u8>, size: usize) -> ! {
+        Line::new()
+            .text("double free: block ")
+            .address(block.addr().get())
+            .text(" size ")
+            .number(size)
+            .abort()
+    }
+
+    /// Ends the process: a block of `actual` bytes was freed as one of `size`.
+    pub(crate) fn wrong_layout(block: NonNull<u8>, actual: usize, size: usize) -> ! {
+        Line::new()
+            .text("free with another layout: block ")
+            .address(block.addr().get())
+            .text(" of size ")
+            .number(actual)
+            .text(" size ")
+            .number(size)
+            .abort()
     }
 
     /// Writes the line and aborts the process.

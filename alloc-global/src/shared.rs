@@ -291,19 +291,18 @@ pub(crate) fn is_purgeable() -> bool {
 /// Ends the process: `GlobalAlloc`'s contract was broken.
 #[cold]
 fn fault(fault: Fault, class: SizeClass) {
-    let line = Line::new();
-    let line = match fault {
-        Fault::DoubleFree(block) => line.text("double free: block ").address(block.addr().get()),
-        Fault::NotABlock(block) => {
-            line.text("free of what is no block: ").address(block.addr().get())
-        }
-        Fault::WrongClass(block, actual) => line
-            .text("free with another layout: block ")
+    match fault {
+        Fault::DoubleFree(block) => Line::double_free(block, class.size()),
+        Fault::NotABlock(block) => Line::new()
+            .text("free of what is no block: ")
             .address(block.addr().get())
-            .text(" of size ")
-            .number(actual.map_or(0, SizeClass::size)),
-    };
-    line.text(" size ").number(class.size()).abort()
+            .text(" size ")
+            .number(class.size())
+            .abort(),
+        Fault::WrongClass(block, actual) => {
+            Line::wrong_layout(block, actual.map_or(0, SizeClass::size), class.size())
+        }
+    }
 }
 
 /// Blocks out of the pools of `class`, over all heaps: in programs' hands, in caches, and in the depot.

@@ -211,16 +211,12 @@ pub(crate) fn check() -> Result<(), &'static str> {
 /// Ends the process: `GlobalAlloc`'s contract was broken.
 #[cold]
 fn end(fault: Fault, class: LargeClass) {
-    let line = Line::new();
-    let line = match fault {
-        Fault::DoubleFree(block) => line.text("double free: block ").address(block.addr().get()),
-        Fault::WrongClass(block, actual) => line
-            .text("free with another layout: block ")
-            .address(block.addr().get())
-            .text(" of size ")
-            .number(actual.map_or(0, LargeClass::size)),
-    };
-    line.text(" size ").number(class.size()).abort()
+    match fault {
+        Fault::DoubleFree(block) => Line::double_free(block, class.size()),
+        Fault::WrongClass(block, actual) => {
+            Line::wrong_layout(block, actual.map_or(0, LargeClass::size), class.size())
+        }
+    }
 }
 
 /// Takes every lock in one order; see `fork`.

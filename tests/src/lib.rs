@@ -15,6 +15,11 @@
 //!
 //! What they do not do: look inside the allocator. Everything here goes through its public face.
 
+use std::sync::Arc;
+use std::thread;
+
+use alloc_global::Stats;
+
 pub mod block;
 pub mod cases;
 pub mod heap;
@@ -29,6 +34,33 @@ pub mod raw_thread;
 /// The first that does not hold, in words.
 pub fn invariants() -> Result<(), String> {
     alloc_global::check().map_err(|violation| violation.to_string())
+}
+
+/// What was allocated between two readings was freed.
+///
+/// # Panics
+/// If it was not.
+pub fn assert_nothing_left(before: Stats, after: Stats) {
+    assert_eq!(after.live_blocks, before.live_blocks, "live blocks\n{after}");
+    assert_eq!(after.live_bytes, before.live_bytes, "live bytes\n{after}");
+    assert_eq!(after.fallback_live_blocks, before.fallback_live_blocks, "fallback\n{after}");
+    assert_eq!(after.fallback_live_bytes, before.fallback_live_bytes, "fallback\n{after}");
+    let done = after - before;
+    assert_eq!(done.allocs, done.deallocs, "{done}");
+}
+
+/// Runs `body` in so many threads, until their destructors have run.
+///
+/// # Panics
+/// If one of them did.
+pub fn run(threads: u64, body: impl Fn(u64) + Send + Sync + 'static) {
+    let body = Arc::new(body);
+    let start = |seed| {
+        let body = Arc::clone(&body);
+        thread::spawn(move || body(seed))
+    };
+    let threads: Vec<_> = (0..threads).map(start).collect();
+    threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
 }
 
 /// The helpers' own tests run on it too.

@@ -14,8 +14,8 @@ use std::time::Duration;
 use alloc_global::{PoolAlloc, stats, thread_flush, trim};
 use tests::block::Block;
 use tests::cases::{self, Case};
-use tests::invariants;
 use tests::ledger::{Ledger, Shared};
+use tests::{invariants, run};
 
 #[global_allocator]
 static ALLOC: PoolAlloc<Shared> = PoolAlloc::with_fallback(Shared(&LEDGER));
@@ -57,17 +57,6 @@ fn pass(batches: usize) {
     receiver.into_iter().for_each(drop);
     // Joined, not only scoped: its destructors have run then.
     producer.join().expect("no panic");
-}
-
-/// Runs `body` in so many threads, until their destructors have run.
-fn run(threads: u64, body: impl Fn(u64) + Send + Sync + 'static) {
-    let body = Arc::new(body);
-    let start = |seed| {
-        let body = Arc::clone(&body);
-        thread::spawn(move || body(seed))
-    };
-    let threads: Vec<_> = (0..threads).map(start).collect();
-    threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
 }
 
 /// The fallback made no complaint, and has out what the program holds and no more.

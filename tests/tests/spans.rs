@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use alloc_global::{PoolAlloc, memory, stats, thread_flush, trim};
 use tests::block::{Block, Process, layout};
 use tests::cases::{self, Case, with_setting};
-use tests::invariants;
 use tests::process::{Ended, fork};
 use tests::raw_thread::{self, Key, ROUNDS};
+use tests::{assert_nothing_left, invariants, run};
 
 #[global_allocator]
 static ALLOC: PoolAlloc = PoolAlloc::new();
@@ -109,13 +109,7 @@ fn leaves_nothing(body: fn()) {
     trim();
     let before = stats();
     body();
-    let after = stats();
-    assert_eq!(after.live_blocks, before.live_blocks, "live blocks\n{after}");
-    assert_eq!(after.live_bytes, before.live_bytes, "live bytes\n{after}");
-    assert_eq!(after.fallback_live_blocks, before.fallback_live_blocks, "fallback\n{after}");
-    assert_eq!(after.fallback_live_bytes, before.fallback_live_bytes, "fallback\n{after}");
-    let done = after - before;
-    assert_eq!(done.allocs, done.deallocs, "{done}");
+    assert_nothing_left(before, stats());
     settle();
 }
 
@@ -232,17 +226,6 @@ fn zeroed() {
             thread_flush();
         }
     }
-}
-
-/// Runs `body` in so many threads, until their destructors have run.
-fn run(threads: u64, body: impl Fn(u64) + Send + Sync + 'static) {
-    let body = Arc::new(body);
-    let start = |seed| {
-        let body = Arc::clone(&body);
-        thread::spawn(move || body(seed))
-    };
-    let threads: Vec<_> = (0..threads).map(start).collect();
-    threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
 }
 
 fn handed_on() {

@@ -15,7 +15,7 @@ use alloc_global::{PoolAlloc, memory, stats, trim};
 use tests::block::Block;
 use tests::cases::{self, Case};
 use tests::process::resident;
-use tests::{invariants, raw_thread};
+use tests::{assert_nothing_left, invariants, raw_thread};
 
 #[global_allocator]
 static ALLOC: PoolAlloc = PoolAlloc::new();
@@ -60,12 +60,7 @@ fn leaves_nothing(body: impl Fn()) {
     body();
     let before = stats();
     body();
-    let after = stats();
-    assert_eq!(after.live_blocks, before.live_blocks, "live blocks\n{after}");
-    assert_eq!(after.live_bytes, before.live_bytes, "live bytes\n{after}");
-    assert_eq!(after.fallback_live_blocks, before.fallback_live_blocks, "fallback\n{after}");
-    let done = after - before;
-    assert_eq!(done.allocs, done.deallocs, "{done}");
+    assert_nothing_left(before, stats());
     invariants().expect("invariants");
 }
 
