@@ -16,6 +16,7 @@
 //!
 //! Nothing here holds a lock while the fallback runs.
 
+use crate::cache::Cache;
 use crate::config;
 use crate::large_class::{LARGE_ALIGN, LargeClass, fallback_layout};
 use crate::latency::{self, Path};
@@ -26,7 +27,7 @@ use alloc_core::{Block, CLASSES};
 use core::alloc::{GlobalAlloc, Layout};
 use core::any::TypeId;
 use core::ptr::{self, NonNull, null_mut};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::alloc::System;
 
 use kept::{
@@ -44,8 +45,9 @@ const MOVES_PAGES: usize = 128 << 10;
 /// From this size on, in bytes, zeroed memory is left to the fallback: the system has it at hand.
 const ZERO_AT_HAND: usize = 1 << 20;
 
-/// The block that `teach` frees, in bytes: with its header and rounded to pages within the largest that glibc learns from.
-const LESSON: usize = (32 << 20) - (64 << 10);
+/// Above this, in bytes, glibc's blocks are not cached: it makes one of the free ones side by side, so that the memory that was used last
+/// serves other sizes too. The call costs little beside what it takes to fill such a block (docs/measurements.md).
+const LEFT_TO_GLIBC: usize = 1 << 20;
 
 /// A fallback whose type is forgotten.
 pub(crate) struct Registration {
@@ -114,6 +116,14 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     #[inline]
     fn is_system() -> bool {
         TypeId::of::<F>() == TypeId::of::<System>()
+    }
+
+    /// The class of whose blocks a thread or the depot may keep some.
+    #[inline]
+    fn kept_class(layout: Layout) -> Option<LargeClass> {
+        let class = LargeClass::of(layout)?;
+        let left = class.size() > LEFT_TO_GLIBC && glibc_heap::holds(class.size());
+        if left && Self::is_system() { None } else { Some(class) }
     }
 
     /// The most steps of 8 bytes for which the bins of thread caches may be used.
@@ -201,7 +211,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             // SAFETY: the caller's promise.
             return unsafe { self.alloc_mid(bin, layout, zeroed) };
         }
-        if let Some(class) = LargeClass::of(layout)
+        if let Some(class) = Self::kept_class(layout)
             && self.is_registered()
             && !(zeroed && class.size() >= ZERO_AT_HAND)
             && let Some(block) = take_kept(class, layout.size())
@@ -240,7 +250,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             thread::count(|c| &c.fallback_allocs, 1);
             thread::count(|c| &c.fallback_bytes_in, layout.size() as u64);
             thread::note_bytes(asked.size().cast_signed());
-            note_fresh(LargeClass::of(layout), live.saturating_add(layout.size()));
+            note_fresh(Self::kept_class(layout), live.saturating_add(layout.size()));
         }
         block
     }
@@ -306,19 +316,13 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     #[cold]
     #[inline(never)]
     unsafe fn dealloc_full(&self, block: *mut u8, layout: Layout) {
-        if let (Some(class), Some(cache), true) =
-            (LargeClass::of(layout), thread::attached(), self.is_registered())
-        {
-            self.teach();
+        if let (Some(cache), true) = (thread::attached(), self.is_registered()) {
+            Self::teach();
             cache.tick();
-            let live = cache.own_fallback_live().saturating_sub(layout.size());
-            ask_room(cache, live, layout.size());
             // SAFETY: the caller's contract: not null.
             let kept = unsafe { NonNull::new_unchecked(block) };
-            // SAFETY: the caller's contract: of that class, and given up. This fallback is registered.
-            if unsafe { push(class, kept, layout.size()) }
-                || pass_on(cache, class, kept, layout.size())
-            {
+            // SAFETY: the caller's contract: it came from here with this layout, and is given up. This fallback is registered.
+            if unsafe { Self::keep(cache, kept, layout) } {
                 return;
             }
         }
@@ -335,6 +339,20 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         }
         // SAFETY: it came from there with this layout.
         unsafe { self.give(block, asked) };
+    }
+
+    /// Keeps a freed block in this thread's cache, or in the depot, if there is room.
+    ///
+    /// # Safety
+    ///
+    /// It is a free block of the registered fallback with that layout, and the caller's, who gives it up if it was kept.
+    unsafe fn keep(cache: &'static Cache, block: Block, layout: Layout) -> bool {
+        let Some(class) = Self::kept_class(layout) else { return false };
+        let live = cache.own_fallback_live().saturating_sub(layout.size());
+        ask_room(cache, live, layout.size());
+        // SAFETY: the caller's promise.
+        let kept = unsafe { push(class, block, layout.size()) };
+        kept || pass_on(cache, class, block, layout.size())
     }
 
     /// # Safety
@@ -364,31 +382,15 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     fn look_after_heap(&self, block: *mut u8, size: usize) {
         if Self::is_system() && glibc_heap::is_due(block, size) {
             // First: what `look` sets keeps glibc from learning.
-            self.teach();
+            Self::teach();
             glibc_heap::look(block, size);
         }
     }
 
-    /// Lets the system allocator see a free of a large block, which may be kept from it.
-    ///
-    /// glibc maps blocks of 128 KiB and more one by one, and trims its heap to as much, until a mapped block is freed:
-    /// from then on its bounds are the size of that block and twice that, at most 32 and 64 MiB. A program that caches nothing
-    /// gets there by itself; behind our cache every burst of frees would be paid in page faults again. So once in a
-    /// process such a block is allocated and freed untouched: two system calls. When the memory that is kept then goes
-    /// back is up to `purge`, as for all else.
-    fn teach(&self) {
-        // Relaxed, here and below: two threads may both teach; nobody infers anything.
-        if !Self::is_system() || TAUGHT.load(Ordering::Relaxed) {
-            return;
-        }
-        TAUGHT.store(true, Ordering::Relaxed);
-        let Ok(layout) = Layout::from_size_align(LESSON, LARGE_ALIGN) else { return };
-        // Opaque, or the compiler sees that nobody uses the block and leaves both calls out.
-        // SAFETY: the size is not 0.
-        let block = core::hint::black_box(unsafe { self.inner.alloc(layout) });
-        if !block.is_null() {
-            // SAFETY: just allocated with this layout.
-            unsafe { self.inner.dealloc(block, layout) };
+    /// See [`glibc_heap::teach`].
+    fn teach() {
+        if Self::is_system() {
+            glibc_heap::teach();
         }
     }
 
@@ -476,9 +478,6 @@ const fn has_no_bin(layout: Layout) -> bool {
 fn is_in_span(class: Option<LargeClass>, block: *mut u8) -> bool {
     class.zip(NonNull::new(block)).is_some_and(|(class, block)| spans::has(class, block))
 }
-
-/// Whether the fallback saw a large block freed for its own good; see `teach`.
-static TAUGHT: AtomicBool = AtomicBool::new(false);
 
 /// A block of a class above 4 KiB, or aligned to more than 16, out of this thread's cache, or of what others passed on.
 fn take_kept(class: LargeClass, size: usize) -> Option<Block> {

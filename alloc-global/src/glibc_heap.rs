@@ -1,4 +1,5 @@
-//! Huge pages behind the heap of glibc's `malloc`: the one that `brk` lengthens, where the main thread's blocks lie.
+//! What glibc's `malloc` is told: to keep large blocks in its heaps, and huge pages behind the one that `brk` lengthens, where the main
+//! thread's blocks lie.
 //!
 //! ```text
 //!        2 MiB           2 MiB           2 MiB
@@ -15,12 +16,16 @@
 //! come cheaply, is up to `huge`.
 
 #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
-pub(crate) use glibc::{begin, is_due, look, look_again, stay_short};
+pub(crate) use glibc::{begin, holds, is_due, look, look_again, stay_short, teach};
 
 /// Without glibc there is no such heap.
 #[cfg(not(all(target_os = "linux", target_env = "gnu", not(miri))))]
 mod none {
     pub(crate) fn begin() {}
+    pub(crate) fn teach() {}
+    pub(crate) fn holds(_: usize) -> bool {
+        false
+    }
     pub(crate) fn is_due(_: *mut u8, _: usize) -> bool {
         false
     }
@@ -31,13 +36,18 @@ mod none {
     }
 }
 #[cfg(not(all(target_os = "linux", target_env = "gnu", not(miri))))]
-pub(crate) use none::{begin, is_due, look, look_again, stay_short};
+pub(crate) use none::{begin, holds, is_due, look, look_again, stay_short, teach};
 
 #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
 mod glibc {
-    use crate::{huge, residency};
+    use crate::{config, huge, residency};
     use alloc_core::{PAGE_SIZE, keeping_errno};
+    use core::alloc::{GlobalAlloc, Layout};
     use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+    use std::alloc::System;
+
+    /// The block that [`teach`] frees, in bytes: with its header and rounded to pages within the largest that glibc learns from.
+    const LESSON: usize = (32 << 20) - (64 << 10);
 
     /// Bytes of a huge page.
     const WINDOW: usize = 2 << 20;
@@ -69,6 +79,9 @@ mod glibc {
 
     /// Where the heap ended when this began.
     static START: AtomicUsize = AtomicUsize::new(0);
+
+    /// Whether glibc saw a large block freed for its own good; see [`teach`].
+    static TAUGHT: AtomicBool = AtomicBool::new(false);
 
     /// Whether `brk` was told to run ahead.
     static PADDED: AtomicBool = AtomicBool::new(false);
@@ -106,8 +119,43 @@ mod glibc {
 
     /// By how much glibc lengthens its heap beyond what is asked for.
     fn set_pad(bytes: libc::c_int) {
+        set(libc::M_TOP_PAD, bytes);
+    }
+
+    /// Has glibc keep large blocks in its heaps, once in a process.
+    ///
+    /// It maps blocks of 128 KiB and more one by one, and trims its heaps to as much, until a mapped block is freed:
+    /// from then on its bounds are the size of that block and twice that, at most 32 and 64 MiB. A program that caches nothing
+    /// gets there by itself; behind our cache every burst of frees would be paid in page faults again. So such a block is
+    /// allocated and freed untouched: two system calls. As much as a thread may cache is then kept at the end of a
+    /// heap. When it goes back is up to `purge`, as for all else.
+    pub(crate) fn teach() {
+        // Relaxed, here and below: two threads may both teach; nobody infers anything.
+        if TAUGHT.load(Relaxed) {
+            return;
+        }
+        TAUGHT.store(true, Relaxed);
+        let Ok(layout) = Layout::from_size_align(LESSON, align_of::<u128>()) else { return };
+        // Opaque, or the compiler sees that nobody uses the block and leaves both calls out.
+        // SAFETY: the size is not 0.
+        let block = core::hint::black_box(unsafe { System.alloc(layout) });
+        if !block.is_null() {
+            // SAFETY: just allocated with this layout.
+            unsafe { System.dealloc(block, layout) };
+        }
+        // From here on glibc learns nothing by itself.
+        let kept = libc::c_int::try_from(config::fallback_cache());
+        set(libc::M_TRIM_THRESHOLD, kept.unwrap_or(libc::c_int::MAX));
+    }
+
+    /// Whether blocks of `size` bytes lie in its heaps then.
+    pub(crate) const fn holds(size: usize) -> bool {
+        size < LESSON
+    }
+
+    fn set(what: libc::c_int, bytes: libc::c_int) {
         // SAFETY: a setting of glibc's, under its own lock.
-        keeping_errno(|| unsafe { libc::mallopt(libc::M_TOP_PAD, bytes) });
+        keeping_errno(|| unsafe { libc::mallopt(what, bytes) });
     }
 
     /// The first window that begins at an address or behind it.

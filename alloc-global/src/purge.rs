@@ -15,7 +15,8 @@
 //! (`thread::gate_allocs`), a bounded number of them, and the first one after the delay finds the memory due.
 //!
 //! The fallback keeps free memory of its own, and is taught to keep it (`fallback`). glibc's is given back by
-//! `malloc_trim` once nothing was freed to the fallback for the delay, if it was a megabyte or more. What threads cache of its blocks
+//! `malloc_trim` once nothing was freed to the fallback for the delay, if it was a megabyte or more, and after 20 delays whatever is
+//! freed meanwhile. What threads cache of its blocks
 //! goes the same way once a thread's cache was not touched for the delay.
 //!
 //! Invariant: 1. `PENDING_SINCE` is 0 only if nothing became free since the last run, or that run left nothing
@@ -36,8 +37,13 @@ const RESERVE_SHARE: usize = 16;
 /// After this many delays the reserve goes too.
 const RESERVE_DELAYS: u64 = 3;
 
-/// Bytes freed to the fallback since it was last asked to give memory back, and when the last of them were.
+/// After this many delays the fallback is asked for its free memory though more was freed to it meanwhile.
+const FREED_DELAYS: u64 = 20;
+
+/// Bytes freed to the fallback since it was last asked to give memory back, when they became enough to ask, and when the last
+/// of them were.
 static FREED: AtomicUsize = AtomicUsize::new(0);
+static FREED_SINCE: AtomicU64 = AtomicU64::new(0);
 static FREED_AT: AtomicU64 = AtomicU64::new(0);
 
 /// Freed bytes for which the fallback is not asked: the question costs it a walk over its free blocks. And cached ones for which no
@@ -78,22 +84,26 @@ pub(crate) fn note_cached(bytes: usize, now: u64) -> bool {
 
 /// Notes bytes that were freed to the fallback; whether they are enough to wait for.
 pub(crate) fn note_freed(bytes: usize, now: u64) -> bool {
-    // Relaxed, twice: a sum and a time, no order.
+    // Relaxed, in all of this: a sum and two times, no order.
     FREED_AT.store(now, Relaxed);
-    let enough = FREED.fetch_add(bytes, Relaxed) + bytes >= TOO_FEW;
+    let before = FREED.fetch_add(bytes, Relaxed);
+    let enough = before + bytes >= TOO_FEW;
     if enough {
+        if before < TOO_FEW {
+            FREED_SINCE.store(now, Relaxed);
+        }
         note_pending(now);
     }
     enough
 }
 
-/// Asks the fallback to give back what was freed to it, if all of it was by `old`. Whether some waits on.
-fn release_freed(old: u64) -> bool {
+/// Asks the fallback to give back what was freed to it, if all of it was by `old`, or enough of it by `oldest`. Whether some waits on.
+fn release_freed(old: u64, oldest: u64) -> bool {
     // Relaxed, here and below: see `note_freed`.
     if FREED.load(Relaxed) < TOO_FEW {
         return false;
     }
-    if FREED_AT.load(Relaxed) > old {
+    if FREED_AT.load(Relaxed) > old && FREED_SINCE.load(Relaxed) > oldest {
         return true;
     }
     FREED.store(0, Relaxed);
@@ -153,7 +163,8 @@ fn run(now: u64, delay: u64) -> usize {
     let (bytes_of_spans, spans_wait) = spans::purge(delay == 0);
     let waits =
         spans_wait | shared::is_purgeable() | (depot::bytes() > 0) | (visit::granted() >= TOO_FEW);
-    if release_freed(old) | waits {
+    let long_ago = now.saturating_sub(delay.saturating_mul(FREED_DELAYS));
+    if release_freed(old, long_ago) | waits {
         note_pending(now);
     }
     bytes + bytes_of_spans

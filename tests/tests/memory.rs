@@ -12,12 +12,14 @@ use std::time::{Duration, Instant};
 
 use alloc_global::{Memory, PoolAlloc, memory, stats, thread_flush, trim};
 use tests::block::Block;
-use tests::cases::{self, Case};
+use tests::cases::{self, Case, with_setting};
 use tests::process::resident;
 use tests::{invariants, raw_thread};
 
 #[global_allocator]
 static ALLOC: PoolAlloc = PoolAlloc::new();
+
+const BUSY: &str = "what_was_freed_to_the_fallback_goes_back_though_more_is_freed";
 
 fn main() -> ExitCode {
     cases::main(&[
@@ -26,6 +28,8 @@ fn main() -> ExitCode {
         Case::new("the_parts_sum_to_what_is_mapped_while_threads_work", under_load),
         Case::new("large_blocks_are_cached_and_counted_and_flushed", large),
         Case::new("what_was_freed_to_the_fallback_goes_back_after_a_rest", fallback_rest),
+        Case::new(BUSY, fallback_busy),
+        Case::new("memory_of_blocks_above_a_megabyte_serves_other_sizes", other_sizes),
         Case::new("what_a_thread_may_cache_unseen_is_due_to_go_back", unseen).within(240),
         Case::new("trim_flushes_the_large_blocks_of_idle_threads", idle_threads),
         Case::new("allocations_of_threads_without_a_cache_are_counted_and_rare", orphans),
@@ -62,6 +66,37 @@ fn fallback_rest() {
     drop(blocks(1, 64));
     let left = resident().saturating_sub(before);
     assert!(left <= peak / 10, "{left} of {peak} bytes are still resident\n{}", memory());
+}
+
+/// As many as glibc would not find out about by itself, with a block behind them that stays.
+fn fallback_busy() {
+    with_setting(BUSY, "POOLALLOC_PURGE_DELAY_MS", "20", || {
+        // From the first free on glibc has them in its heap.
+        drop(blocks(1, 3 << 19));
+        let mut live = blocks(48, 3 << 19);
+        let before = resident();
+        live.drain(..47);
+        let begin = Instant::now();
+        while resident() + (60 << 20) > before {
+            assert!(begin.elapsed() < Duration::from_secs(60), "still resident\n{}", memory());
+            drop(blocks(1, 5 << 18));
+            thread::sleep(Duration::from_millis(2));
+        }
+    });
+}
+
+fn other_sizes() {
+    let gone = |count, size| {
+        drop(blocks(count, size));
+        assert!(memory().fallback_cached < 64 << 10, "{}", memory());
+    };
+    // A peak that would license a large cache.
+    gone(8, 3 << 20);
+    trim();
+    let before = resident();
+    (3..16).for_each(|half| gone(1, half << 19));
+    let more = resident().saturating_sub(before);
+    assert!(more <= 10 << 20, "{more} bytes more are resident, of blocks of up to 8 MiB");
 }
 
 fn at_rest() {
@@ -166,12 +201,12 @@ fn large() {
 
 /// Frees that find room ask nobody; still somebody must see that there is something to give back.
 fn unseen() {
-    drop(Block::new(20 << 20, 8, 1));
+    drop(Block::new(1 << 20, 8, 1));
     let freed = reading();
-    assert!(freed.fallback_cached >= 20 << 20 && freed.due_in_ms.is_some(), "one\n{freed}");
-    let held = blocks(20, 5 << 19);
+    assert!(freed.fallback_cached >= 1 << 20 && freed.due_in_ms.is_some(), "one\n{freed}");
+    let held = blocks(50, 1 << 20);
     drop(held);
-    let held = blocks(20, 5 << 19);
+    let held = blocks(50, 1 << 20);
     // In use for longer than the delay, so that nothing waits any more.
     let begin = Instant::now();
     while reading().due_in_ms.is_some() {

@@ -105,7 +105,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
 
     /// Asks for the memory of a span of a class. Whether there is one more.
     fn add_span(&self, class: LargeClass) -> bool {
-        self.teach();
+        Self::teach();
         // USER CODE: none: the fallback is the system allocator.
         // SAFETY: the size is not 0.
         let memory = unsafe { self.ask(SPAN_LAYOUT, false) };
