@@ -117,6 +117,17 @@ impl Bin {
                 rest = tail;
                 continue;
             }
+            if tail.first().is_none_or(|next| !PoolRef::is_shared(first, *next)) {
+                // SAFETY: the caller's promise: it is out of its pool.
+                let Some(before) = (unsafe { pool.give_one(first) }) else {
+                    given.fault = Some(Fault::DoubleFree(first));
+                    break;
+                };
+                taken_back += 1;
+                self.settle(pool, before, &mut given.emptied);
+                rest = tail;
+                continue;
+            }
             // SAFETY: the caller's promise: they are out of pools.
             let run = unsafe { pool.give(first, tail) };
             taken_back += run.count;

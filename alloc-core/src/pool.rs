@@ -253,47 +253,73 @@ impl PoolRef {
         let size = desc.size.get() as usize;
         let base = self.base();
         let want = out.len().min(desc.free.get() as usize);
-        let skip = out.len() - want;
-        let mut slots = out.iter_mut().rev().take(want);
-        let mut left = want;
+        // What is left to fill; the part behind it is done.
+        let mut left = out.len().checked_sub(want).and_then(|skip| out.get_mut(skip..)).unwrap_or_default();
         // Carved blocks first: their memory was touched before.
         let carved = desc.carved.get() as usize;
-        // The first test is `left > 0`, in the form in which the compiler keeps the sum for below: 1 % of sh6bench.
-        if carved + left > carved && desc.free.get() > desc.capacity.get() - desc.carved.get() {
+        if !left.is_empty() && desc.free.get() > desc.capacity.get() - desc.carved.get() {
             for (number, word) in desc.bits.iter().take(carved.div_ceil(64)).enumerate() {
                 let mut bits = word.get();
                 if bits == 0 {
                     continue;
                 }
-                let count = (bits.count_ones() as usize).min(left);
-                left -= count;
+                let rest = left.len().saturating_sub(bits.count_ones() as usize);
+                let (rest, slots) = left.split_at_mut_checked(rest).unwrap_or_default();
                 // SAFETY: block `number * 64` lies below `carved` (2): inside the pool.
                 let origin = unsafe { base.add(number * 64 * size) };
-                for slot in slots.by_ref().take(count) {
+                for slot in slots.iter_mut().rev() {
                     let index = bits.trailing_zeros() as usize;
                     bits &= bits - 1;
                     // SAFETY: a set bit is a carved block (2): inside the pool.
                     slot.write(unsafe { origin.add(index * size) });
                 }
                 word.set(bits);
-                if left == 0 {
+                left = rest;
+                if left.is_empty() {
                     break;
                 }
             }
         }
-        if left > 0 {
+        if !left.is_empty() {
             // SAFETY: `left` blocks are free and not carved (3): all inside the pool.
             let mut next = unsafe { base.add(carved * size) };
-            for slot in slots {
+            for slot in left.iter_mut().rev() {
                 slot.write(next);
                 // SAFETY: at most one past the last block of the pool.
                 next = unsafe { next.add(size) };
             }
-            desc.carved.set((carved + left) as u16);
+            desc.carved.set((carved + left.len()) as u16);
         }
         desc.free.set(desc.free.get() - want as u16);
-        debug_assert!(skip + want == out.len());
         want
+    }
+
+    /// Whether two blocks lie in one pool.
+    #[inline(always)]
+    pub(crate) fn is_shared(block: Block, other: Block) -> bool {
+        (block.addr().get() ^ other.addr().get()) < POOL_SIZE
+    }
+
+    /// Takes back one block, and returns how many were free before; `None` if it is free already. Half the instructions of a run of one.
+    ///
+    /// # Safety
+    ///
+    /// It is out of this pool, and the caller's.
+    #[inline(always)]
+    pub(crate) unsafe fn give_one(self, block: Block) -> Option<usize> {
+        let desc: &PoolDesc = &self;
+        let index = block_index(block.addr().get() % POOL_SIZE, desc.reciprocal.get());
+        // SAFETY: a block of this pool has an index below its capacity.
+        let word = unsafe { desc.bits.get_unchecked(index / 64) };
+        let (bits, bit) = (word.get(), 1 << (index % 64));
+        if bits & bit != 0 {
+            return None;
+        }
+        word.set(bits | bit);
+        let before = desc.free.get();
+        // At most as many as were out: at most the capacity.
+        desc.free.set(before.wrapping_add(1));
+        Some(before as usize)
     }
 
     /// Takes back the first blocks of `blocks`, as far as they lie in this pool: `first`, and those of `rest` that follow.
