@@ -311,11 +311,12 @@ impl PoolRef {
         let index = block_index(block.addr().get() % POOL_SIZE, desc.reciprocal.get());
         // SAFETY: a block of this pool has an index below its capacity.
         let word = unsafe { desc.bits.get_unchecked(index / 64) };
-        let (bits, bit) = (word.get(), 1 << (index % 64));
-        if bits & bit != 0 {
+        let bits = word.get();
+        let more = bits | 1 << (index % 64);
+        if more == bits {
             return None;
         }
-        word.set(bits | bit);
+        word.set(more);
         let before = desc.free.get();
         // At most as many as were out: at most the capacity.
         desc.free.set(before.wrapping_add(1));
@@ -345,11 +346,12 @@ impl PoolRef {
         let mut bits = word.get();
         let mut block = first;
         loop {
-            if bits & bit != 0 {
+            let more = bits | bit;
+            if more == bits {
                 run.double_free = Some(block);
                 break;
             }
-            bits |= bit;
+            bits = more;
             let next = rest.get(run.count);
             run.count += 1;
             let Some(&next) = next else { break };
