@@ -254,7 +254,8 @@ impl PoolRef {
         let base = self.base();
         let want = out.len().min(desc.free.get() as usize);
         // What is left to fill; the part behind it is done.
-        let mut left = out.len().checked_sub(want).and_then(|skip| out.get_mut(skip..)).unwrap_or_default();
+        let mut left =
+            out.len().checked_sub(want).and_then(|skip| out.get_mut(skip..)).unwrap_or_default();
         // Carved blocks first: their memory was touched before.
         let carved = desc.carved.get() as usize;
         if !left.is_empty() && desc.free.get() > desc.capacity.get() - desc.carved.get() {
@@ -328,50 +329,63 @@ impl PoolRef {
     /// # Safety
     ///
     /// Those blocks are out of this pool, and the caller's.
-    #[inline(always)]
+    #[inline(never)]
     pub(crate) unsafe fn give(self, first: Block, rest: &[Block]) -> GivenRun {
         let desc: &PoolDesc = &self;
         let reciprocal = desc.reciprocal.get();
-        let before = desc.free.get();
-        let pool = first.addr().get() / POOL_SIZE;
-        let place = |address: usize| {
-            let index = block_index(address % POOL_SIZE, reciprocal);
+        let size = desc.size.get() as usize;
+        let (before, last) = (desc.free.get(), desc.capacity.get() as usize - 1);
+        let place = |block: Block| {
+            let index = block_index(block.addr().get() % POOL_SIZE, reciprocal);
             // SAFETY: a block of this pool has an index below its capacity.
-            (unsafe { desc.bits.get_unchecked(index / 64) }, 1u64 << (index % 64))
+            (unsafe { desc.bits.get_unchecked(index / 64) }, index)
         };
-        let mut run = GivenRun { count: 0, before: before as usize, double_free: None };
         // The word is kept at hand as long as blocks lie in it: through memory each one would wait for the
         // store of the one before.
-        let (mut word, mut bit) = place(first.addr().get());
+        let (mut word, mut index) = place(first);
         let mut bits = word.get();
-        let mut block = first;
-        loop {
-            let more = bits | bit;
+        let (mut block, mut left) = (first, rest);
+        let double_free = loop {
+            let more = bits | 1 << (index % 64);
             if more == bits {
-                run.double_free = Some(block);
-                break;
+                break Some(block);
             }
             bits = more;
-            let next = rest.get(run.count);
-            run.count += 1;
-            let Some(&next) = next else { break };
-            let address = next.addr().get();
-            if address / POOL_SIZE != pool {
-                break;
+            let Some(mut next) = left.first() else { break None };
+            // What was allocated together and is freed in that order, or the reverse of it, lies side by side.
+            let step = next.addr().get().wrapping_sub(block.addr().get());
+            let up = step == size;
+            if up || step == size.wrapping_neg() {
+                let clear =
+                    if up { clear_above(bits, index, last) } else { clear_below(bits, index) };
+                let count = side_by_side(block, step, left.get(..clear).unwrap_or(left));
+                bits |= if up {
+                    ones(count) << (index % 64) << 1
+                } else {
+                    ones(count) << (index % 64 - count)
+                };
+                left = left.get(count..).unwrap_or_default();
+                let Some(other) = left.first() else { break None };
+                next = other;
             }
-            block = next;
-            let (other, other_bit) = place(address);
+            if !Self::is_shared(first, *next) {
+                break None;
+            }
+            block = *next;
+            left = left.get(1..).unwrap_or_default();
+            let (other, other_index) = place(block);
             if !core::ptr::eq(other, word) {
                 word.set(bits);
                 bits = other.get();
                 word = other;
             }
-            bit = other_bit;
-        }
+            index = other_index;
+        };
         word.set(bits);
+        let count = 1 + rest.len() - left.len() - double_free.is_some() as usize;
         // At most as many as were out: the sum is at most the capacity.
-        desc.free.set(before.wrapping_add(run.count as u16));
-        run
+        desc.free.set(before.wrapping_add(count as u16));
+        GivenRun { count, before: before as usize, double_free }
     }
 
     /// Calls `f` with every block that is out.
@@ -420,6 +434,38 @@ impl PoolRef {
         }
         Ok(())
     }
+}
+
+/// As many low bits as that, fewer than 64.
+#[inline(always)]
+const fn ones(count: usize) -> u64 {
+    (1 << count) - 1
+}
+
+/// How many bits above that of block `index` are clear, one after the other, in its word and up to that of block `last`.
+#[inline(always)]
+fn clear_above(bits: u64, index: usize, last: usize) -> usize {
+    let at = index % 64;
+    let clear = (bits >> at >> 1).trailing_zeros() as usize;
+    clear.min(63 - at).min(last.saturating_sub(index))
+}
+
+/// How many bits below that of block `index` are clear, one after the other, in its word.
+#[inline(always)]
+fn clear_below(bits: u64, index: usize) -> usize {
+    let at = index % 64;
+    ((bits << (63 - at) << 1).leading_zeros() as usize).min(at)
+}
+
+/// How many of `blocks` lie `step` bytes behind the one before, the first of them behind `block`.
+#[inline(always)]
+fn side_by_side(block: Block, step: usize, blocks: &[Block]) -> usize {
+    let mut last = block.addr().get();
+    let follows = |next: &&Block| {
+        last = last.wrapping_add(step);
+        next.addr().get() == last
+    };
+    blocks.iter().take_while(follows).count()
 }
 
 /// The owner that was named when the pool of `block` was added to a bin. Reads the descriptor.
