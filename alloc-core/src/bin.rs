@@ -93,8 +93,8 @@ impl Bin {
 
     /// Takes back those of `blocks` that belong to this bin; those of other owners move to the front.
     ///
-    /// Works through runs of blocks of one pool: what is freed together often lies together, and
-    /// within a run a block costs some fifteen instructions.
+    /// Works through runs of blocks of one pool: what is freed together often lies together. In a run that lies side by
+    /// side a block costs some seven instructions, in others 25, alone 47.
     ///
     /// # Safety
     ///
@@ -286,3 +286,7 @@ impl Emptied {
         count
     }
 }
+
+#[cfg(test)]
+#[path = "bin_tests.rs"]
+mod tests;

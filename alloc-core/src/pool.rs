@@ -326,6 +326,8 @@ impl PoolRef {
 
     /// Takes back the first blocks of `blocks`, as far as they lie in this pool: `first`, and those of `rest` that follow.
     ///
+    /// Out of line: in one function with [`give_one`](PoolRef::give_one), which runs as often, both lack registers.
+    ///
     /// # Safety
     ///
     /// Those blocks are out of this pool, and the caller's.
