@@ -20,6 +20,7 @@ use crate::arenas::{Arenas, TakenPool};
 use crate::list::{Linked, List};
 use crate::pool::{Block, Fault, LISTED, PoolRef, Tag, UNLISTED};
 use crate::size_class::SizeClass;
+use core::cell::Cell;
 use core::mem::MaybeUninit;
 
 /// Empty pools that a bin keeps, so that a program that hovers at a pool's boundary does not take and
@@ -103,9 +104,11 @@ impl Bin {
     pub unsafe fn give(&mut self, blocks: &mut [Block], class: SizeClass, owner: u8) -> Given {
         let tag = Tag::new(class, owner);
         let mut given = Given { others: 0, emptied: Emptied(List::new()), fault: None };
-        let mut rest = &*blocks;
-        let (mut others, mut taken_back) = (0, 0);
-        while let Some((&first, tail)) = rest.split_first() {
+        let blocks = Cell::from_mut(blocks).as_slice_of_cells();
+        let (mut rest, mut front) = (blocks, blocks.iter());
+        let mut taken_back = 0;
+        while let Some((first, tail)) = rest.split_first() {
+            let first = first.get();
             // SAFETY: the caller's promise.
             let pool = unsafe { PoolRef::of_block(first) };
             if pool.tag() != tag {
@@ -113,11 +116,15 @@ impl Bin {
                     given.fault = Some(Fault::WrongClass(first, pool.class()));
                     break;
                 }
-                others += 1;
+                // All before it are done, so there is room.
+                if let Some(place) = front.next() {
+                    place.set(first);
+                    given.others += 1;
+                }
                 rest = tail;
                 continue;
             }
-            if tail.first().is_none_or(|next| !PoolRef::is_shared(first, *next)) {
+            if tail.first().is_none_or(|next| !PoolRef::is_shared(first, next.get())) {
                 // SAFETY: the caller's promise: it is out of its pool.
                 let Some(before) = (unsafe { pool.give_one(first) }) else {
                     given.fault = Some(Fault::DoubleFree(first));
@@ -142,13 +149,6 @@ impl Bin {
             rest = rest.get(run.count..).unwrap_or_default();
         }
         self.out -= taken_back;
-        if given.fault.is_some() {
-            return given;
-        }
-        if others > 0 {
-            // SAFETY: the caller's promise.
-            given.others = unsafe { gather_others(blocks, owner) };
-        }
         given
     }
 
@@ -219,27 +219,6 @@ impl Bin {
         }
         Ok(())
     }
-}
-
-/// Moves the blocks of other owners to the front; returns how many there are.
-///
-/// # Safety
-///
-/// Every block lies in a pool that is taken. Blocks of `owner` itself were given back just now: their
-/// pools are still `owner`'s or retired, and the lock on its bin is held.
-#[cold]
-unsafe fn gather_others(blocks: &mut [Block], owner: u8) -> usize {
-    let mut count = 0;
-    for at in 0..blocks.len() {
-        let Some(&block) = blocks.get(at) else { break };
-        // SAFETY: the caller's promise.
-        let tag = unsafe { PoolRef::of_block(block) }.tag();
-        if tag.class().is_some() && tag.owner() != owner {
-            blocks.swap(count, at);
-            count += 1;
-        }
-    }
-    count
 }
 
 impl Default for Bin {

@@ -142,3 +142,39 @@ fn a_block_that_comes_back_twice_in_a_row_is_found_and_those_before_it_are_free(
         }
     }
 }
+
+#[test]
+fn blocks_of_other_owners_are_left_at_the_front_in_their_order() {
+    let mut random = Random(3);
+    for class in classes() {
+        let mut full = Full::new(class);
+        // The blocks of the last pool are those of a second bin.
+        let (mut other, capacity) = (Bin::new(), blocks_per_pool(class));
+        let pool = full.arenas.take_pool().unwrap();
+        // SAFETY: just taken; the only pool of this bin.
+        unsafe { other.add_pool(pool, class, OWNER + 1) };
+        let mut out = vec![MaybeUninit::uninit(); capacity];
+        assert_eq!(other.take(&mut out), capacity);
+        // SAFETY: written by `take`.
+        let theirs = out.iter().skip(1).map(|block| unsafe { block.assume_init() });
+        let (mut ours, mut theirs) = (full.blocks.iter().skip(1).take(capacity - 1), theirs);
+        let (mut both, mut expected) = (Vec::new(), Vec::new());
+        loop {
+            let found = match random.below(2) {
+                0 => ours.next().copied(),
+                _ => theirs.next().inspect(|block| expected.push(*block)),
+            };
+            let Some(block) = found else { break };
+            both.push(block);
+        }
+        let (count, before) = (both.len(), full.bin.out());
+        // SAFETY: out of pools of this class and these two owners.
+        let given = unsafe { full.bin.give(&mut both, class, OWNER) };
+        assert_eq!((given.fault, both.get(..given.others)), (None, Some(&*expected)), "{class:?}");
+        assert_eq!(before - full.bin.out(), count - expected.len());
+        // SAFETY: what the first one left.
+        let given = unsafe { other.give(&mut expected, class, OWNER + 1) };
+        assert_eq!((given.others, given.fault), (0, None));
+        assert_eq!(other.check(class, OWNER + 1), Ok(()));
+    }
+}

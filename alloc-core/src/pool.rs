@@ -332,7 +332,7 @@ impl PoolRef {
     ///
     /// Those blocks are out of this pool, and the caller's.
     #[inline(never)]
-    pub(crate) unsafe fn give(self, first: Block, rest: &[Block]) -> GivenRun {
+    pub(crate) unsafe fn give(self, first: Block, rest: &[Cell<Block>]) -> GivenRun {
         let desc: &PoolDesc = &self;
         let reciprocal = desc.reciprocal.get();
         let size = desc.size.get() as usize;
@@ -353,7 +353,7 @@ impl PoolRef {
                 break Some(block);
             }
             bits = more;
-            let Some(mut next) = left.first() else { break None };
+            let Some(mut next) = left.first().map(Cell::get) else { break None };
             // What was allocated together and is freed in that order, or the reverse of it, lies side by side.
             let step = next.addr().get().wrapping_sub(block.addr().get());
             let up = step == size;
@@ -367,13 +367,13 @@ impl PoolRef {
                     ones(count) << (index % 64 - count)
                 };
                 left = left.get(count..).unwrap_or_default();
-                let Some(other) = left.first() else { break None };
+                let Some(other) = left.first().map(Cell::get) else { break None };
                 next = other;
             }
-            if !Self::is_shared(first, *next) {
+            if !Self::is_shared(first, next) {
                 break None;
             }
-            block = *next;
+            block = next;
             left = left.get(1..).unwrap_or_default();
             let (other, other_index) = place(block);
             if !core::ptr::eq(other, word) {
@@ -461,11 +461,11 @@ fn clear_below(bits: u64, index: usize) -> usize {
 
 /// How many of `blocks` lie `step` bytes behind the one before, the first of them behind `block`.
 #[inline(always)]
-fn side_by_side(block: Block, step: usize, blocks: &[Block]) -> usize {
+fn side_by_side(block: Block, step: usize, blocks: &[Cell<Block>]) -> usize {
     let mut last = block.addr().get();
-    let follows = |next: &&Block| {
+    let follows = |next: &&Cell<Block>| {
         last = last.wrapping_add(step);
-        next.addr().get() == last
+        next.get().addr().get() == last
     };
     blocks.iter().take_while(follows).count()
 }
