@@ -106,32 +106,22 @@ pub(crate) unsafe fn add(class: LargeClass, memory: NonNull<u8>) -> bool {
 ///
 /// They are free blocks of that class of the registered fallback, and the caller's, who gives up those in spans.
 pub(crate) unsafe fn give(class: LargeClass, blocks: &mut [Block]) -> usize {
-    let Some(bin) = bin(class) else { return blocks.len() };
-    let mut others = 0;
-    for at in 0..blocks.len() {
-        if blocks.get(at).is_some_and(|block| Span::of_block(*block).is_none()) {
-            blocks.swap(others, at);
-            others += 1;
-        }
-    }
-    let Some(blocks) = blocks.get(others..).filter(|blocks| !blocks.is_empty()) else {
-        return others;
+    let is_in_span = |block: &Block| Span::of_block(*block).is_some();
+    let (Some(bin), Some(first)) = (bin(class), blocks.iter().position(is_in_span)) else {
+        return blocks.len();
     };
     let mut emptied = Emptied::none();
-    let mut result = Ok(());
-    {
-        let mut bin = bin.lock();
-        for block in blocks {
-            let Some(span) = Span::of_block(*block) else { continue };
-            // SAFETY: it lies there, and is the caller's.
-            result = result.and(unsafe { bin.give(span, *block, class, &mut emptied) });
+    let blocks = blocks.get_mut(first..).unwrap_or_default();
+    // SAFETY: the caller's promise.
+    let given = unsafe { bin.lock().give(blocks, class, &mut emptied) };
+    release(emptied);
+    match given {
+        Ok(others) => first + others,
+        Err(fault) => {
+            end(fault, class);
+            first
         }
     }
-    if let Err(fault) = result {
-        end(fault, class);
-    }
-    release(emptied);
-    others
 }
 
 /// Gives the memory of spans back that nothing refers to any more. Returns bytes.

@@ -17,6 +17,7 @@
 use super::span::{self, Free, Rest, Span};
 use crate::large_class::LargeClass;
 use alloc_core::{Block, KEEP_EMPTY, List};
+use core::cell::Cell;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
@@ -114,32 +115,47 @@ impl Bin {
         self.empty += 1;
     }
 
-    /// Takes a block of a span back. If the span becomes empty so it goes to `emptied`, if the bin has an empty one already.
+    /// Takes back those of `blocks` that lie in spans; the others move to the front. Returns how many those are. A span that becomes empty
+    /// so goes to `emptied`, if the bin has an empty one already.
     ///
     /// # Safety
     ///
-    /// It lies in that span, and is the caller's; the class is this bin's.
+    /// Blocks in spans are the caller's; the class is this bin's.
     pub(crate) unsafe fn give(
         &mut self,
-        span: Span,
-        block: Block,
+        blocks: &mut [Block],
         class: LargeClass,
         emptied: &mut Emptied,
-    ) -> Result<(), Fault> {
-        if !span.is_of(class) {
-            return Err(Fault::WrongClass(block, span.class()));
+    ) -> Result<usize, Fault> {
+        let blocks = Cell::from_mut(blocks).as_slice_of_cells();
+        let (mut others, mut front) = (0, blocks.iter());
+        for block in blocks.iter().map(Cell::get) {
+            let Some((span, offset)) = Span::find(block) else {
+                // All before it are done, so there is room.
+                if let Some(place) = front.next() {
+                    place.set(block);
+                    others += 1;
+                }
+                continue;
+            };
+            if !span.is_of(class) {
+                return Err(Fault::WrongClass(block, span.class()));
+            }
+            let was_full = span.free() == 0;
+            // SAFETY: it lies there.
+            if !unsafe { span.give(offset) } {
+                return Err(Fault::DoubleFree(block));
+            }
+            self.out -= 1;
+            if was_full || span.is_empty() {
+                self.settle(span, was_full, emptied);
+            }
         }
-        let was_full = span.free() == 0;
-        // SAFETY: it lies there.
-        if !unsafe { span.give(block) } {
-            return Err(Fault::DoubleFree(block));
-        }
-        self.out -= 1;
-        self.settle(span, was_full, emptied);
-        Ok(())
+        Ok(others)
     }
 
     /// Puts a span where it belongs after blocks were given back to it.
+    #[cold]
     fn settle(&mut self, span: Span, was_full: bool, emptied: &mut Emptied) {
         if was_full {
             self.full.remove(span);
@@ -303,11 +319,10 @@ mod tests {
 
         fn try_give(&mut self, block: Block, class: LargeClass) -> Result<(), Fault> {
             let mut emptied = Emptied::none();
-            let span = Span::of_block(block).unwrap();
-            // SAFETY: out of that span, or what the caller wants to see refused.
-            let result = unsafe { self.bin.give(span, block, class, &mut emptied) };
+            // SAFETY: out of a span, or what the caller wants to see refused.
+            let result = unsafe { self.bin.give(&mut [block], class, &mut emptied) };
             self.free(emptied);
-            result
+            result.map(|others| assert_eq!(others, 0))
         }
 
         fn give(&mut self, block: Block) {

@@ -191,14 +191,17 @@ impl Span {
     /// The span that an address lies in, if it does. Reads nothing of it.
     #[inline(always)]
     pub(crate) fn of_block(block: Block) -> Option<Span> {
+        Some(Span::find(block)?.0)
+    }
+
+    /// The same, and how many bytes behind the first whole page of its memory the address is.
+    #[inline(always)]
+    pub(crate) fn find(block: Block) -> Option<(Span, usize)> {
         let address = block.addr().get();
-        let number = usize::from(map::number(address));
-        if number == 0 {
-            return None;
-        }
-        let base = (address & !(PAGE_SIZE - 1)) - (number - 1) * PAGE_SIZE;
+        let before = usize::from(map::number(address)).checked_sub(1)? * PAGE_SIZE;
+        let base = (address & !(PAGE_SIZE - 1)) - before;
         let header = NonZeroUsize::new(base + header_in_page(base))?;
-        Some(Span(block.map_addr(|_| header).cast()))
+        Some((Span(block.map_addr(|_| header).cast()), before + address % PAGE_SIZE))
     }
 
     /// Where the first whole page of its memory begins.
@@ -285,14 +288,13 @@ impl Span {
         want
     }
 
-    /// Takes a block back; `false` if it is free already.
+    /// Takes the block back that lies so many bytes behind the first whole page; `false` if it is free already.
     ///
     /// # Safety
     ///
     /// It lies in this span.
     #[inline(always)]
-    pub(crate) unsafe fn give(self, block: Block) -> bool {
-        let offset = block.addr().get() - self.base().addr().get();
+    pub(crate) unsafe fn give(self, offset: usize) -> bool {
         // In the first page there is none.
         let Some(offset) = offset.checked_sub(FIRST) else { return false };
         let index = block_index(offset, self.reciprocal.get());
