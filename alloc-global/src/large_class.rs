@@ -50,6 +50,18 @@ const fn kind_of(align: usize) -> usize {
 /// Base-two logarithm of the largest size that pools serve.
 const FIRST_SHIFT: u32 = 9;
 
+/// Bytes of the blocks of each size: four per doubling.
+const SIZES: [u32; LARGE_SIZES] = {
+    let mut sizes = [0; LARGE_SIZES];
+    let mut rank = 0;
+    while rank < LARGE_SIZES {
+        // At most 7 << 23: no overflow.
+        sizes[rank] = (5 + (rank as u32 & 3)) << (rank as u32 / 4 + FIRST_SHIFT - 2);
+        rank += 1;
+    }
+    sizes
+};
+
 /// A class of the fallback's blocks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct LargeClass(u8);
@@ -101,8 +113,8 @@ impl LargeClass {
     /// Bytes of a block of this class.
     #[inline]
     pub(crate) const fn size(self) -> usize {
-        // At most 7 << 23: no overflow.
-        (5 + (self.rank() & 3)) << (self.rank() as u32 / 4 + FIRST_SHIFT - 2)
+        // Below their number: no test.
+        SIZES[self.rank()] as usize
     }
 
     /// What the fallback is asked for.

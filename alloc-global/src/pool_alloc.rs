@@ -9,7 +9,7 @@ use crate::fallback::{Fallback, resize_in_class};
 use crate::large_class::fallback_layout;
 use crate::mid_class::CacheBin;
 use crate::{thread, watch};
-use alloc_core::{CLASSES, class_index};
+use alloc_core::{CLASSES, MAX_SMALL, class_index};
 use core::alloc::{GlobalAlloc, Layout};
 use core::fmt;
 use core::ptr::{NonNull, null_mut};
@@ -120,10 +120,10 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
     #[cold]
     #[inline(never)]
     unsafe fn alloc_out_of_line(&self, layout: Layout) -> *mut u8 {
-        match class_index(layout.size(), layout.align()) {
-            index if index <= CLASSES => thread::alloc_slow(index, layout.size()),
+        match small_index(layout) {
+            Some(index) => thread::alloc_slow(index, layout.size()),
             // SAFETY: the caller's contract.
-            _ => unsafe { self.alloc_large(layout) },
+            None => unsafe { self.alloc_large(layout) },
         }
     }
 
@@ -179,15 +179,15 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
     #[cold]
     #[inline(never)]
     unsafe fn dealloc_out_of_line(&self, block: *mut u8, layout: Layout) {
-        match class_index(layout.size(), layout.align()) {
-            index if index <= CLASSES => {
+        match small_index(layout) {
+            Some(index) => {
                 // SAFETY: the caller's contract: it came from `alloc`, which was not null.
                 let block = unsafe { NonNull::new_unchecked(block) };
                 // SAFETY: the index is that of the block's class; the block is the caller's.
                 unsafe { thread::dealloc_slow(index, block) };
             }
             // SAFETY: the caller's contract.
-            _ => unsafe { self.dealloc_large(block, layout) },
+            None => unsafe { self.dealloc_large(block, layout) },
         }
     }
 
@@ -273,6 +273,15 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
         unsafe { self.dealloc(block, layout) };
         moved
     }
+}
+
+/// The index of the class of pools that serves a layout. Most large ones are told by their size alone.
+#[inline(always)]
+fn small_index(layout: Layout) -> Option<usize> {
+    if layout.size() > MAX_SMALL {
+        return None;
+    }
+    Some(class_index(layout.size(), layout.align())).filter(|index| *index <= CLASSES)
 }
 
 // SAFETY: blocks of pools are distinct, stay valid until freed, and keep size and alignment by the
