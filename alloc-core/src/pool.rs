@@ -301,7 +301,8 @@ impl PoolRef {
         (block.addr().get() ^ other.addr().get()) < POOL_SIZE
     }
 
-    /// Takes back one block, and returns how many were free before; `None` if it is free already. Half the instructions of a run of one.
+    /// Takes back one block, and returns how many were free before; `None` if it is free already. Three quarters of the
+    /// instructions of a run of one.
     ///
     /// # Safety
     ///

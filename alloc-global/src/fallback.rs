@@ -6,6 +6,8 @@
 //! realloc:  in place within a class; below 128 KiB into a cached block; else the fallback's realloc
 //! ```
 //!
+//! glibc's blocks above 1 MiB are in neither: its heap keeps them (`glibc_heap`).
+//!
 //! A thread that ends gives its cache back, and by then no `PoolAlloc` is at hand. So one fallback of the process is
 //! registered, for good: the first zero-sized one that frees a block (it has no state, so its type is all there is to
 //! remember), or one with state whose `PoolAlloc` lives in a static and was told to

@@ -117,10 +117,7 @@ pub(crate) unsafe fn give(class: LargeClass, blocks: &mut [Block]) -> usize {
     release(emptied);
     match given {
         Ok(others) => first + others,
-        Err(fault) => {
-            end(fault, class);
-            first
-        }
+        Err(fault) => end(fault, class),
     }
 }
 
@@ -200,7 +197,7 @@ pub(crate) fn check() -> Result<(), &'static str> {
 
 /// Ends the process: `GlobalAlloc`'s contract was broken.
 #[cold]
-fn end(fault: Fault, class: LargeClass) {
+fn end(fault: Fault, class: LargeClass) -> ! {
     match fault {
         Fault::DoubleFree(block) => Line::double_free(block, class.size()),
         Fault::WrongClass(block, actual) => {
