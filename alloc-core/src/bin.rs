@@ -17,8 +17,9 @@
 //! It maps no memory and takes no lock: who holds it exclusively, holds its pools' descriptors.
 
 use crate::arenas::{Arenas, TakenPool};
+use crate::free_bits::Block;
 use crate::list::{Linked, List};
-use crate::pool::{Block, Fault, LISTED, PoolRef, Tag, UNLISTED};
+use crate::pool::{Fault, LISTED, PoolRef, Tag, UNLISTED};
 use crate::size_class::SizeClass;
 use core::cell::Cell;
 use core::mem::MaybeUninit;

@@ -24,9 +24,10 @@
 use crate::arenas::Arenas;
 use crate::bin::Bin;
 use crate::chunk::MappedChunk;
+use crate::free_bits::Block;
 use crate::layout_math::{PAGE_SIZE, round_up};
 use crate::page_source::{OsPages, PageSource};
-use crate::pool::{Block, Fault};
+use crate::pool::Fault;
 use crate::size_class::{CLASS_TABLE, SizeClass};
 use crate::walk::{PoolView, Usage};
 use core::alloc::Layout;

@@ -7,6 +7,7 @@ mod arenas;
 mod bin;
 mod chunk;
 mod errno;
+mod free_bits;
 mod heap;
 mod layout_math;
 mod list;
@@ -20,6 +21,7 @@ pub use arenas::{Arenas, FreePools, TakenPool};
 pub use bin::{Bin, Emptied, Given, KEEP_EMPTY};
 pub use chunk::{DetachedArena, MappedChunk, UnusedChunk};
 pub use errno::keeping_errno;
+pub use free_bits::{Block, carve, count_marked, take_marked};
 pub use heap::Heap;
 pub use layout_math::{
     ARENA_SIZE, HUGE_PAGE, MAX_BLOCKS, MAX_CHUNK_ARENAS, PAGE_SIZE, POOL_SIZE, POOLS_PER_ARENA,
@@ -27,7 +29,7 @@ pub use layout_math::{
 };
 pub use list::{Linked, List};
 pub use page_source::{FailingPages, FixedPages, OsPages, PageSource};
-pub use pool::{Block, Fault, owner_of};
+pub use pool::{Fault, owner_of};
 pub use size_class::{CLASS_STEP, CLASS_TABLE, CLASSES, MAX_SMALL, SizeClass, class_index};
 pub use walk::{ArenaView, PoolUse, PoolView, Usage};
 

@@ -34,6 +34,7 @@
 //! Which pool serves a request is not decided here, but in `bin`.
 
 use crate::arena::{slot_of, slot_of_inside};
+use crate::free_bits::{Block, carve, count_marked, take_marked};
 use crate::layout_math::{
     MAX_BLOCKS, POOL_SHIFT, POOL_SIZE, POOLS_PER_ARENA, SLOT_SIZE, block_index, blocks_per_pool,
     reciprocal,
@@ -44,9 +45,6 @@ use core::cell::Cell;
 use core::mem::{MaybeUninit, offset_of};
 use core::ops::Deref;
 use core::ptr::NonNull;
-
-/// The address of a block.
-pub type Block = NonNull<u8>;
 
 /// Words of 64 bits in a descriptor's bit map.
 const WORDS: usize = MAX_BLOCKS / 64;
@@ -259,36 +257,15 @@ impl PoolRef {
         // Carved blocks first: their memory was touched before.
         let carved = desc.carved.get() as usize;
         if !left.is_empty() && desc.free.get() > desc.capacity.get() - desc.carved.get() {
-            for (number, word) in desc.bits.iter().take(carved.div_ceil(64)).enumerate() {
-                let mut bits = word.get();
-                if bits == 0 {
-                    continue;
-                }
-                let rest = left.len().saturating_sub(bits.count_ones() as usize);
-                let (rest, slots) = left.split_at_mut_checked(rest).unwrap_or_default();
-                // SAFETY: block `number * 64` lies below `carved` (2): inside the pool.
-                let origin = unsafe { base.add(number * 64 * size) };
-                for slot in slots.iter_mut().rev() {
-                    let index = bits.trailing_zeros() as usize;
-                    bits &= bits - 1;
-                    // SAFETY: a set bit is a carved block (2): inside the pool.
-                    slot.write(unsafe { origin.add(index * size) });
-                }
-                word.set(bits);
-                left = rest;
-                if left.is_empty() {
-                    break;
-                }
-            }
+            let words = desc.bits.get(..carved.div_ceil(64)).unwrap_or_default();
+            // SAFETY: a set bit is a carved block (2): inside the pool.
+            left = unsafe { take_marked(words, base, size, left) };
         }
         if !left.is_empty() {
+            // SAFETY: below the capacity, as some are free and not carved (3): inside the pool.
+            let next = unsafe { base.add(carved * size) };
             // SAFETY: `left` blocks are free and not carved (3): all inside the pool.
-            let mut next = unsafe { base.add(carved * size) };
-            for slot in left.iter_mut().rev() {
-                slot.write(next);
-                // SAFETY: at most one past the last block of the pool.
-                next = unsafe { next.add(size) };
-            }
+            unsafe { carve(next, size, left) };
             desc.carved.set((carved + left.len()) as u16);
         }
         desc.free.set(desc.free.get() - want as u16);
@@ -419,16 +396,11 @@ impl PoolRef {
         if carved > capacity {
             return Err("pool 2: more blocks carved than fit");
         }
-        let mut set = 0;
         let words = if self.has_stamp() { STAMP } else { WORDS };
-        for (number, word) in self.bits.iter().take(words).enumerate() {
-            let below = carved.saturating_sub(number * 64).min(64);
-            let mask = if below == 0 { 0 } else { u64::MAX >> (64 - below) };
-            if word.get() & !mask != 0 {
-                return Err("pool 2: a block is free that was never carved");
-            }
-            set += word.get().count_ones() as usize;
-        }
+        let words = self.bits.get(..words).unwrap_or_default();
+        let Some(set) = count_marked(words, carved) else {
+            return Err("pool 2: a block is free that was never carved");
+        };
         if self.free() != set + capacity - carved {
             return Err("pool 3: the number of free blocks is wrong");
         }

@@ -7,8 +7,9 @@
 
 use crate::arena::ArenaRef;
 use crate::arenas::Arenas;
+use crate::free_bits::Block;
 use crate::layout_math::{ARENA_SIZE, POOL_SIZE, POOLS_PER_ARENA};
-use crate::pool::{Block, PoolRef};
+use crate::pool::PoolRef;
 use crate::size_class::SizeClass;
 use core::marker::PhantomData;
 use core::ptr::NonNull;

@@ -34,6 +34,7 @@ const LAYERS: &[&str] = &[
     "chunk",
     "arena",
     "arenas",
+    "free_bits",
     "pool",
     "bin",
     "walk",

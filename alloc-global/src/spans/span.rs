@@ -30,7 +30,9 @@
 
 use super::map;
 use crate::large_class::{LARGE_ALIGN, LargeClass};
-use alloc_core::{Block, Linked, OsPages, PAGE_SIZE, PageSource, block_index};
+use alloc_core::{
+    Block, Linked, OsPages, PAGE_SIZE, PageSource, block_index, carve, count_marked, take_marked,
+};
 use core::alloc::Layout;
 use core::cell::Cell;
 use core::mem::{MaybeUninit, offset_of};
@@ -260,28 +262,20 @@ impl Span {
     pub(crate) fn take(self, out: &mut [MaybeUninit<Block>]) -> usize {
         let size = self.size.get() as usize;
         let want = out.len().min(self.free());
+        let out =
+            out.len().checked_sub(want).and_then(|skip| out.get_mut(skip..)).unwrap_or_default();
         // SAFETY: the blocks begin there: inside the span.
         let first = unsafe { self.base().add(FIRST) };
-        let mut slots = out.iter_mut().rev().take(want);
-        let mut left = want;
         // Carved blocks first: their memory was touched before.
-        for (number, word) in self.bits.iter().enumerate() {
-            let mut bits = word.get();
-            while bits != 0 && left > 0 {
-                let Some(slot) = slots.next() else { break };
-                let index = number * 64 + bits.trailing_zeros() as usize;
-                bits &= bits - 1;
-                left -= 1;
-                // SAFETY: a set bit is a carved block (2): inside the span.
-                slot.write(unsafe { first.add(index * size) });
-            }
-            word.set(bits);
-        }
-        for slot in slots {
+        // SAFETY: a set bit is a carved block (2): inside the span.
+        let left = unsafe { take_marked(&self.bits, first, size, out) };
+        if !left.is_empty() {
             let carved = self.carved.get();
-            // SAFETY: as many are free and not carved (3): inside the span.
-            slot.write(unsafe { first.add(carved as usize * size) });
-            self.carved.set(carved + 1);
+            // SAFETY: below the capacity, as some are free and not carved (3): inside the span.
+            let next = unsafe { first.add(carved as usize * size) };
+            // SAFETY: `left` blocks are free and not carved (3): all inside the span.
+            unsafe { carve(next, size, left) };
+            self.carved.set(carved + left.len() as u16);
         }
         // At most `free`: the cast keeps the value.
         self.free.set(self.free.get() - want as u16);
@@ -399,15 +393,9 @@ impl Span {
             return Err("span 1: size, capacity or reciprocal do not fit the class");
         }
         let carved = self.carved.get() as usize;
-        let mut set = 0;
-        for (number, word) in self.bits.iter().enumerate() {
-            let below = carved.saturating_sub(number * 64).min(64);
-            let mask = if below == 0 { 0 } else { u64::MAX >> (64 - below) };
-            if word.get() & !mask != 0 {
-                return Err("span 2: a block is free that was never carved");
-            }
-            set += word.get().count_ones() as usize;
-        }
+        let Some(set) = count_marked(&self.bits, carved) else {
+            return Err("span 2: a block is free that was never carved");
+        };
         if carved > capacity {
             return Err("span 2: more blocks carved than fit");
         }
