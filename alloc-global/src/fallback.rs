@@ -44,6 +44,9 @@ mod mid;
 /// pages instead of copying them.
 const MOVES_PAGES: usize = 128 << 10;
 
+/// Up to this size, in bytes, `realloc` has blocks kept to move into. Those that are larger often grow in place in the fallback.
+const CHEAP_TO_COPY: usize = 16 << 10;
+
 /// From this size on, in bytes, zeroed memory is left to the fallback: the system has it at hand.
 const ZERO_AT_HAND: usize = 1 << 20;
 
@@ -439,7 +442,11 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
                 let live = live.saturating_add(new.size()).saturating_sub(layout.size());
                 match Self::is_system() && asked_new.size() >= MOVES_PAGES {
                     true => note_grown(new_class, live),
-                    false => note_fresh(None, live),
+                    // Had to be moved: another time it may as well move into a cached one.
+                    false => {
+                        let wanted = moved != block && asked_new.size() <= CHEAP_TO_COPY;
+                        note_fresh(new_class.filter(|_| wanted), live);
+                    }
                 }
             }
             return moved;

@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         Case::new("a_refused_realloc_leaves_the_block_as_it_was", || both(refused_realloc)),
         Case::new("blocks_of_the_fallback_may_be_freed_by_any_thread", || both(across_threads)),
         Case::new("as_many_blocks_as_were_live_at_once_serve_again", served_again),
+        Case::new("blocks_that_grew_are_kept_for_others_to_grow_into", grown),
         Case::new("what_nobody_touches_goes_back_after_a_rest", rest),
     ])
 }
@@ -170,6 +171,24 @@ fn served_again() {
         trim();
     }
     assert!(LEDGER.live_bytes() < 1 << 20);
+    assert_clean();
+}
+
+fn grown() {
+    assert!(ALLOC.cache_fallback());
+    // Side by side, so that the fallback has to move them.
+    let grow = || {
+        let mut blocks: Vec<Block> =
+            (0..8).map(|tag| Block::new(5_000, 8, tag).expect("memory")).collect();
+        blocks.iter_mut().for_each(|block| assert!(block.resize(10_000)));
+        blocks.iter().for_each(Block::verify);
+    };
+    grow();
+    let before = LEDGER.entries().reallocs;
+    assert!(before > 0, "nothing is kept at first");
+    (0..50).for_each(|_| grow());
+    let asked = LEDGER.entries().reallocs - before;
+    assert!(asked < 100, "the fallback was asked for {asked} of 400");
     assert_clean();
 }
 
