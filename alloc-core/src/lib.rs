@@ -1,6 +1,25 @@
 //! Arenas, pools and blocks in size classes: the engine under `PoolAlloc` and `Gc<T>`.
 //!
-//! No unsafe here; the modules say what they use it for.
+//! By itself it is a private heap without any global state: [`Heap`] serves blocks of 8 to 512 bytes to one thread, from pages of the
+//! system, of a slice, or of a source that fails on purpose ([`PageSource`]). With the feature `allocator-api2` a `&Heap` is an
+//! allocator for collections that take one.
+//!
+//! ```
+//! use alloc_core::{Heap, OsPages};
+//! use std::alloc::Layout;
+//!
+//! let heap = Heap::new(OsPages);
+//! let layout = Layout::new::<[u64; 5]>();
+//! let block = heap.alloc(layout).expect("memory");
+//! assert_eq!(heap.usage().live_blocks, 1);
+//! // SAFETY: from `alloc` of this heap with this layout, and used no more.
+//! unsafe { heap.dealloc(block, layout) };
+//! assert!(heap.check().is_ok());
+//! ```
+//!
+//! [`Heap`], [`PageSource`] and its sources, [`SizeClass`], and what a walk shows ([`Usage`], [`ArenaView`], [`PoolView`]) are for users.
+//! All else is what `alloc-global` and `rc-gc` build their heaps of, and changes with them.
+// No unsafe here; the modules say what they use it for.
 
 mod arena;
 mod arenas;

@@ -32,7 +32,7 @@ pub struct ClassStats {
     pub live_blocks: u64,
     /// Their bytes.
     pub live_bytes: u64,
-    /// Free blocks in the caches of threads.
+    /// Free blocks in the caches of threads, and in the depot: on their way from one thread to another.
     pub cached_blocks: u64,
     /// Free blocks in pools, those not touched yet among them.
     pub free_blocks: u64,

@@ -313,7 +313,9 @@ fn apply_known(name: &[u8], value: &[u8]) -> Option<bool> {
             Some(store(&TRACE, frames))
         }
         b"SEED" => Some(number(value).map(watch::set_seed).is_some()),
-        b"SIGNAL" | b"REPORT" | b"PROFILE" if cfg!(not(feature = "report")) => None,
+        b"SIGNAL" | b"REPORT" | b"PROFILE" if cfg!(not(feature = "report")) => {
+            is_off(value).then_some(true)
+        }
         b"SIGNAL" => {
             let signal = match value {
                 b"USR1" => libc::SIGUSR1,
@@ -398,6 +400,10 @@ mod tests {
         assert_eq!(apply(b"POOLALLOC_SAMPLE", b"often"), Bad);
         let bad_signal = if cfg!(feature = "report") { Bad } else { Absent };
         assert_eq!(apply(b"POOLALLOC_SIGNAL", b"KILL"), bad_signal);
+        // To be without what is not there is no mistake.
+        for name in [&b"POOLALLOC_SIGNAL"[..], b"POOLALLOC_REPORT", b"POOLALLOC_PROFILE"] {
+            assert_eq!((apply(name, b"0"), apply(name, b"off")), (Taken, Taken));
+        }
     }
 
     #[test]

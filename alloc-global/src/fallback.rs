@@ -514,9 +514,15 @@ fn register(registration: *const Registration) -> bool {
 #[cold]
 pub(crate) fn make_room() -> bool {
     let shorter = glibc_heap::stay_short();
-    let kept = thread::flush() + flush_others() + depot::flush() + shared::trim();
-    let bytes = kept + spans::drain() + spans::purge(true).0;
+    let bytes = give_all_back();
     trim_system() || bytes > 0 || shorter
+}
+
+/// Gives back what is kept for reuse, of pools and of the fallback's blocks. Returns the bytes that the system and the fallback got.
+pub(crate) fn give_all_back() -> usize {
+    // Caches first: their blocks may be all that is out of a pool or a span.
+    let kept = thread::flush() + flush_others() + depot::flush();
+    kept + shared::trim() + spans::drain() + spans::purge(true).0
 }
 
 /// The same for the pools' sake: gives back what is kept of blocks above 512 bytes.

@@ -41,7 +41,7 @@ pub(crate) use none::{begin, holds, is_due, look, look_again, stay_short, teach}
 #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
 mod glibc {
     use crate::{config, huge, residency};
-    use alloc_core::{PAGE_SIZE, keeping_errno};
+    use alloc_core::{HUGE_PAGE, PAGE_SIZE, keeping_errno};
     use core::alloc::{GlobalAlloc, Layout};
     use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
     use std::alloc::System;
@@ -49,8 +49,8 @@ mod glibc {
     /// The block that [`teach`] frees, in bytes: with its header and rounded to pages within the largest that glibc learns from.
     const LESSON: usize = (32 << 20) - (64 << 10);
 
-    /// Bytes of a huge page.
-    const WINDOW: usize = 2 << 20;
+    /// Bytes that are looked at together.
+    const WINDOW: usize = HUGE_PAGE;
 
     /// How long before the end of a window the next one is looked at. It comes to be resident at once, so not much before it is used; and
     /// before a block reaches into it, for then it has small pages already.

@@ -14,7 +14,7 @@
 //! allocates nothing. Where more arenas came meanwhile than were reserved for, both are done again.
 //!
 //! No list says which pool the blocks in other threads' caches come from, and their arrays cannot be read while they work.
-//! So blocks count as live that are out of their pool, but for those in the calling thread's cache.
+//! So blocks count as live that are out of their pool, but for those in the calling thread's cache and in the depot.
 //!
 //! Unsafe only to promise the walk that all locks are held.
 
@@ -66,7 +66,7 @@ pub struct PoolMap {
     pub owner: u8,
     /// Blocks out of it: in the program's hands, or in the cache of another thread.
     pub live: u32,
-    /// Blocks of it in the calling thread's cache.
+    /// Blocks of it in the calling thread's cache or in the depot.
     pub cached: u32,
     /// Blocks that fit.
     pub capacity: u32,

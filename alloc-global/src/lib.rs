@@ -1,7 +1,42 @@
 //! `PoolAlloc`, a global allocator modelled on Python's: arenas, pools and blocks in size classes, with a
 //! cache per thread.
 //!
-//! No unsafe here; the modules say what they use it for.
+//! ```
+//! #[global_allocator]
+//! static ALLOC: alloc_global::PoolAlloc = alloc_global::PoolAlloc::new();
+//!
+//! let words: Vec<String> = "some words on the heap".split(' ').map(String::from).collect();
+//! assert!(alloc_global::stats().live_blocks >= words.len() as u64);
+//! println!("{}", alloc_global::explain_rss());
+//! ```
+//!
+//! # What it tells
+//!
+//! | question | call | needs |
+//! |---|---|---|
+//! | How much is live, allocated, cached? | [`stats()`], [`class_stats()`] by size class, [`thread_stats()`] of this thread | |
+//! | Why is resident memory what it is? | [`explain_rss()`], [`memory()`] | |
+//! | How full are arenas and pools? What holds an arena? | [`heatmap()`], [`pins()`] | for call sites, a profile |
+//! | Who allocated what is live? Who allocates most, for how long? | [`Snapshot::take()`], [`Diff`] of two | [`start_sampling()`] or [`start_tracing()`] |
+//! | What is lost to rounding, and which class would be better? | [`rounding()`] | the same |
+//! | What does this piece of code allocate? | [`measure()`], [`Region`], [`assert_no_alloc!`] and its like | for a [`Region`], a profile |
+//! | How long do slow paths take? | `report::Report` | [`start_latency()`] |
+//!
+//! Each has a variable `POOLALLOC_*` or a report beside it, so that a program that is built already can be asked. Counters are always
+//! on; nothing else costs the fast path an instruction while it is off.
+//!
+//! Memory goes back by itself after half a second, or at once by [`trim()`].
+//!
+//! # Features
+//!
+//! | feature | default | |
+//! |---|---|---|
+//! | `report` | yes | reports and profiles as files: text, JSON, HTML, pprof, DHAT, collapsed stacks, Prometheus; names of functions |
+//! | `serde` | no | `Serialize` for what the calls above answer |
+//! | `top` | no | the terminal view `poolalloc-top` |
+//!
+//! First-class platform: Linux on x86-64 with glibc. Other Unixes are not tested; anything else does not compile.
+// No unsafe here; the modules say what they use it for.
 
 // A model checker takes the lock's source by itself: its atomics cannot be in statics.
 #![cfg(not(loom))]
@@ -88,22 +123,37 @@ use core::fmt;
 #[global_allocator]
 static ALLOC: PoolAlloc = PoolAlloc::new();
 
-/// Gives free memory back to the system now, and returns how many bytes.
+/// Gives free memory back to the system now. Returns the bytes of arenas and of pages of spans that the system got, and those of
+/// blocks above 512 bytes that the fallback got: whether it passes them on is up to it, and not in the result.
 ///
-/// Empties the calling thread's cache, other threads' caches of large blocks, what is on its way between threads, and what
-/// threads left that ended unseen; then gives back all empty arenas and, in arenas still in use, free pools by runs of 64 KiB; asks glibc to do the same (`malloc_trim`; what that gives back is not in
-/// the result). Costs a system call for each of them.
+/// Empties the calling thread's cache, other threads' caches of blocks above 4 KiB, what is on its way between threads, and what
+/// threads left that ended unseen; then gives back all empty arenas and, in arenas still in use, free pools by runs of 64 KiB; and
+/// asks glibc to do the same (`malloc_trim`). Costs a system call for each of them. What other threads have in their arrays stays
+/// there: they give it back by [`thread_flush`].
+///
+/// ```
+/// drop(vec![[1_u8; 500]; 100_000].into_iter().map(Box::new).collect::<Vec<_>>());
+/// alloc_global::trim();
+/// println!("{}", alloc_global::explain_rss()); // what is left, and why
+/// ```
 pub fn trim() -> usize {
     caches::reclaim_dead();
-    let kept = thread::flush() + visit::flush_others() + depot::flush();
-    let bytes = kept + spans::drain() + spans::purge(true).0 + shared::trim();
+    let bytes = fallback::give_all_back();
     fallback::trim_system();
     bytes
 }
 
-/// Gives the blocks that the calling thread's cache holds back to the shared heaps.
+/// Gives back what the calling thread's cache holds: blocks of pools to the shared heaps, larger ones to the fallback.
 ///
-/// For a thread that will rest for long: other threads can then use what it freed.
+/// For a thread that will rest for long: other threads can then use what it freed. Costs what freeing those blocks costs.
+///
+/// ```
+/// std::thread::spawn(|| {
+///     drop(vec![String::from("work"); 1000]);
+///     alloc_global::thread_flush();
+///     // ... waits for more work
+/// });
+/// ```
 pub fn thread_flush() {
     thread::flush();
 }
@@ -123,7 +173,7 @@ impl std::error::Error for Violation {}
 /// Verifies every numbered invariant of the shared heaps, pools and arenas.
 ///
 /// All other threads wait at their next slow path meanwhile; it costs a step per pool and block word. For
-/// tests, and for a program that suspects that something wrote where it should not.
+/// tests, and for a program that suspects that something wrote where it should not: a breach means that memory is corrupt.
 ///
 /// # Errors
 ///

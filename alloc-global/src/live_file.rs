@@ -57,7 +57,8 @@ const LONGEST: usize = PAGE_SIZE;
 ///
 /// # Errors
 ///
-/// What the system says about the file or the thread; `AlreadyExists` if this process publishes already.
+/// What the system says about the file or the thread; `AlreadyExists` if this process publishes already, or
+/// if something that is neither a file nor a link has this name.
 ///
 /// ```
 /// let path = std::env::temp_dir().join("poolalloc-doc-%p");

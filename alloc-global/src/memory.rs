@@ -30,7 +30,7 @@ pub struct Memory {
     pub mapped: u64,
     /// Blocks of pools in the program's hands.
     pub live: u64,
-    /// Free blocks in the caches of threads.
+    /// Free blocks in the caches of threads, and in the depot: on their way from one thread to another.
     pub cached: u64,
     /// Free blocks in pools that are in use, and blocks not carved yet.
     pub free_blocks: u64,
@@ -42,7 +42,7 @@ pub struct Memory {
     pub metadata: u64,
     /// Ends of pools where no whole block fits.
     pub rounding: u64,
-    /// Blocks of the fallback in the program's hands, by their layouts.
+    /// Blocks of the fallback in the program's hands: of the class's size up to 4,096 bytes, of the layout's above, as in [`Stats`](crate::Stats).
     pub fallback_live: u64,
     /// Free blocks of the fallback in the caches of threads, and on their way from one thread to another.
     pub fallback_cached: u64,

@@ -66,7 +66,7 @@ struct Found {
 /// information; the others by size class, heap, and the threads that take blocks from that heap: which of them allocated a block
 /// is not known, for no pool belongs to a thread, blocks carry no header, and the fast path writes nothing down. Blocks in the
 /// caches of threads hold arenas too, and count. Costs a step per pool and per block in nearly empty arenas, with all
-/// other threads waiting at their slow paths, and 32 bytes per such block meanwhile.
+/// other threads waiting at their slow paths, and 24 bytes per such block meanwhile, and some more for each that is on record.
 ///
 /// ```
 /// for pin in alloc_global::pins() {

@@ -16,7 +16,7 @@ use core::ptr::{NonNull, null_mut};
 use std::alloc::System;
 
 /// A global allocator: requests up to 512 bytes come from size-classed pools, larger ones
-/// from the fallback `F`.
+/// from the fallback `F`, and so do those whose alignment rounds them up to more than 512.
 ///
 /// ```
 /// use alloc_global::PoolAlloc;
@@ -57,7 +57,7 @@ impl PoolAlloc<System> {
 }
 
 impl<F: GlobalAlloc> PoolAlloc<F> {
-    /// With another allocator as fallback.
+    /// With another allocator as fallback. As a global allocator it must also be `Sync` and `'static`, as one in a static is anyway.
     ///
     /// ```
     /// use alloc_global::PoolAlloc;
@@ -91,9 +91,10 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
         self.fallback.inner()
     }
     /// Lets threads cache freed blocks of a fallback that has state. Returns whether this fallback's blocks
-    /// are cached from now on: one per process can be.
+    /// are cached from now on: those of one per process can be, the first that asked. `false`, too, with
+    /// `POOLALLOC_FALLBACK_CACHE=0`, and in a thread that has no cache.
     ///
-    /// Zero-sized fallbacks, `System` among them, need no such call: their blocks are cached anyway. One with state must
+    /// A fallback of size zero, `System` among them, needs no such call: the first that frees a block is the one. One with state must
     /// be there when a thread ends and gives its blocks back, hence the `'static`.
     ///
     /// ```

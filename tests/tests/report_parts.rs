@@ -359,6 +359,8 @@ fn from_code_here() {
     assert_eq!(kind(report::write_at_exit(path("a.xml"))), Err(ErrorKind::InvalidInput));
     let long = "x".repeat(2_000) + ".txt";
     assert_eq!(kind(report::write_at_exit(path(&long))), Err(ErrorKind::InvalidInput));
+    let why = report::write_at_exit(path(&long)).unwrap_err().to_string();
+    assert!(why.contains("1,024 bytes"), "{why}");
     assert_eq!(kind(report::write_at_exit(path("%p.txt"))), Ok(()));
     assert_eq!(kind(report::write_at_exit(path("%p.json"))), Ok(()));
     assert_eq!(kind(report::write_at_exit(path("b.html"))), Err(ErrorKind::AlreadyExists));

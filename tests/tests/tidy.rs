@@ -171,15 +171,33 @@ fn safe_files(source: &Source) -> Vec<String> {
     if !head.contains(&format!("No {KEYWORD} here")) {
         return Vec::new();
     }
-    let is_breach = |line: &str| {
-        // An attribute such as `link_section` is written as a call of the keyword: it does no such thing itself.
-        let line = code(line).replace(&format!("{KEYWORD}("), "");
-        line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == KEYWORD)
-    };
-    let lines = source.text.lines().enumerate().filter(|(_, line)| is_breach(line));
+    let lines = source.text.lines().enumerate().filter(|(_, line)| has_keyword(line));
     lines
         .map(|(number, _)| at(source, number, &format!("{KEYWORD}, although its head says no")))
         .collect()
+}
+
+/// Files of the three crates that users depend on have the keyword in their code only if ARCHITECTURE.md names them.
+fn listed_files(source: &Source, listed: &str) -> Vec<String> {
+    let module = ["alloc-core/src/", "alloc-global/src/", "rc-gc/src/"]
+        .iter()
+        .find_map(|crate_| source.path.strip_prefix(crate_)?.strip_suffix(".rs"));
+    let Some(module) = module.filter(|name| !name.ends_with("tests")) else { return Vec::new() };
+    let code_alone = source.text.split("#[cfg(test)]").next().unwrap_or("");
+    // By its name, or by that and the folders it is in.
+    let names = module.char_indices().filter(|(_, c)| *c == '/').map(|(at, _)| &module[at + 1..]);
+    let is_listed = |name: &str| listed.contains(&format!("`{name}`"));
+    if !code_alone.lines().any(has_keyword) || is_listed(module) || names.into_iter().any(is_listed)
+    {
+        return Vec::new();
+    }
+    vec![format!("{}: {KEYWORD}, but not in ARCHITECTURE.md's list", source.path)]
+}
+
+/// Whether a line of code has the keyword. An attribute such as `link_section` is written as a call of it: it does no such thing itself.
+fn has_keyword(line: &str) -> bool {
+    let line = code(line).replace(&format!("{KEYWORD}("), "");
+    line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == KEYWORD)
 }
 
 /// The layer a file of alloc-core belongs to: `src/page_source/os.rs` and `src/heap_tests.rs` are parts of theirs.
@@ -268,6 +286,14 @@ fn files_that_say_they_have_no_unsafe_have_none() {
 }
 
 #[test]
+fn the_map_names_every_file_with_unsafe() {
+    let map = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
+    let (_, list) = map.split_once("## Unsafe").expect("a section");
+    let (list, _) = list.split_once("\n## ").expect("a section behind it");
+    assert_none(sources().iter().flat_map(|source| listed_files(source, list)).collect());
+}
+
+#[test]
 fn layers_use_only_what_lies_above_them() {
     hold(sources(), layers);
 }
@@ -331,6 +357,16 @@ fn every_rule_notices_a_breach() {
     assert!(breaks(safe_files, "a.rs", &format!("{head}\n{KEYWORD} fn b();")));
     assert!(!breaks(safe_files, "a.rs", &format!("{head}\n#[{KEYWORD}(no_mangle)] // {KEYWORD}")));
     assert!(!breaks(safe_files, "a.rs", &format!("//! Pointers.\nlet a = {KEYWORD} {{ b() }};")));
+    let unlisted =
+        |path: &str, text: &str| !listed_files(&file(path, text), "`b`, `c/d`").is_empty();
+    let block = format!("{KEYWORD} {{ b() }};");
+    for (path, expected) in [("rc-gc/src/a.rs", true), ("alloc-core/src/b.rs", false)] {
+        assert_eq!(unlisted(path, &block), expected, "{path}");
+        assert!(!unlisted(path, "safe();"), "{path}");
+    }
+    assert!(
+        !unlisted("alloc-global/src/x/c/d.rs", &block) && unlisted("alloc-global/src/d.rs", &block)
+    );
     assert!(breaks(mathematics, "alloc-global/src/a.rs", "let far = near.hypot(high);"));
     assert!(!breaks(mathematics, "alloc-global/src/a.rs", "let far = near.sqrt();"));
     assert!(!breaks(mathematics, "alloc-global/src/a.rs", "#[cfg(test)]\nlet far = near.exp();"));

@@ -101,8 +101,10 @@ pub fn write_at_exit(template: impl AsRef<Path>) -> io::Result<()> {
     let template = template.as_ref();
     let bytes = template.as_os_str().as_bytes();
     let is_known = bytes == b"1" || Format::of(template).is_some();
-    if !is_known || bytes.len() > config::LONGEST {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, Format::NONE));
+    let fits = bytes.len() <= config::LONGEST;
+    if !is_known || !fits {
+        let why = if fits { Format::NONE } else { "the path is longer than 1,024 bytes" };
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     }
     // So that the environment is read before.
     drop(std::hint::black_box(Box::new(0u8)));

@@ -126,7 +126,8 @@ pub struct GcGeneration {
 pub struct TimePoint {
     /// Milliseconds since the process began.
     pub ms: u64,
-    /// Bytes in the program's hands.
+    /// Bytes in blocks, those in the caches of threads among them, to 64 KiB a thread; in the last point what
+    /// [`Stats::live_bytes`](crate::Stats) says.
     pub live_bytes: u64,
     /// Bytes of arenas.
     pub mapped_bytes: u64,

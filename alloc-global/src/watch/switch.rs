@@ -84,9 +84,9 @@ pub fn start_sampling(mean_bytes: u64) {
 }
 
 /// Records every block that the process allocates from now on, with its stack; threads see it as they do
-/// [`start_sampling`]. The same as `POOLALLOC_TRACE`.
+/// [`start_sampling`]. The same as `POOLALLOC_TRACE`, with the depth of [`limit_frames`](crate::limit_frames), 26 unless set.
 ///
-/// Every operation goes out of line: it costs some 100 ns for each allocation.
+/// Every operation goes out of line: an allocation and its free cost 80 to 400 ns more, least where the program has frame pointers.
 pub fn start_tracing() {
     switch(1);
 }
