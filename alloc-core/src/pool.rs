@@ -302,7 +302,7 @@ impl PoolRef {
         Some(before as usize)
     }
 
-    /// Takes back the first blocks of `blocks`, as far as they lie in this pool: `first`, and those of `rest` that follow.
+    /// Takes back `first`, and those of `rest` that follow it as far as they lie in this pool.
     ///
     /// Out of line: in one function with [`give_one`](PoolRef::give_one), which runs as often, both lack registers.
     ///

@@ -2,7 +2,7 @@
 //!
 //! | variable | values | default |
 //! |---|---|---|
-//! | `POOLALLOC_FALLBACK_CACHE` | bytes a thread may cache of blocks above 1 KiB, beside its arrays; `0`: of none of the fallback's | `128m` |
+//! | `POOLALLOC_FALLBACK_CACHE` | bytes a thread may cache of blocks above 1 KiB, beside its arrays, and glibc keep in its heap; `0`: of none of the fallback's | `128m` |
 //! | `POOLALLOC_PURGE_DELAY_MS` | milliseconds that free memory is kept; 0 = none; `never` | `500` |
 //! | `POOLALLOC_HUGE_PAGES` | `always`, or bytes in use from which on they are asked for; `never`, as `off` | `4m` |
 //! | `POOLALLOC_PURGER` | `1`: a background thread gives memory back while the program is idle | `0` |
@@ -21,6 +21,8 @@
 //! Bytes and counts may end in `k`, `m` or `g`. A variable that starts with `POOLALLOC_` and is not listed, and
 //! a value that cannot be read, are named once on standard error and ignored. A program that runs
 //! with more rights than its caller (setuid) ignores them all.
+//!
+//! Where the user set thresholds of glibc's `malloc` (`MALLOC_TRIM_THRESHOLD_` and its like, `GLIBC_TUNABLES`), they hold.
 //!
 //! It does not watch for changes: a program that sets variables in itself does so too late.
 
@@ -43,6 +45,7 @@ static PURGER: AtomicBool = AtomicBool::new(false);
 static SAMPLE: AtomicU64 = AtomicU64::new(0);
 static TRACE: AtomicUsize = AtomicUsize::new(0);
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
+static GLIBC_SET: AtomicBool = AtomicBool::new(false);
 
 /// Where the report goes; `1` for standard error; empty for none.
 pub(crate) static REPORT: Text = Text::new();
@@ -136,6 +139,11 @@ pub(crate) fn purger() -> bool {
     PURGER.load(Relaxed)
 }
 
+/// Whether the user set thresholds of glibc's `malloc`: it is left alone then.
+pub(crate) fn is_glibc_set() -> bool {
+    GLIBC_SET.load(Relaxed)
+}
+
 /// What threads record from the start: mean bytes between two samples, 1 for every block, 0 for nothing.
 pub(crate) fn first_rate() -> u64 {
     match (TRACE.load(Relaxed), SAMPLE.load(Relaxed)) {
@@ -187,6 +195,8 @@ pub(crate) fn read_environment() {
         let entry = unsafe { CStr::from_ptr(entry) }.to_bytes();
         if entry.starts_with(PREFIX) {
             read_entry(entry);
+        } else if sets_glibc(entry) {
+            GLIBC_SET.store(true, Relaxed);
         }
         // SAFETY: not past the null at the end.
         at = unsafe { at.add(1) };
@@ -197,6 +207,22 @@ fn read_entry(entry: &[u8]) {
     if let Some(line) = refusal(entry) {
         line.write();
     }
+}
+
+/// Whether an entry of the environment sets one of the thresholds that [`glibc_heap`](crate::glibc_heap) would set.
+fn sets_glibc(entry: &[u8]) -> bool {
+    const WHAT: [&[u8]; 4] = [b"TRIM_THRESHOLD", b"MMAP_THRESHOLD", b"TOP_PAD", b"MMAP_MAX"];
+    let names = |text: &[u8], name: &[u8]| {
+        text.windows(name.len()).any(|window| window.eq_ignore_ascii_case(name))
+    };
+    if let Some(variable) = entry.strip_prefix(b"MALLOC_") {
+        let name = variable.split(|&byte| byte == b'=').next().unwrap_or_default();
+        return name.strip_suffix(b"_").is_some_and(|name| WHAT.contains(&name));
+    }
+    let tunables = entry.strip_prefix(b"GLIBC_TUNABLES=").unwrap_or_default();
+    let of_malloc = |tunable: &[u8]| tunable.starts_with(b"glibc.malloc.");
+    let mut tunables = tunables.split(|&byte| byte == b':').filter(|tunable| of_malloc(tunable));
+    tunables.any(|tunable| WHAT.iter().any(|name| names(tunable, name)))
 }
 
 /// Applies an entry of the environment; what there is to be said where that could not be done.
@@ -403,6 +429,31 @@ mod tests {
         // To be without what is not there is no mistake.
         for name in [&b"POOLALLOC_SIGNAL"[..], b"POOLALLOC_REPORT", b"POOLALLOC_PROFILE"] {
             assert_eq!((apply(name, b"0"), apply(name, b"off")), (Taken, Taken));
+        }
+    }
+
+    #[test]
+    fn what_sets_glibcs_thresholds_is_known() {
+        for entry in [
+            "MALLOC_TRIM_THRESHOLD_=131072",
+            "MALLOC_MMAP_THRESHOLD_=1",
+            "MALLOC_TOP_PAD_=0",
+            "MALLOC_MMAP_MAX_=0",
+            "GLIBC_TUNABLES=glibc.malloc.trim_threshold=1",
+            "GLIBC_TUNABLES=glibc.pthread.rseq=0:glibc.malloc.mmap_threshold=1",
+        ] {
+            assert!(sets_glibc(entry.as_bytes()), "{entry}");
+        }
+        for entry in [
+            "MALLOC_ARENA_MAX=1",
+            "MALLOC_TRIM_THRESHOLD=1",
+            "MALLOC_=",
+            "GLIBC_TUNABLES=glibc.pthread.rseq=0",
+            "GLIBC_TUNABLES=glibc.malloc.arena_max=1:glibc.other.top_pad=1",
+            "TUNABLES=glibc.malloc.top_pad=1",
+            "",
+        ] {
+            assert!(!sets_glibc(entry.as_bytes()), "{entry}");
         }
     }
 

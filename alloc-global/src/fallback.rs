@@ -6,7 +6,7 @@
 //! realloc:  in place within a class; below 128 KiB into a cached block; else the fallback's realloc
 //! ```
 //!
-//! glibc's blocks above 1 MiB are in neither: its heap keeps them (`glibc_heap`).
+//! glibc's blocks of 1 to 28 MiB are in neither as long as its heap keeps them (`glibc_heap`).
 //!
 //! A thread that ends gives its cache back, and by then no `PoolAlloc` is at hand. So one fallback of the process is
 //! registered, for good: the first zero-sized one that frees a block (it has no state, so its type is all there is to
@@ -23,8 +23,8 @@ use crate::config;
 use crate::large_class::{LARGE_ALIGN, LargeClass, fallback_layout};
 use crate::latency::{self, Path};
 use crate::mid_class::{CacheBin, MID_MAX, MID_STEPS};
-use crate::visit::{flush_others, free_to_registered};
-use crate::{depot, glibc_heap, huge, shared, spans, thread};
+use crate::visit::free_to_registered;
+use crate::{glibc_heap, huge, spans, thread};
 use alloc_core::{Block, CLASSES};
 use core::alloc::{GlobalAlloc, Layout};
 use core::any::TypeId;
@@ -32,11 +32,13 @@ use core::ptr::{self, NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::alloc::System;
 
+pub(crate) use back::{give_all_back, make_room, make_room_above, trim_system};
 use kept::{
-    ask_room, count_change, look_and_return, make_way, move_cached, note_fresh, note_grown,
-    pass_on, pop, push, take_passed_on,
+    ask_room, count_change, look_and_return, make_way, most_in_use, move_cached, note_fresh,
+    note_grown, pass_on, pop, push, take_passed_on,
 };
 
+mod back;
 mod kept;
 mod mid;
 
@@ -50,7 +52,7 @@ const CHEAP_TO_COPY: usize = 16 << 10;
 /// From this size on, in bytes, zeroed memory is left to the fallback: the system has it at hand.
 const ZERO_AT_HAND: usize = 1 << 20;
 
-/// Above this, in bytes, glibc's blocks are not cached: it makes one of the free ones side by side, so that the memory that was used last
+/// Above this, in bytes, glibc's blocks are not cached where it keeps them: it makes one of the free ones side by side, so that the memory that was used last
 /// serves other sizes too. The call costs little beside what it takes to fill such a block (docs/measurements.md).
 const LEFT_TO_GLIBC: usize = 1 << 20;
 
@@ -123,12 +125,14 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         TypeId::of::<F>() == TypeId::of::<System>()
     }
 
-    /// The class of whose blocks a thread or the depot may keep some.
+    /// The class of a block, if a thread or the depot may keep it: not where glibc does better. The thread had `in_use` bytes at most.
     #[inline]
-    fn kept_class(layout: Layout) -> Option<LargeClass> {
-        let class = LargeClass::of(layout)?;
-        let left = class.size() > LEFT_TO_GLIBC && glibc_heap::holds(class.size());
-        if left && Self::is_system() { None } else { Some(class) }
+    fn kept_class(block: *mut u8, layout: Layout, in_use: usize) -> Option<LargeClass> {
+        let left = |class: &LargeClass| {
+            let size = class.size();
+            size > LEFT_TO_GLIBC && Self::is_system() && glibc_heap::keeps(block, size, in_use)
+        };
+        LargeClass::of(layout).filter(|class| !left(class))
     }
 
     /// The most steps of 8 bytes for which the bins of thread caches may be used.
@@ -216,7 +220,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             // SAFETY: the caller's promise.
             return unsafe { self.alloc_mid(bin, layout, zeroed) };
         }
-        if let Some(class) = Self::kept_class(layout)
+        if let Some(class) = LargeClass::of(layout)
             && self.is_registered()
             && !(zeroed && class.size() >= ZERO_AT_HAND)
             && let Some(block) = take_kept(class, layout.size())
@@ -255,7 +259,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             thread::count(|c| &c.fallback_allocs, 1);
             thread::count(|c| &c.fallback_bytes_in, layout.size() as u64);
             thread::note_bytes(asked.size().cast_signed());
-            note_fresh(Self::kept_class(layout), live.saturating_add(layout.size()));
+            let live = live.saturating_add(layout.size());
+            note_fresh(Self::kept_class(block, layout, most_in_use(live)), live);
         }
         block
     }
@@ -334,16 +339,18 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         let asked = fallback_layout(layout);
         thread::count(|c| &c.fallback_frees, 1);
         thread::count(|c| &c.fallback_bytes_out, layout.size() as u64);
-        thread::note_freed(asked.size());
         // Blocks of another value, the one that registered.
         if Self::is_system()
             && let Some((class, block)) = LargeClass::of(layout).zip(NonNull::new(block))
             && spans::has(class, block)
         {
-            return free_to_registered(class, block);
+            free_to_registered(class, block);
+        } else {
+            // SAFETY: it came from there with this layout.
+            unsafe { self.give(block, asked) };
         }
-        // SAFETY: it came from there with this layout.
-        unsafe { self.give(block, asked) };
+        // When it is free: where there is no delay, all that is goes back now.
+        thread::note_freed(asked.size());
     }
 
     /// Keeps a freed block in this thread's cache, or in the depot, if there is room.
@@ -352,9 +359,10 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     ///
     /// It is a free block of the registered fallback with that layout, and the caller's, who gives it up if it was kept.
     unsafe fn keep(cache: &'static Cache, block: Block, layout: Layout) -> bool {
-        let Some(class) = Self::kept_class(layout) else { return false };
-        let live = cache.own_fallback_live().saturating_sub(layout.size());
-        ask_room(cache, live, layout.size());
+        let live = cache.own_fallback_live();
+        let most = most_in_use(live);
+        let Some(class) = Self::kept_class(block.as_ptr(), layout, most) else { return false };
+        ask_room(cache, live.saturating_sub(layout.size()), layout.size());
         // SAFETY: the caller's promise.
         let kept = unsafe { push(class, block, layout.size()) };
         kept || pass_on(cache, class, block, layout.size())
@@ -508,43 +516,4 @@ fn register(registration: *const Registration) -> bool {
     let this = registration.cast_mut();
     // Release: pairs with the Acquire in `free_erased`. Relaxed on failure: nothing is read.
     REGISTERED.compare_exchange(null_mut(), this, Ordering::Release, Ordering::Relaxed).is_ok()
-}
-
-/// Gives back what is kept for reuse, because the system refused. Whether it is worth asking again.
-#[cold]
-pub(crate) fn make_room() -> bool {
-    let shorter = glibc_heap::stay_short();
-    let bytes = give_all_back();
-    trim_system() || bytes > 0 || shorter
-}
-
-/// Gives back what is kept for reuse, of pools and of the fallback's blocks. Returns the bytes that the system and the fallback got.
-pub(crate) fn give_all_back() -> usize {
-    // Caches first: their blocks may be all that is out of a pool or a span.
-    let kept = thread::flush() + flush_others() + depot::flush();
-    kept + shared::trim() + spans::drain() + spans::purge(true).0
-}
-
-/// The same for the pools' sake: gives back what is kept of blocks above 512 bytes.
-#[cold]
-pub(crate) fn make_room_above() {
-    glibc_heap::stay_short();
-    thread::flush_large();
-    flush_others();
-    depot::flush();
-    spans::drain();
-    spans::purge(true);
-    trim_system();
-}
-
-/// Asks the system allocator to give its free memory back, where it has a call for that.
-/// Returns whether it gave any.
-pub(crate) fn trim_system() -> bool {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: always callable; it touches free memory of the system allocator only.
-    let gave = alloc_core::keeping_errno(|| unsafe { libc::malloc_trim(0) } == 1);
-    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-    let gave = false;
-    glibc_heap::look_again();
-    gave
 }

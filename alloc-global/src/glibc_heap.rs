@@ -11,19 +11,24 @@
 //! before the block is resident. Where it is not, the program asks for more than it writes, and would come to hold what it does not
 //! use. A huge page is only made where all of its 2 MiB are mapped; so `brk` runs ahead (`M_TOP_PAD`), by address space alone.
 //!
-//! All of it are hints. Memory that is glibc's is never written: it is populated, which keeps what it reads as. glibc's other heaps, those of
-//! threads, are left alone, for where they end is not known; so is what other allocators do with `brk`. Whether huge pages are wanted, and
+//! Huge pages are hints. Memory that is glibc's is never written: it is populated, which keeps what it reads as. glibc's other heaps, those of
+//! threads, get none, for where they end is not known; so does what other allocators do with `brk`. Whether huge pages are wanted, and
 //! come cheaply, is up to `huge`.
+//!
+//! Those other heaps have 64 MiB each, and one that is wholly free is unmapped, whatever glibc was told: what a thread holds beyond
+//! that is better off in its cache.
+//!
+//! Where the user set thresholds of glibc's, all of it is left as it is, and blocks of all sizes are cached.
 
 #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
-pub(crate) use glibc::{begin, holds, is_due, look, look_again, stay_short, teach};
+pub(crate) use glibc::{begin, is_due, keeps, look, look_again, stay_short, teach};
 
 /// Without glibc there is no such heap.
 #[cfg(not(all(target_os = "linux", target_env = "gnu", not(miri))))]
 mod none {
     pub(crate) fn begin() {}
     pub(crate) fn teach() {}
-    pub(crate) fn holds(_: usize) -> bool {
+    pub(crate) fn keeps(_: *mut u8, _: usize, _: usize) -> bool {
         false
     }
     pub(crate) fn is_due(_: *mut u8, _: usize) -> bool {
@@ -36,18 +41,22 @@ mod none {
     }
 }
 #[cfg(not(all(target_os = "linux", target_env = "gnu", not(miri))))]
-pub(crate) use none::{begin, holds, is_due, look, look_again, stay_short, teach};
+pub(crate) use none::{begin, is_due, keeps, look, look_again, stay_short, teach};
 
 #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
 mod glibc {
     use crate::{config, huge, residency};
     use alloc_core::{HUGE_PAGE, PAGE_SIZE, keeping_errno};
-    use core::alloc::{GlobalAlloc, Layout};
     use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-    use std::alloc::System;
 
-    /// The block that [`teach`] frees, in bytes: with its header and rounded to pages within the largest that glibc learns from.
-    const LESSON: usize = (32 << 20) - (64 << 10);
+    /// Blocks from this size on are mapped one by one: the largest that `M_MMAP_THRESHOLD` may be.
+    const MAPPED_FROM: usize = 32 << 20;
+
+    /// Bytes at the end of a heap that glibc keeps, at least: what it comes to by itself where large blocks are freed.
+    const LEAST_KEPT: usize = 64 << 20;
+
+    /// Bytes that a thread may have in use for its heap of 64 MiB to hold them, with what lies between them.
+    const ONE_HEAP: usize = 52 << 20;
 
     /// Bytes that are looked at together.
     const WINDOW: usize = HUGE_PAGE;
@@ -94,6 +103,9 @@ mod glibc {
 
     /// From now on the heap is looked after.
     pub(crate) fn begin() {
+        if config::is_glibc_set() {
+            return;
+        }
         let end = heap_end();
         // Relaxed, here and below: addresses to compare with; who sees an old one asks too early, too late or twice for a hint.
         START.store(end, Relaxed);
@@ -126,31 +138,34 @@ mod glibc {
     ///
     /// It maps blocks of 128 KiB and more one by one, and trims its heaps to as much, until a mapped block is freed:
     /// from then on its bounds are the size of that block and twice that, at most 32 and 64 MiB. A program that caches nothing
-    /// gets there by itself; behind our cache every burst of frees would be paid in page faults again. So such a block is
-    /// allocated and freed untouched: two system calls. As much as a thread may cache is then kept at the end of a
-    /// heap. When it goes back is up to `purge`, as for all else.
+    /// gets there by itself; behind our cache every burst of frees would be paid in page faults again. So the bounds are set: as much as
+    /// a thread may cache is kept at the end of the heap. When it goes back is up to `purge`, as for all else.
     pub(crate) fn teach() {
         // Relaxed, here and below: two threads may both teach; nobody infers anything.
         if TAUGHT.load(Relaxed) {
             return;
         }
         TAUGHT.store(true, Relaxed);
-        let Ok(layout) = Layout::from_size_align(LESSON, align_of::<u128>()) else { return };
-        // Opaque, or the compiler sees that nobody uses the block and leaves both calls out.
-        // SAFETY: the size is not 0.
-        let block = core::hint::black_box(unsafe { System.alloc(layout) });
-        if !block.is_null() {
-            // SAFETY: just allocated with this layout.
-            unsafe { System.dealloc(block, layout) };
+        if !config::is_glibc_set() {
+            set(libc::M_MMAP_THRESHOLD, MAPPED_FROM as libc::c_int);
+            set(libc::M_TRIM_THRESHOLD, libc::c_int::try_from(kept()).unwrap_or(libc::c_int::MAX));
         }
-        // From here on glibc learns nothing by itself.
-        let kept = libc::c_int::try_from(config::fallback_cache());
-        set(libc::M_TRIM_THRESHOLD, kept.unwrap_or(libc::c_int::MAX));
     }
 
-    /// Whether blocks of `size` bytes lie in its heaps then.
-    pub(crate) const fn holds(size: usize) -> bool {
-        size < LESSON
+    /// Bytes that glibc is to keep at the end of the heap.
+    fn kept() -> usize {
+        config::fallback_cache().max(LEAST_KEPT)
+    }
+
+    /// Whether glibc keeps the memory of a block of `size` bytes when it is freed, in a heap where others that are free make one of it: if it does
+    /// not map it by itself, and the thread had no more than `in_use` bytes at a time.
+    pub(crate) fn keeps(block: *mut u8, size: usize, in_use: usize) -> bool {
+        // The first one may begin below the end that the heap had.
+        let heap = START.load(Relaxed)..heap_end();
+        let last = block.addr().saturating_add(size).saturating_sub(1);
+        let most = if heap.contains(&last) { kept() } else { ONE_HEAP };
+        // A class is a quarter larger than the block at most, and glibc has headers and pages beside it.
+        size <= MAPPED_FROM / 8 * 7 && in_use <= most && !config::is_glibc_set()
     }
 
     fn set(what: libc::c_int, bytes: libc::c_int) {

@@ -211,6 +211,11 @@ impl LargeCache {
         self.bin(class).len.get()
     }
 
+    /// The most bytes that were in use of late.
+    pub(crate) fn peak(&self) -> usize {
+        self.peak.get()
+    }
+
     /// Notes what is in use, after a block came fresh from the fallback.
     pub(crate) fn note_fresh(&self, class: Option<LargeClass>, live: usize) {
         self.peak.set(self.peak.get().max(live));

@@ -55,7 +55,7 @@ const SIZES: [u32; LARGE_SIZES] = {
     let mut sizes = [0; LARGE_SIZES];
     let mut rank = 0;
     while rank < LARGE_SIZES {
-        // At most 7 << 23: no overflow.
+        // At most 8 << 22: no overflow.
         sizes[rank] = (5 + (rank as u32 & 3)) << (rank as u32 / 4 + FIRST_SHIFT - 2);
         rank += 1;
     }

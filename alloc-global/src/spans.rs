@@ -100,7 +100,8 @@ pub(crate) unsafe fn add(class: LargeClass, memory: NonNull<u8>) -> bool {
     true
 }
 
-/// Takes back those of `blocks` that lie in spans; the others move to the front. Returns how many those are.
+/// Takes back those of `blocks` that lie in spans; the others move to the front. Returns how many those are; what lies behind them is
+/// unspecified.
 ///
 /// # Safety
 ///
@@ -114,9 +115,11 @@ pub(crate) unsafe fn give(class: LargeClass, blocks: &mut [Block]) -> usize {
     let blocks = blocks.get_mut(first..).unwrap_or_default();
     // SAFETY: the caller's promise.
     let given = unsafe { bin.lock().give(blocks, class, &mut emptied) };
-    release(emptied);
     match given {
-        Ok(others) => first + others,
+        Ok(others) => {
+            release(emptied);
+            first + others
+        }
         Err(fault) => end(fault, class),
     }
 }

@@ -1,4 +1,5 @@
-//! Huge pages behind glibc's heap: asked for where a program writes all that it gets, and only then.
+//! glibc's heaps: huge pages behind the first, where a program writes all that it gets, and only then; and what is cached of large blocks
+//! beside them.
 //!
 //! What was asked for is in `/proc/self/smaps`, whether or not the system then had such pages: the flag `hg` of a mapping. Where blocks
 //! do not lie in that heap, or the kernel knows no huge pages, nothing may be asked for.
@@ -7,8 +8,9 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use alloc_global::{PoolAlloc, trim};
+use alloc_global::{PoolAlloc, stats, trim};
 use tests::cases::{self, Case, with_setting};
+use tests::process::resident;
 
 #[global_allocator]
 static ALLOC: PoolAlloc = PoolAlloc::new();
@@ -22,6 +24,10 @@ const WITHOUT: usize = 12 << 20;
 const A_SECOND: Duration = Duration::from_millis(1_100);
 
 const NEVER: &str = "without_huge_pages_none_are_asked_for";
+const THRESHOLD: &str = "where_the_user_set_a_threshold_large_blocks_are_cached";
+const TUNABLE: &str = "where_the_user_set_a_tunable_large_blocks_are_cached";
+const SMALL: &str = "a_small_cache_does_not_have_glibc_give_large_blocks_back_at_once";
+const AT_ONCE: &str = "without_a_delay_a_large_block_goes_back_when_it_is_freed";
 
 fn main() -> ExitCode {
     cases::main(&[
@@ -30,6 +36,14 @@ fn main() -> ExitCode {
         Case::new("a_heap_that_was_given_back_gets_them_again", again),
         Case::new("a_request_that_cannot_be_met_stops_it_for_a_second_only", failure),
         Case::new(NEVER, never),
+        Case::new("a_thread_caches_what_its_heap_cannot_hold", thread),
+        Case::new("the_first_heap_holds_as_much_as_a_thread_may_cache", first),
+        Case::new(THRESHOLD, || users("MALLOC_TRIM_THRESHOLD_", "131072", THRESHOLD)),
+        Case::new(TUNABLE, || {
+            users("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=131072", TUNABLE)
+        }),
+        Case::new(SMALL, small),
+        Case::new(AT_ONCE, at_once),
     ])
 }
 
@@ -124,5 +138,61 @@ fn never() {
     with_setting(NEVER, "POOLALLOC_HUGE_PAGES", "never", || {
         let blocks = blocks(usize::MAX);
         assert_eq!(asked(), 0, "{:x?} for {} blocks", heap(), blocks.len());
+    });
+}
+
+/// Allocates so many blocks, not written, and frees them, twice. Bytes cached then.
+fn cached_of(count: usize, size: usize) -> u64 {
+    // What was mapped by itself before the first free is cached like other blocks.
+    std::hint::black_box(Vec::<u8>::with_capacity(3 << 19));
+    for _ in 0..2 {
+        let all: Vec<Vec<u8>> = (0..count).map(|_| Vec::with_capacity(size)).collect();
+        std::hint::black_box(&all);
+    }
+    stats().fallback_cached_bytes
+}
+
+/// glibc unmaps such a heap when it is free, and 64 MiB are the most that it has.
+fn thread() {
+    let cached = || (cached_of(8, 5_000_000), cached_of(20, 5_000_000));
+    let (few, many) = std::thread::spawn(cached).join().expect("no panic");
+    assert!(few < 1 << 20, "{few} bytes of 40 MB are cached");
+    assert!(many >= 95_000_000, "{many} bytes of 100 MB are cached");
+}
+
+fn first() {
+    let (few, many) = (cached_of(20, 5_000_000), cached_of(60, 5_000_000));
+    // Elsewhere blocks are left to who is not known to be glibc up to 52 MiB.
+    if can_be(&[Vec::with_capacity(1 << 20)]) {
+        assert!(few < 1 << 20, "{few} bytes of 100 MB are cached");
+    }
+    assert!(many >= 100_000_000, "{many} bytes of 300 MB are cached, of which 128 MiB may be");
+}
+
+fn users(name: &str, value: &str, case: &str) {
+    with_setting(case, name, value, || {
+        let cached = cached_of(2, 3_000_000);
+        assert!(cached >= 6_000_000, "{cached} bytes of 6 MB are cached");
+    });
+}
+
+fn small() {
+    with_setting(SMALL, "POOLALLOC_FALLBACK_CACHE", "64k", || {
+        drop(vec![1_u8; 3 << 20]);
+        let before = resident();
+        drop(vec![1_u8; 24 << 20]);
+        let kept = resident().saturating_sub(before);
+        assert!(kept >= 16 << 20, "{kept} bytes of 24 MiB are resident");
+        assert_eq!(stats().fallback_cached_bytes, 0);
+    });
+}
+
+fn at_once() {
+    with_setting(AT_ONCE, "POOLALLOC_PURGE_DELAY_MS", "0", || {
+        drop(vec![1_u8; 3 << 20]);
+        let before = resident();
+        drop(vec![1_u8; 24 << 20]);
+        let kept = resident().saturating_sub(before);
+        assert!(kept <= 1 << 20, "{kept} bytes of 24 MiB are resident");
     });
 }

@@ -168,10 +168,12 @@ impl Cache {
         let kept = keep(class, out);
         let Some(out) = out.get_mut(kept..) else { return };
         self.note_bytes(-((passed_on + out.len()) * class.size()).cast_signed());
-        self.note_freed(class.size() * out.len());
+        let bytes = class.size() * out.len();
         // USER CODE: a fallback's.
         // SAFETY: they were below the length: blocks (2), and both types have one layout.
         free(class, unsafe { &mut *(core::ptr::from_mut(out) as *mut [Block]) });
+        // When they are free: where there is no delay, all that is goes back now.
+        self.note_freed(bytes);
     }
 
     /// Whether so many bytes of a bin above 64 came through this cache, and did not go back through it.

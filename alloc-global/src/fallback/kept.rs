@@ -42,6 +42,12 @@ pub(super) fn ask_room(cache: &'static Cache, live: usize, size: usize) {
     }
 }
 
+/// The most bytes that this thread had in use of late, `live` now.
+pub(super) fn most_in_use(live: usize) -> usize {
+    let visit = thread::attached().and_then(Visit::of_owner);
+    visit.map_or(live, |visit| visit.cache.large.peak().max(live))
+}
+
 /// Tells this thread's cache what is in use, after a block came fresh from the fallback.
 pub(super) fn note_fresh(class: Option<LargeClass>, live: usize) {
     if let Some(visit) = thread::attached().and_then(Visit::of_owner) {
