@@ -21,8 +21,8 @@
 //!    not been touched since they were mapped or purged.
 //! 3. `purging` and `free` are disjoint: one caller is giving the memory of those pools back.
 //! 4. The slot of a pool that was just taken is all zero; what it holds later is its owner's.
-//! 5. An arena is in the bucket of its [`Arenas`](crate::Arenas) that matches the number of bits in `free`; and in its queue
-//!    of those with memory to give back if and only if `is_due` is set.
+//! 5. An arena is in the bucket of its [`Arenas`](crate::Arenas) that matches the number of bits in
+//!    `free`; and in its queue of those with memory to give back if and only if `is_due` is set.
 //!
 //! What to do with free pools and arenas is not decided here, but in `arenas`.
 

@@ -8,8 +8,8 @@
 //!
 //! A pool is taken from the first arena of the lowest bucket that has one, so that nearly empty
 //! arenas drain (CPython's `usable_arenas` has the same order). A pool taken or put back moves its
-//! arena to the neighbouring bucket: a constant number of steps, whatever the number of arenas. What can be given back is
-//! queued, so that to find it costs no walk over all arenas either.
+//! arena to the neighbouring bucket: a constant number of steps, whatever the number of arenas.
+//! What can be given back is queued, so that to find it costs no walk over all arenas either.
 //!
 //! No call here goes to the system: memory is mapped ([`MappedChunk::map`]) and given back
 //! ([`DetachedArena::purge`], [`FreePools::purge`], [`UnusedChunk::unmap`]) between two calls, so
@@ -22,8 +22,8 @@
 //! 3. A chunk is in `roomy` if it has an idle arena, else in `solid`.
 //! 4. `arenas` is the number of arenas in use, `in_use` that of pools taken, `chunk_arenas` that
 //!    of arenas in all chunks, `empty` that of arenas in the last bucket, `queued` that of arenas in `due`.
-//! 5. An arena in use is in `due` if and only if it has whole runs of free pools with memory, and the source has not refused
-//!    to take them.
+//! 5. An arena in use is in `due` if and only if it has whole runs of free pools with memory, and
+//!    the source has not refused to take them.
 //!
 //! It does not know what pools hold.
 
@@ -38,8 +38,8 @@ use core::ptr::NonNull;
 /// system calls than it gives.
 const PURGE_POOLS: u32 = 4;
 
-/// In place of a time: the source refused to take an arena's pools back; not to be asked again before another
-/// pool becomes free there.
+/// In place of a time: the source refused to take an arena's pools back; not to be asked again
+/// before another pool becomes free there.
 const REFUSED: u64 = u64::MAX;
 
 /// A pool that was taken: 16 KiB, aligned to 16 KiB.
@@ -188,7 +188,8 @@ impl Arenas {
     ///
     /// # Safety
     ///
-    /// `arena` was detached from these arenas; `purged` says whether [`DetachedArena::purge`] gave bytes back.
+    /// `arena` was detached from these arenas; `purged` says whether [`DetachedArena::purge`] gave
+    /// bytes back.
     pub unsafe fn reattach(&mut self, arena: DetachedArena, purged: bool) -> Option<UnusedChunk> {
         let DetachedArena { base, chunk } = arena;
         let bit = chunk.bit(base);

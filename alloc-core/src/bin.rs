@@ -79,7 +79,8 @@ impl Bin {
         unsafe { self.add_pool_at(pool, class, owner, 0) };
     }
 
-    /// As [`add_pool`](Bin::add_pool), and notes that it was at the time `now` on the caller's clock; 0 is no time.
+    /// As [`add_pool`](Bin::add_pool), and notes that it was at the time `now` on the caller's
+    /// clock; 0 is no time.
     ///
     /// # Safety
     ///
@@ -93,10 +94,11 @@ impl Bin {
         self.empty += 1;
     }
 
-    /// Takes back those of `blocks` that belong to this bin; those of other owners move to the front. What lies behind these is unspecified.
+    /// Takes back those of `blocks` that belong to this bin; those of other owners move to the
+    /// front. What lies behind these is unspecified.
     ///
-    /// Works through runs of blocks of one pool: what is freed together often lies together. In a run that lies side by
-    /// side a block costs some seven instructions, in others 25, alone 47.
+    /// Works through runs of blocks of one pool: what is freed together often lies together. In a
+    /// run that lies side by side a block costs some seven instructions, in others 25, alone 47.
     ///
     /// # Safety
     ///

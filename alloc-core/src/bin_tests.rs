@@ -77,7 +77,8 @@ fn classes() -> impl Iterator<Item = SizeClass> {
     SizeClass::all().step_by(if cfg!(miri) { 21 } else { 1 }).skip(usize::from(cfg!(miri)))
 }
 
-/// Puts some of the blocks into an order in which programs free: rows up and down, every second block, blocks of two pools by turns.
+/// Puts some of the blocks into an order in which programs free: rows up and down, every second
+/// block, blocks of two pools by turns.
 fn mixed(blocks: &[Block], random: &mut Random) -> Vec<Block> {
     let mut left: BTreeSet<Block> = blocks.iter().copied().collect();
     let mut order = Vec::new();

@@ -1,7 +1,8 @@
 //! The error number of the C library, left alone.
 //!
-//! A program may look at `errno` after code of its own that allocates in between; so what an allocator asks the system must
-//! not show there. It does not say what went wrong: who asks the system looks at what it returns.
+//! A program may look at `errno` after code of its own that allocates in between; so what an
+//! allocator asks the system must not show there. It does not say what went wrong: who asks the
+//! system looks at what it returns.
 
 /// Runs `f` and puts `errno` back to what it was before.
 ///

@@ -8,8 +8,8 @@
 //! first   + size                           + carved * size
 //! ```
 //!
-//! A slice is filled from its end, in the order of addresses: so the lowest address comes last, and who pops from the end goes up
-//! through the memory.
+//! A slice is filled from its end, in the order of addresses: so the lowest address comes last, and
+//! who pops from the end goes up through the memory.
 //!
 //! How many blocks are free is counted by who owns the words: pools here, spans in `alloc-global`.
 
@@ -20,12 +20,13 @@ use core::ptr::NonNull;
 /// The address of a block.
 pub type Block = NonNull<u8>;
 
-/// Takes blocks whose bits are set, and clears these. Returns what of `out` is left in front. A few instructions a block, and a step for
-/// each word.
+/// Takes blocks whose bits are set, and clears these. Returns what of `out` is left in front. A few
+/// instructions a block, and a step for each word.
 ///
 /// # Safety
 ///
-/// The block of each set bit lies in the memory that `first` begins, `size` bytes behind the block before it.
+/// The block of each set bit lies in the memory that `first` begins, `size` bytes behind the block
+/// before it.
 #[inline(always)]
 pub unsafe fn take_marked<'a>(
     words: &[Cell<u64>],

@@ -217,8 +217,8 @@ impl<S: PageSource> Heap<S> {
         unsafe { self.inner.borrow().arenas.usage() }
     }
 
-    /// Calls `f` for each pool in use. `f` must not use this heap, and cannot keep what it is shown: the pool may be
-    /// gone by then.
+    /// Calls `f` for each pool in use. `f` must not use this heap, and cannot keep what it is
+    /// shown: the pool may be gone by then.
     ///
     /// ```compile_fail
     /// # use alloc_core::{Heap, OsPages};

@@ -1,8 +1,9 @@
 //! Arenas, pools and blocks in size classes: the engine under `PoolAlloc` and `Gc<T>`.
 //!
-//! By itself it is a private heap without any global state: [`Heap`] serves blocks of 8 to 512 bytes to one thread, from pages of the
-//! system, of a slice, or of a source that fails on purpose ([`PageSource`]). With the feature `allocator-api2` a `&Heap` is an
-//! allocator for collections that take one.
+//! By itself it is a private heap without any global state: [`Heap`] serves blocks of 8 to 512
+//! bytes to one thread, from pages of the system, of a slice, or of a source that fails on purpose
+//! ([`PageSource`]). With the feature `allocator-api2` a `&Heap` is an allocator for collections
+//! that take one.
 //!
 //! ```
 //! use alloc_core::{Heap, OsPages};
@@ -17,8 +18,9 @@
 //! assert!(heap.check().is_ok());
 //! ```
 //!
-//! [`Heap`], [`PageSource`] and its sources, [`SizeClass`], and what a walk shows ([`Usage`], [`ArenaView`], [`PoolView`]) are for users.
-//! All else is what `alloc-global` and `rc-gc` build their heaps of, and changes with them.
+//! [`Heap`], [`PageSource`] and its sources, [`SizeClass`], and what a walk shows ([`Usage`],
+//! [`ArenaView`], [`PoolView`]) are for users. All else is what `alloc-global` and `rc-gc` build
+//! their heaps of, and changes with them.
 // No unsafe here; the modules say what they use it for.
 
 mod arena;

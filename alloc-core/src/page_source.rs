@@ -26,8 +26,8 @@ use core::ptr::NonNull;
 ///
 /// 1. `map` returns memory that nothing else uses until `unmap`, readable and writable, aligned as
 ///    asked, and all zero.
-/// 2. After `purge` the range stays mapped and reads as zero, unless it returned `false`: then each of its pages
-///    reads as zero or is untouched.
+/// 2. After `purge` the range stays mapped and reads as zero, unless it returned `false`: then each
+///    of its pages reads as zero or is untouched.
 /// 3. No method panics or allocates from a heap that lies above it.
 pub unsafe trait PageSource {
     /// Maps `len` bytes (a multiple of the page size) at a multiple of `align`, a power of two of

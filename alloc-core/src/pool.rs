@@ -87,8 +87,8 @@ const _: () = assert!(size_of::<PoolDesc>() == SLOT_SIZE);
 pub enum Fault {
     /// The block is free already.
     DoubleFree(Block),
-    /// The address lies in no pool that is in use. Found by who keeps pools of several owners; one inside a block of a pool
-    /// in use counts as that block.
+    /// The address lies in no pool that is in use. Found by who keeps pools of several owners; one
+    /// inside a block of a pool in use counts as that block.
     NotABlock(Block),
     /// The block has another size class than it was given back for: the layout is wrong.
     WrongClass(Block, Option<SizeClass>),
@@ -278,8 +278,8 @@ impl PoolRef {
         (block.addr().get() ^ other.addr().get()) < POOL_SIZE
     }
 
-    /// Takes back one block, and returns how many were free before; `None` if it is free already. Three quarters of the
-    /// instructions of a run of one.
+    /// Takes back one block, and returns how many were free before; `None` if it is free already.
+    /// Three quarters of the instructions of a run of one.
     ///
     /// # Safety
     ///
@@ -304,7 +304,8 @@ impl PoolRef {
 
     /// Takes back `first`, and those of `rest` that follow it as far as they lie in this pool.
     ///
-    /// Out of line: in one function with [`give_one`](PoolRef::give_one), which runs as often, both lack registers.
+    /// Out of line: in one function with [`give_one`](PoolRef::give_one), which runs as often, both
+    /// lack registers.
     ///
     /// # Safety
     ///
@@ -332,7 +333,8 @@ impl PoolRef {
             }
             bits = more;
             let Some(mut next) = left.first().map(Cell::get) else { break None };
-            // What was allocated together and is freed in that order, or the reverse of it, lies side by side.
+            // What was allocated together and is freed in that order, or the reverse of it, lies
+            // side by side.
             let step = next.addr().get().wrapping_sub(block.addr().get());
             let up = step == size;
             if up || step == size.wrapping_neg() {
@@ -417,7 +419,8 @@ const fn ones(count: usize) -> u64 {
     (1 << count) - 1
 }
 
-/// How many bits above that of block `index` are clear, one after the other, in its word and up to that of block `last`.
+/// How many bits above that of block `index` are clear, one after the other, in its word and up to
+/// that of block `last`.
 #[inline(always)]
 fn clear_above(bits: u64, index: usize, last: usize) -> usize {
     let at = index % 64;

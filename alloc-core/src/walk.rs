@@ -53,8 +53,8 @@ impl PoolView<'_> {
         self.pool.for_each_out(f);
     }
 
-    /// When the pool was taken, on the clock of who gave it to its bin; `None` if that was not said, and for
-    /// pools of class 1, whose descriptors have no room for it.
+    /// When the pool was taken, on the clock of who gave it to its bin; `None` if that was not
+    /// said, and for pools of class 1, whose descriptors have no room for it.
     pub fn taken_at(&self) -> Option<u64> {
         self.pool.taken_at()
     }
@@ -91,8 +91,8 @@ impl<'a> ArenaView<'a> {
         self.arena.base()
     }
 
-    /// When one of its pools last became free, on the clock of who put it back. `None`: not since the arena came
-    /// into use, or the system refused to take its memory back.
+    /// When one of its pools last became free, on the clock of who put it back. `None`: not since
+    /// the arena came into use, or the system refused to take its memory back.
     pub fn since(&self) -> Option<u64> {
         Some(self.arena.since.get()).filter(|since| *since != 0 && *since != u64::MAX)
     }
@@ -208,7 +208,8 @@ mod tests {
     use crate::page_source::OsPages;
     use core::mem::MaybeUninit;
 
-    /// Arenas with one pool of each of two classes, taken at the time 7, and a free one that was put back at 9.
+    /// Arenas with one pool of each of two classes, taken at the time 7, and a free one that was
+    /// put back at 9.
     fn walked(look: impl FnOnce(&Arenas)) {
         let mut arenas = Arenas::new();
         arenas.add_chunk(MappedChunk::map(&OsPages, 2).unwrap());

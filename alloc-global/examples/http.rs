@@ -48,7 +48,8 @@ fn answer(request: Request) -> std::io::Result<()> {
         "/debug/pprof/heap" => handlers::heap(&Report::gather_profile(), &NoSymbols),
         "/debug/pprof/allocs" => handlers::allocs(&Report::gather_profile(), &NoSymbols),
         "/metrics" => handlers::metrics(&Report::gather_metrics()),
-        // A person waits for this one: everything, functions by their names, out of the program's debug information.
+        // A person waits for this one: everything, functions by their names, out of the program's
+        // debug information.
         _ => handlers::report(&Report::gather(), &DebugInfo),
     };
     let response = Response::from_data(bytes);

@@ -7,9 +7,9 @@
 //!                              +-- panic, after the scope: counts, top sites and a profile of the body
 //! ```
 //!
-//! All of them count the calling thread only (`measure`), so that tests may run side by side, and threads that the body starts
-//! are not seen. A count that would be a guess fails, and says why. Everything but the macros' few lines is plain
-//! functions of the counts.
+//! All of them count the calling thread only (`measure`), so that tests may run side by side, and
+//! threads that the body starts are not seen. A count that would be a guess fails, and says why.
+//! Everything but the macros' few lines is plain functions of the counts.
 //!
 //! No unsafe here.
 
@@ -199,7 +199,8 @@ impl Scope {
     ///
     /// # Panics
     ///
-    /// If a count is above its baseline, the file is not there or cannot be read, or the counts would be a guess.
+    /// If a count is above its baseline, the file is not there or cannot be read, or the counts
+    /// would be a guess.
     #[track_caller]
     pub fn check_baseline(self, baseline: &str, package: &str, source: &str) {
         let ended = self.end();
@@ -245,7 +246,8 @@ struct Evidence {
 const SITES: usize = 5;
 
 impl Evidence {
-    /// The sites that allocated most in the body, or those of which most is left over; and a file with all of them.
+    /// The sites that allocated most in the body, or those of which most is left over; and a file
+    /// with all of them.
     fn of(sites: &Sites, by_live: bool) -> Evidence {
         let snapshot = snapshot_of(sites);
         if snapshot.sites.is_empty() {
@@ -270,7 +272,8 @@ impl Evidence {
     }
 }
 
-/// Writes the profile of the body under the folder that cargo builds in, or for other programs that of temporary files.
+/// Writes the profile of the body under the folder that cargo builds in, or for other programs that
+/// of temporary files.
 #[cfg(feature = "report")]
 fn profile(body: Snapshot) -> Option<PathBuf> {
     use crate::report::{NoSymbols, Report, write};
@@ -333,7 +336,8 @@ fn rows(stats: &Measured) -> [(&'static str, u64); 9] {
     ]
 }
 
-/// Runs the body and fails if the calling thread allocated meanwhile (`realloc` counts, frees do not). Gives the body's value.
+/// Runs the body and fails if the calling thread allocated meanwhile (`realloc` counts, frees do
+/// not). Gives the body's value.
 ///
 /// ```
 /// # use alloc_global::PoolAlloc;
@@ -361,8 +365,8 @@ macro_rules! assert_no_alloc {
     }};
 }
 
-/// Runs the body and fails unless the calling thread allocated as often as said: `<= n`, `< n` or `== n`. Calls of
-/// `realloc` count too, in place or not. Gives the body's value.
+/// Runs the body and fails unless the calling thread allocated as often as said: `<= n`, `< n` or
+/// `== n`. Calls of `realloc` count too, in place or not. Gives the body's value.
 ///
 /// ```
 /// # use alloc_global::PoolAlloc;
@@ -389,8 +393,8 @@ macro_rules! assert_allocs {
     }};
 }
 
-/// Runs the body and fails if the blocks that the calling thread allocated in it were at any moment more bytes together:
-/// `"64 KiB"`, `"1.5 MB"`, or a number. Gives the body's value.
+/// Runs the body and fails if the blocks that the calling thread allocated in it were at any moment
+/// more bytes together: `"64 KiB"`, `"1.5 MB"`, or a number. Gives the body's value.
 ///
 /// ```
 /// # use alloc_global::PoolAlloc;
@@ -404,8 +408,8 @@ macro_rules! assert_allocs {
 ///
 /// # Panics
 ///
-/// As [`assert_no_alloc!`](crate::assert_no_alloc), and if the limit is no number of bytes. Blocks of the body that
-/// another thread frees count as live.
+/// As [`assert_no_alloc!`](crate::assert_no_alloc), and if the limit is no number of bytes. Blocks
+/// of the body that another thread frees count as live.
 #[macro_export]
 macro_rules! assert_max_bytes {
     ($most:expr, $body:block) => {{
@@ -417,8 +421,8 @@ macro_rules! assert_max_bytes {
     }};
 }
 
-/// Runs the body and fails if a block that the calling thread allocated in it is still live. Gives the body's value, whose
-/// own blocks would be left over too.
+/// Runs the body and fails if a block that the calling thread allocated in it is still live. Gives
+/// the body's value, whose own blocks would be left over too.
 ///
 /// ```
 /// # use alloc_global::PoolAlloc;
@@ -433,8 +437,8 @@ macro_rules! assert_max_bytes {
 ///
 /// # Panics
 ///
-/// As [`assert_no_alloc!`](crate::assert_no_alloc). A block that another thread frees counts as left over, since this thread
-/// does not see that; the message says so.
+/// As [`assert_no_alloc!`](crate::assert_no_alloc). A block that another thread frees counts as
+/// left over, since this thread does not see that; the message says so.
 #[macro_export]
 macro_rules! assert_no_leaks {
     ($($body:tt)*) => {{
@@ -445,8 +449,9 @@ macro_rules! assert_no_leaks {
     }};
 }
 
-/// Runs the body and fails if a count is above that in the file `baselines/NAME.txt` beside the source: allocations,
-/// reallocations, bytes allocated, blocks left over, most bytes at once. Gives the body's value.
+/// Runs the body and fails if a count is above that in the file `baselines/NAME.txt` beside the
+/// source: allocations, reallocations, bytes allocated, blocks left over, most bytes at once. Gives
+/// the body's value.
 ///
 /// `POOLALLOC_UPDATE_BASELINE=1` writes the file. Where a count is lower, a line on standard error says so.
 ///

@@ -13,23 +13,26 @@
 //!         oldest      newest                        free:  put at top
 //! ```
 //!
-//! Most classes of most programs stay in their short arrays, so a thread that uses a little of everything touches few pages.
+//! Most classes of most programs stay in their short arrays, so a thread that uses a little of
+//! everything touches few pages.
 //!
 //! An array of addresses, unlike a list through the blocks, touches no block: blocks that are cold
-//! when freed stay so, and batches move without following links (Bonwick's magazines, 2001).
-//! Full, the older half goes back to the heaps; empty, half an array is taken. How long an array may be is `room`'s to say.
+//! when freed stay so, and batches move without following links (Bonwick's magazines, 2001). Full,
+//! the older half goes back to the heaps; empty, half an array is taken. How long an array may be
+//! is `room`'s to say.
 //!
 //! Invariants:
 //!
-//! 1. `low <= top <= high` for every class, except (5), all three in or at the end of one array of that class, `low` its start; or
-//!    all three are null, as for index 0 and in the statics `NOT_ATTACHED`, `GATED` and `DETACHED`: there every
-//!    operation takes the slow path.
-//! 2. The slots from `low` to `top` are blocks of class c out of the shared heaps, above 64 blocks of the registered
-//!    fallback (`mid_class`), each in one cache once.
+//! 1. `low <= top <= high` for every class, except (5), all three in or at the end of one array of
+//!    that class, `low` its start; or all three are null, as for index 0 and in the statics
+//!    `NOT_ATTACHED`, `GATED` and `DETACHED`: there every operation takes the slow path.
+//! 2. The slots from `low` to `top` are blocks of class c out of the shared heaps, above 64 blocks
+//!    of the registered fallback (`mid_class`), each in one cache once.
 //! 3. Only the thread that the cache is attached to writes to it; `top`, `low` and the counters are read
 //!    by others, which is why they are atomic.
 //! 4. Bit c - 1 of `used` is set if the room or the length of class c is not 0.
-//! 5. A cache that only hands out (`watch`) has `high = low`: what lies before `top` is inside an array all the same.
+//! 5. A cache that only hands out (`watch`) has `high = low`: what lies before `top` is inside an
+//!    array all the same.
 //!
 //! It does not know how threads find their cache: that is `thread`.
 
@@ -87,7 +90,8 @@ pub(crate) struct Cache {
     freed: Cell<usize>,
     /// Blocks taken from the heaps less those given back, wrapping, and their bytes.
     taken: Cell<(u64, u64)>,
-    /// What went through this cache before its thread had it, less what went through drains that the thread had for a time.
+    /// What went through this cache before its thread had it, less what went through drains that
+    /// the thread had for a time.
     pub(crate) before: Cell<CacheTotals>,
     /// The thread and the process that the cache is attached to; see `thread`.
     pub(crate) owner: Owner,
@@ -124,7 +128,8 @@ pub(crate) struct Counters {
     pub(crate) mid_out: [AtomicU64; MIDS],
     /// The bytes of those that may come to lie in a list, wrapping.
     listed_out: AtomicU64,
-    /// What this thread had in use when that was last found to be less than nothing, wrapping: it freed what others allocated.
+    /// What this thread had in use when that was last found to be less than nothing, wrapping: it
+    /// freed what others allocated.
     written_off: AtomicU64,
     /// Blocks of these bins that went to the drain (`watch`), which counts them.
     drained: AtomicU64,
@@ -161,8 +166,9 @@ pub(crate) fn bump(counter: &AtomicU64, by: u64) -> u64 {
 const _: () = assert!(offset_of!(Cache, short) == 2464);
 const _: () = assert!(size_of::<Array>() == HEAD_BYTES);
 
-// SAFETY: by invariant 3 all that is not atomic is touched by one thread at a time: the owner; who holds the lock on the list
-// of idle caches; who found that the owner died (`caches`); and for `large`, whose turn it is (`turn`).
+// SAFETY: by invariant 3 all that is not atomic is touched by one thread at a time: the owner; who
+// holds the lock on the list of idle caches; who found that the owner died (`caches`); and for
+// `large`, whose turn it is (`turn`).
 unsafe impl Sync for Cache {}
 
 impl Cache {
@@ -193,7 +199,8 @@ impl Cache {
         }
     }
 
-    /// Whose cache this is, as depots tell threads apart: a thread that samples has two, and gives itself nothing.
+    /// Whose cache this is, as depots tell threads apart: a thread that samples has two, and gives
+    /// itself nothing.
     pub(crate) fn who(&self) -> depot::Who {
         self.owner.get()
     }
@@ -302,8 +309,8 @@ impl Cache {
     ///
     /// # Safety
     ///
-    /// The cache is that of the calling thread, and no other reference to these slots is alive. `count` is at most the
-    /// array's capacity, or its length.
+    /// The cache is that of the calling thread, and no other reference to these slots is alive.
+    /// `count` is at most the array's capacity, or its length.
     #[expect(
         clippy::mut_from_ref,
         reason = "slots are in UnsafeCells; the caller promises that it is alone"
@@ -430,12 +437,13 @@ impl Cache {
         bin.set_len(len - count);
     }
 
-    /// Moves up to `most` of the newest blocks of a bin into another cache, in their order, and calls `look` with
-    /// them. Returns how many.
+    /// Moves up to `most` of the newest blocks of a bin into another cache, in their order, and
+    /// calls `look` with them. Returns how many.
     ///
     /// # Safety
     ///
-    /// Both caches are that of the calling thread, and `other` has no block of this bin. `look` does not touch them.
+    /// Both caches are that of the calling thread, and `other` has no block of this bin. `look`
+    /// does not touch them.
     pub(crate) unsafe fn move_newest(
         &self,
         of: CacheBin,
@@ -466,7 +474,8 @@ impl Cache {
         moved
     }
 
-    /// Times a free and an allocation of the class from this cache, if it holds a block of it: the ticks of one pair.
+    /// Times a free and an allocation of the class from this cache, if it holds a block of it: the
+    /// ticks of one pair.
     ///
     /// # Safety
     ///

@@ -1,4 +1,5 @@
-//! All caches there are: mapped, waiting for a thread, taken, left, and found again after a thread that died.
+//! All caches there are: mapped, waiting for a thread, taken, left, and found again after a thread
+//! that died.
 //!
 //! ```text
 //! ALL  -> cache -> cache -> cache ...       by next_all, never unmapped
@@ -8,7 +9,8 @@
 //! Invariants:
 //!
 //! 1. A cache is on the list of idle ones, or it is one thread's (`owner`), never both.
-//! 2. An idle cache holds no blocks; of the fallback's it may, if another thread was visiting it when its own thread ended.
+//! 2. An idle cache holds no blocks; of the fallback's it may, if another thread was visiting it
+//!    when its own thread ended.
 //!
 //! It does not know when threads begin and end: that is `thread`.
 
@@ -24,7 +26,8 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 /// Bytes mapped for a cache: whole pages, so that an idle one shares none.
 const CACHE_STRIDE: usize = size_of::<Cache>().next_multiple_of(PAGE_SIZE);
 
-/// Caches that wait for a thread, how many were made, and at how many it is time to look for those of the dead.
+/// Caches that wait for a thread, how many were made, and at how many it is time to look for those
+/// of the dead.
 struct Idle {
     head: Option<&'static Cache>,
     made: usize,
@@ -59,8 +62,8 @@ static ASKING: Asking = Asking::new();
 
 /// Empties the caches of threads that ended without `at_exit`. Returns how many there were.
 ///
-/// It costs a system call for each thread, so the next look is due when half as many caches were taken or made: at
-/// most two calls for each, and a third of all caches may be those of the dead.
+/// It costs a system call for each thread, so the next look is due when half as many caches were
+/// taken or made: at most two calls for each, and a third of all caches may be those of the dead.
 #[cold]
 pub(crate) fn reclaim_dead() -> usize {
     if !ASKING.begin(owner::process()) {
@@ -135,7 +138,8 @@ pub(crate) fn for_each_cache(mut f: impl FnMut(&'static Cache)) {
     }
 }
 
-/// Calls `f` with the heap that a thread takes blocks from, and with the thread's number in the kernel. A thread that samples has two.
+/// Calls `f` with the heap that a thread takes blocks from, and with the thread's number in the
+/// kernel. A thread that samples has two.
 pub(crate) fn for_each_thread(mut f: impl FnMut(u8, u32)) {
     for_each_cache(|cache| {
         if let Some(thread) = owner::thread_of(cache.owner.get()) {

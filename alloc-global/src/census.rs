@@ -7,8 +7,9 @@
 //!
 //! Invariants:
 //!
-//! 1. The parts sum to the bytes of the arenas: `metadata + free + given back + sum of POOL_SIZE * pools = mapped`, and per
-//!    class `capacity >= out >= cached`.
+//! 1. The parts sum to the bytes of the arenas:
+//!    `metadata + free + given back + sum of POOL_SIZE * pools = mapped`, and per class
+//!    `capacity >= out >= cached`.
 //! 2. Nothing is allocated while the locks are held: all sums lie on the stack.
 //!
 //! Unsafe only to promise the walk that all locks are held.
@@ -73,7 +74,8 @@ pub(crate) struct Bytes {
 }
 
 impl Census {
-    /// Walks all pools. Costs a step per pool and per thread and class; other threads wait at their slow paths meanwhile.
+    /// Walks all pools. Costs a step per pool and per thread and class; other threads wait at their
+    /// slow paths meanwhile.
     pub(crate) fn take() -> Census {
         shared::with_all_locked(|arenas| {
             let mut census = Census {
@@ -108,7 +110,8 @@ impl Census {
         })
     }
 
-    /// Adds up what caches and the depot hold; never more than is out, though threads push and pop meanwhile.
+    /// Adds up what caches and the depot hold; never more than is out, though threads push and pop
+    /// meanwhile.
     fn count_cached(&mut self) {
         for class in SizeClass::all() {
             let mut cached = shared::blocks_in_depot(class) as u64;

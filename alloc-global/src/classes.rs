@@ -2,7 +2,8 @@
 //!
 //! Invariant: the bytes that the page lists sum to the mapped bytes, which is its last line of that list.
 //!
-//! No unsafe here. All locks are held for the walk, as for [`check`](crate::check()); nothing is allocated meanwhile.
+//! No unsafe here. All locks are held for the walk, as for [`check`](crate::check()); nothing is
+//! allocated meanwhile.
 
 use crate::census::{Census, ClassCount};
 use crate::{Stats, stats, thread};
@@ -26,7 +27,8 @@ pub struct ClassStats {
     pub size: u64,
     /// Blocks handed out since the process began; a `realloc` that moved into this class is among them.
     pub allocs: u64,
-    /// Blocks that came back since the process began; a `realloc` that moved out of this class is among them.
+    /// Blocks that came back since the process began; a `realloc` that moved out of this class is
+    /// among them.
     pub deallocs: u64,
     /// Blocks in the program's hands.
     pub live_blocks: u64,
@@ -42,8 +44,8 @@ pub struct ClassStats {
 
 /// The counters of all 64 size classes, smallest first.
 ///
-/// Exact under the same conditions as [`stats`](crate::stats()). Costs a step per pool; other threads wait at their slow
-/// paths meanwhile.
+/// Exact under the same conditions as [`stats`](crate::stats()). Costs a step per pool; other
+/// threads wait at their slow paths meanwhile.
 pub fn class_stats() -> Vec<ClassStats> {
     // First: from here on nothing is allocated.
     let mut classes = Vec::with_capacity(CLASSES);
@@ -75,10 +77,12 @@ pub struct DebugPage {
     stats: Stats,
 }
 
-/// Looks at all pools, for a page in the spirit of CPython's `sys._debugmallocstats`: a row per size class in use, then
-/// arenas, then bytes by part, which sum to the mapped bytes, then the fallback.
+/// Looks at all pools, for a page in the spirit of CPython's `sys._debugmallocstats`: a row per
+/// size class in use, then arenas, then bytes by part, which sum to the mapped bytes, then the
+/// fallback.
 ///
-/// Costs a step per pool; other threads wait at their slow paths meanwhile. Neither this nor printing the page allocates.
+/// Costs a step per pool; other threads wait at their slow paths meanwhile. Neither this nor
+/// printing the page allocates.
 ///
 /// ```
 /// println!("{}", alloc_global::debug_page());

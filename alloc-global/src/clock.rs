@@ -1,4 +1,5 @@
-//! The monotonic clock, coarse in milliseconds and fine in nanoseconds: read without a system call where there is a vDSO.
+//! The monotonic clock, coarse in milliseconds and fine in nanoseconds: read without a system call
+//! where there is a vDSO.
 
 #[cfg(target_os = "linux")]
 const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC_COARSE;

@@ -17,12 +17,14 @@
 //!
 //! In paths `%p` stands for the process, `%t` for the time in seconds, `%e` for the program, `%%` for `%`.
 //!
-//! `0` and `off` switch off whatever can be switched: all but the delay and the seed. A file of that name is `./0`.
-//! Bytes and counts may end in `k`, `m` or `g`. A variable that starts with `POOLALLOC_` and is not listed, and
-//! a value that cannot be read, are named once on standard error and ignored. A program that runs
-//! with more rights than its caller (setuid) ignores them all.
+//! `0` and `off` switch off whatever can be switched: all but the delay and the seed. A file of
+//! that name is `./0`. Bytes and counts may end in `k`, `m` or `g`. A variable that starts with
+//! `POOLALLOC_` and is not listed, and a value that cannot be read, are named once on standard
+//! error and ignored. A program that runs with more rights than its caller (setuid) ignores them
+//! all.
 //!
-//! Where the user set thresholds of glibc's `malloc` (`MALLOC_TRIM_THRESHOLD_` and its like, `GLIBC_TUNABLES`), they hold.
+//! Where the user set thresholds of glibc's `malloc` (`MALLOC_TRIM_THRESHOLD_` and its like,
+//! `GLIBC_TUNABLES`), they hold.
 //!
 //! It does not watch for changes: a program that sets variables in itself does so too late.
 
@@ -105,8 +107,8 @@ impl Text {
     }
 }
 
-/// Makes samples repeat from run to run, as far as the program does: for threads that have not drawn one yet. The same as
-/// `POOLALLOC_SEED`.
+/// Makes samples repeat from run to run, as far as the program does: for threads that have not
+/// drawn one yet. The same as `POOLALLOC_SEED`.
 ///
 /// ```
 /// alloc_global::seed_samples(7);
@@ -209,7 +211,8 @@ fn read_entry(entry: &[u8]) {
     }
 }
 
-/// Whether an entry of the environment sets one of the thresholds that [`glibc_heap`](crate::glibc_heap) would set.
+/// Whether an entry of the environment sets one of the thresholds that
+/// [`glibc_heap`](crate::glibc_heap) would set.
 fn sets_glibc(entry: &[u8]) -> bool {
     const WHAT: [&[u8]; 4] = [b"TRIM_THRESHOLD", b"MMAP_THRESHOLD", b"TOP_PAD", b"MMAP_MAX"];
     let names = |text: &[u8], name: &[u8]| {
@@ -303,7 +306,8 @@ fn apply(name: &[u8], value: &[u8]) -> Answer {
     }
 }
 
-/// Applies a setting: `None` if there is none of that name in this program, else whether its value could be read.
+/// Applies a setting: `None` if there is none of that name in this program, else whether its value
+/// could be read.
 fn apply_known(name: &[u8], value: &[u8]) -> Option<bool> {
     match name {
         b"FALLBACK_CACHE" => Some(store(&FALLBACK_CACHE, bytes(value))),

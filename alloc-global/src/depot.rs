@@ -6,22 +6,27 @@
 //!                           a batch        a lock each        a batch
 //! ```
 //!
-//! Where one thread allocates messages and another frees them, every block would go through the fallback, whose own heaps are
-//! then locked by both threads for each. Here a lock is taken once a batch, and for some tens of instructions. The
-//! idea is the depot of full magazines of Bonwick and Adams (2001).
+//! Where one thread allocates messages and another frees them, every block would go through the
+//! fallback, whose own heaps are then locked by both threads for each. Here a lock is taken once a
+//! batch, and for some tens of instructions. The idea is the depot of full magazines of Bonwick and
+//! Adams (2001).
 //!
-//! A program of one thread, and threads that free what they allocated, have no use for it and pay no memory: a
-//! shelf takes blocks only if another thread than the one that frees them asked for some in vain since the last sweep.
+//! A program of one thread, and threads that free what they allocated, have no use for it and pay
+//! no memory: a shelf takes blocks only if another thread than the one that frees them asked for
+//! some in vain since the last sweep.
 //!
 //! Invariants:
 //!
-//! 1. What lies on a shelf are blocks of its class of the registered fallback, each there once, and in no cache.
+//! 1. What lies on a shelf are blocks of its class of the registered fallback, each there once, and
+//!    in no cache.
 //! 2. There are at most `most(class)` of them.
-//! 3. `BYTES` is the sum of their sizes, and of what is on its way in. At most [`MOST_BYTES`] lie on the shelves; blocks above
-//!    [`SMALL`] raise the sum to [`most_bytes`] of their class at most.
+//! 3. `BYTES` is the sum of their sizes, and of what is on its way in. At most [`MOST_BYTES`] lie
+//!    on the shelves; blocks above [`SMALL`] raise the sum to [`most_bytes`] of their class at
+//!    most.
 //!
-//! No lock is held while the fallback runs: who sweeps takes out what must go. Blocks count as given back to the fallback,
-//! in all counters, while they lie here. It does not know what a cache is, nor how a shelf holds blocks: that is `shelf`.
+//! No lock is held while the fallback runs: who sweeps takes out what must go. Blocks count as
+//! given back to the fallback, in all counters, while they lie here. It does not know what a cache
+//! is, nor how a shelf holds blocks: that is `shelf`.
 
 use crate::config;
 use crate::large_class::{LARGE_CLASSES, LargeClass};
@@ -38,7 +43,8 @@ pub(crate) use crate::shelf::Who;
 
 /// Bytes of blocks of one class beyond the first two.
 ///
-/// As much as a queue of messages may hold when it is emptied at once: less, and the rest goes through the fallback.
+/// As much as a queue of messages may hold when it is emptied at once: less, and the rest goes
+/// through the fallback.
 const CLASS_BYTES: usize = 2 << 20;
 
 /// The most blocks of a class.
@@ -47,8 +53,8 @@ const SLOTS: usize = 256;
 /// Bytes of all blocks here at most.
 const MOST_BYTES: usize = 16 << 20;
 
-/// The largest blocks that may lie here up to that bound. Of larger ones few fill it, and a program of a few MiB would hold several times
-/// what it uses.
+/// The largest blocks that may lie here up to that bound. Of larger ones few fill it, and a program
+/// of a few MiB would hold several times what it uses.
 const SMALL: usize = 64 << 10;
 
 /// Larger ones find room as long as all blocks here are at most this part of the most that was ever in use.
@@ -127,7 +133,8 @@ pub(crate) fn is_stocked(class: LargeClass, who: Who) -> bool {
     stocked
 }
 
-/// Takes up to `out.len()` blocks of a class, the newest last; without any, notes that `who` asked. Returns how many.
+/// Takes up to `out.len()` blocks of a class, the newest last; without any, notes that `who` asked.
+/// Returns how many.
 pub(crate) fn take(class: LargeClass, who: Who, out: &mut [MaybeUninit<Block>]) -> usize {
     let (Some((shelf, slots)), true) = (shelf_of(class), is_stocked(class, who)) else {
         return 0;
@@ -167,7 +174,8 @@ pub(crate) unsafe fn give(class: LargeClass, blocks: &[MaybeUninit<Block>]) -> u
     given
 }
 
-/// Gives what lay untouched since the last sweep back to the fallback, and forgets who asked. Returns bytes.
+/// Gives what lay untouched since the last sweep back to the fallback, and forgets who asked.
+/// Returns bytes.
 pub(crate) fn sweep() -> usize {
     empty(Stock::sweep)
 }
@@ -208,7 +216,8 @@ pub(crate) fn lock_for_fork() {
     SHELVES.iter().for_each(|shelf| shelf.lock_for_fork());
 }
 
-/// Counts anew in a child of fork, before the locks are freed: another thread may have been between a shelf and the sum.
+/// Counts anew in a child of fork, before the locks are freed: another thread may have been between
+/// a shelf and the sum.
 pub(crate) fn recount_after_fork() {
     let mut bytes = 0;
     for_each_shelf(|class, shelf, _| bytes += class.size() * shelf.len());

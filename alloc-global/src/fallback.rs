@@ -8,11 +8,12 @@
 //!
 //! glibc's blocks of 1 to 28 MiB are in neither as long as its heap keeps them (`glibc_heap`).
 //!
-//! A thread that ends gives its cache back, and by then no `PoolAlloc` is at hand. So one fallback of the process is
-//! registered, for good: the first zero-sized one that frees a block (it has no state, so its type is all there is to
-//! remember), or one with state whose `PoolAlloc` lives in a static and was told to
-//! ([`PoolAlloc::cache_fallback`](crate::PoolAlloc::cache_fallback)). Others hand every request straight to
-//! their fallback. Whether a block is cached never changes the layout that the fallback sees.
+//! A thread that ends gives its cache back, and by then no `PoolAlloc` is at hand. So one fallback
+//! of the process is registered, for good: the first zero-sized one that frees a block (it has no
+//! state, so its type is all there is to remember), or one with state whose `PoolAlloc` lives in a
+//! static and was told to ([`PoolAlloc::cache_fallback`](crate::PoolAlloc::cache_fallback)). Others
+//! hand every request straight to their fallback. Whether a block is cached never changes the
+//! layout that the fallback sees.
 //!
 //! Before null is answered, what is kept for reuse goes back, and the fallback is asked once more.
 //!
@@ -46,14 +47,16 @@ mod mid;
 /// pages instead of copying them.
 const MOVES_PAGES: usize = 128 << 10;
 
-/// Up to this size, in bytes, `realloc` has blocks kept to move into. Those that are larger often grow in place in the fallback.
+/// Up to this size, in bytes, `realloc` has blocks kept to move into. Those that are larger often
+/// grow in place in the fallback.
 const CHEAP_TO_COPY: usize = 16 << 10;
 
 /// From this size on, in bytes, zeroed memory is left to the fallback: the system has it at hand.
 const ZERO_AT_HAND: usize = 1 << 20;
 
-/// Above this, in bytes, glibc's blocks are not cached where it keeps them: it makes one of the free ones side by side, so that the memory that was used last
-/// serves other sizes too. The call costs little beside what it takes to fill such a block (docs/measurements.md).
+/// Above this, in bytes, glibc's blocks are not cached where it keeps them: it makes one of the
+/// free ones side by side, so that the memory that was used last serves other sizes too. The call
+/// costs little beside what it takes to fill such a block (docs/measurements.md).
 const LEFT_TO_GLIBC: usize = 1 << 20;
 
 /// A fallback whose type is forgotten.
@@ -70,8 +73,8 @@ pub(crate) static REGISTERED: AtomicPtr<Registration> = AtomicPtr::new(null_mut(
 #[repr(C)]
 pub(crate) struct Fallback<F> {
     registration: Registration,
-    /// The most steps of 8 bytes that thread caches serve for this `PoolAlloc`: 64, and 128 from when this fallback is known
-    /// to be the registered one.
+    /// The most steps of 8 bytes that thread caches serve for this `PoolAlloc`: 64, and 128 from
+    /// when this fallback is known to be the registered one.
     most_steps: AtomicUsize,
     inner: F,
 }
@@ -119,13 +122,15 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     /// What is registered for a fallback without state: its type.
     const BY_TYPE: &'static Registration = &Registration { dealloc: dealloc_by_type::<F> };
 
-    /// Whether this fallback is the system allocator, so that its large blocks are pages of the process like any other.
+    /// Whether this fallback is the system allocator, so that its large blocks are pages of the
+    /// process like any other.
     #[inline]
     fn is_system() -> bool {
         TypeId::of::<F>() == TypeId::of::<System>()
     }
 
-    /// The class of a block, if a thread or the depot may keep it: not where glibc does better. The thread had `in_use` bytes at most.
+    /// The class of a block, if a thread or the depot may keep it: not where glibc does better. The
+    /// thread had `in_use` bytes at most.
     #[inline]
     fn kept_class(block: *mut u8, layout: Layout, in_use: usize) -> Option<LargeClass> {
         let left = |class: &LargeClass| {
@@ -180,7 +185,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         if thread::attached().is_none() || config::fallback_cache() == 0 {
             return false;
         }
-        // A pointer to the whole, never a reference to its first field: `dealloc_by_address` reaches `inner` through it.
+        // A pointer to the whole, never a reference to its first field: `dealloc_by_address`
+        // reaches `inner` through it.
         let registered = register(ptr::from_ref(self).cast());
         if registered {
             // Relaxed: see `most_steps`.
@@ -206,7 +212,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         unsafe { self.alloc_otherwise(layout, false) }
     }
 
-    /// Blocks of the bins above 64, zeroed ones, those that are not cached, and all before the fallback is registered.
+    /// Blocks of the bins above 64, zeroed ones, those that are not cached, and all before the
+    /// fallback is registered.
     ///
     /// # Safety
     ///
@@ -331,7 +338,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             cache.tick();
             // SAFETY: the caller's contract: not null.
             let kept = unsafe { NonNull::new_unchecked(block) };
-            // SAFETY: the caller's contract: it came from here with this layout, and is given up. This fallback is registered.
+            // SAFETY: the caller's contract: it came from here with this layout, and is given up.
+            // This fallback is registered.
             if unsafe { Self::keep(cache, kept, layout) } {
                 return;
             }
@@ -357,7 +365,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     ///
     /// # Safety
     ///
-    /// It is a free block of the registered fallback with that layout, and the caller's, who gives it up if it was kept.
+    /// It is a free block of the registered fallback with that layout, and the caller's, who gives
+    /// it up if it was kept.
     unsafe fn keep(cache: &'static Cache, block: Block, layout: Layout) -> bool {
         let live = cache.own_fallback_live();
         let most = most_in_use(live);
@@ -418,8 +427,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         }
         let (old_class, new_class) = (LargeClass::of(layout), LargeClass::of(new));
         let (asked_old, asked_new) = (fallback_layout(layout), fallback_layout(new));
-        // The system allocator cannot resize what is aligned to more than 16: it would copy too, and pass the caches. Blocks in spans are
-        // none of its own.
+        // The system allocator cannot resize what is aligned to more than 16: it would copy too,
+        // and pass the caches. Blocks in spans are none of its own.
         let copies =
             Self::is_system() && (asked_old.align() > LARGE_ALIGN || is_in_span(old_class, block));
         if asked_old.align() == asked_new.align() && !copies {
@@ -474,7 +483,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     }
 }
 
-/// Whether a block of one layout is one of the other too, as it has the size of their class; counts it as resized then.
+/// Whether a block of one layout is one of the other too, as it has the size of their class; counts
+/// it as resized then.
 #[inline]
 pub(crate) fn resize_in_class(layout: Layout, new: Layout) -> bool {
     let class = LargeClass::of(layout);
@@ -485,7 +495,8 @@ pub(crate) fn resize_in_class(layout: Layout, new: Layout) -> bool {
     same
 }
 
-/// Whether no bin that small blocks share serves a layout, so that its blocks lie in the cache of large ones. Only for what pools do not serve.
+/// Whether no bin that small blocks share serves a layout, so that its blocks lie in the cache of
+/// large ones. Only for what pools do not serve.
 #[inline]
 const fn has_no_bin(layout: Layout) -> bool {
     layout.size() > MID_MAX || layout.align() > LARGE_ALIGN
@@ -496,7 +507,8 @@ fn is_in_span(class: Option<LargeClass>, block: *mut u8) -> bool {
     class.zip(NonNull::new(block)).is_some_and(|(class, block)| spans::has(class, block))
 }
 
-/// A block of a class above 4 KiB, or aligned to more than 16, out of this thread's cache, or of what others passed on.
+/// A block of a class above 4 KiB, or aligned to more than 16, out of this thread's cache, or of
+/// what others passed on.
 fn take_kept(class: LargeClass, size: usize) -> Option<Block> {
     match pop(class, size) {
         Some((block, cache, look)) => {
@@ -509,8 +521,8 @@ fn take_kept(class: LargeClass, size: usize) -> Option<Block> {
     }
 }
 
-/// Registers a fallback, which lives for good, unless one is registered. Which value did is kept in that value: addresses of
-/// constants, and of functions, are not unique.
+/// Registers a fallback, which lives for good, unless one is registered. Which value did is kept in
+/// that value: addresses of constants, and of functions, are not unique.
 #[cold]
 fn register(registration: *const Registration) -> bool {
     let this = registration.cast_mut();

@@ -1,16 +1,18 @@
 //! `fork` in a process with threads: the child finds every heap whole.
 //!
-//! Before a fork the forking thread takes all locks in one order; parent and child free them. glibc does
-//! not run the handlers of concurrent forks one after the other, so there is no counter and no state here: two
-//! forks simply take the same locks in the same order.
+//! Before a fork the forking thread takes all locks in one order; parent and child free them. glibc
+//! does not run the handlers of concurrent forks one after the other, so there is no counter and no
+//! state here: two forks simply take the same locks in the same order.
 //!
-//! The child has one thread. Caches of the parent's other threads stay as they are, attached to nobody: what
-//! they held is lost to the child, at most what a cache may hold for each thread. So is what another thread had between
-//! two locks at that moment: at most a batch of blocks or the free blocks of a span, an arena or a span that it was giving back, or a
-//! chunk that it had just mapped.
+//! The child has one thread. Caches of the parent's other threads stay as they are, attached to
+//! nobody: what they held is lost to the child, at most what a cache may hold for each thread. So
+//! is what another thread had between two locks at that moment: at most a batch of blocks or the
+//! free blocks of a span, an arena or a span that it was giving back, or a chunk that it had just
+//! mapped.
 //!
-//! Handlers of others that were registered before ours run while all our locks are held. They may allocate; but one that waits
-//! for another thread, which waits for a lock of ours in its turn, waits for ever.
+//! Handlers of others that were registered before ours run while all our locks are held. They may
+//! allocate; but one that waits for another thread, which waits for a lock of ours in its turn,
+//! waits for ever.
 
 #[cfg(feature = "report")]
 use crate::time_line;

@@ -1,5 +1,5 @@
-//! What glibc's `malloc` is told: to keep large blocks in its heaps, and huge pages behind the one that `brk` lengthens, where the main
-//! thread's blocks lie.
+//! What glibc's `malloc` is told: to keep large blocks in its heaps, and huge pages behind the one
+//! that `brk` lengthens, where the main thread's blocks lie.
 //!
 //! ```text
 //!        2 MiB           2 MiB           2 MiB
@@ -7,18 +7,21 @@
 //!                   '-- written? ^ mark
 //! ```
 //!
-//! When a block ends beyond the mark, the next window of 2 MiB is asked to be backed by a huge page, if nearly all of the 2 MiB
-//! before the block is resident. Where it is not, the program asks for more than it writes, and would come to hold what it does not
-//! use. A huge page is only made where all of its 2 MiB are mapped; so `brk` runs ahead (`M_TOP_PAD`), by address space alone.
+//! When a block ends beyond the mark, the next window of 2 MiB is asked to be backed by a huge
+//! page, if nearly all of the 2 MiB before the block is resident. Where it is not, the program asks
+//! for more than it writes, and would come to hold what it does not use. A huge page is only made
+//! where all of its 2 MiB are mapped; so `brk` runs ahead (`M_TOP_PAD`), by address space alone.
 //!
-//! Huge pages are hints. Memory that is glibc's is never written: it is populated, which keeps what it reads as. glibc's other heaps, those of
-//! threads, get none, for where they end is not known; so does what other allocators do with `brk`. Whether huge pages are wanted, and
-//! come cheaply, is up to `huge`.
+//! Huge pages are hints. Memory that is glibc's is never written: it is populated, which keeps what
+//! it reads as. glibc's other heaps, those of threads, get none, for where they end is not known;
+//! so does what other allocators do with `brk`. Whether huge pages are wanted, and come cheaply, is
+//! up to `huge`.
 //!
-//! Those other heaps have 64 MiB each, and one that is wholly free is unmapped, whatever glibc was told: what a thread holds beyond
-//! that is better off in its cache.
+//! Those other heaps have 64 MiB each, and one that is wholly free is unmapped, whatever glibc was
+//! told: what a thread holds beyond that is better off in its cache.
 //!
-//! Where the user set thresholds of glibc's, all of it is left as it is, and blocks of all sizes are cached.
+//! Where the user set thresholds of glibc's, all of it is left as it is, and blocks of all sizes
+//! are cached.
 
 #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
 pub(crate) use glibc::{begin, is_due, keeps, look, look_again, stay_short, teach};
@@ -52,17 +55,20 @@ mod glibc {
     /// Blocks from this size on are mapped one by one: the largest that `M_MMAP_THRESHOLD` may be.
     const MAPPED_FROM: usize = 32 << 20;
 
-    /// Bytes at the end of a heap that glibc keeps, at least: what it comes to by itself where large blocks are freed.
+    /// Bytes at the end of a heap that glibc keeps, at least: what it comes to by itself where
+    /// large blocks are freed.
     const LEAST_KEPT: usize = 64 << 20;
 
-    /// Bytes that a thread may have in use for its heap of 64 MiB to hold them, with what lies between them.
+    /// Bytes that a thread may have in use for its heap of 64 MiB to hold them, with what lies
+    /// between them.
     const ONE_HEAP: usize = 52 << 20;
 
     /// Bytes that are looked at together.
     const WINDOW: usize = HUGE_PAGE;
 
-    /// How long before the end of a window the next one is looked at. It comes to be resident at once, so not much before it is used; and
-    /// before a block reaches into it, for then it has small pages already.
+    /// How long before the end of a window the next one is looked at. It comes to be resident at
+    /// once, so not much before it is used; and before a block reaches into it, for then it has
+    /// small pages already.
     const LEAD: usize = 256 << 10;
 
     /// Bytes by which `brk` runs ahead.
@@ -74,14 +80,15 @@ mod glibc {
     /// Resident bytes of the last 2 MiB for which the next are wanted.
     const DENSE: u64 = (WINDOW / 8 * 7) as u64;
 
-    /// How many times as large as where arenas ask for huge pages this heap is when it does: half of the last window is unused on
-    /// average, and of many blocks above 512 bytes a part.
+    /// How many times as large as where arenas ask for huge pages this heap is when it does: half
+    /// of the last window is unused on average, and of many blocks above 512 bytes a part.
     const WASTE: usize = 4;
 
     /// A block that ends further beyond the mark is not in this heap.
     const SPAN: usize = 1 << 30;
 
-    /// A block that ends beyond it is in or near the next window. At first no block ends within a span of it.
+    /// A block that ends beyond it is in or near the next window. At first no block ends within a
+    /// span of it.
     static MARK: AtomicUsize = AtomicUsize::new(NO_MARK);
 
     const NO_MARK: usize = usize::MAX - SPAN;
@@ -95,7 +102,8 @@ mod glibc {
     /// Whether `brk` was told to run ahead.
     static PADDED: AtomicBool = AtomicBool::new(false);
 
-    /// The end of the heap, the greatest number if there is no `brk`; no system call but for the first time.
+    /// The end of the heap, the greatest number if there is no `brk`; no system call but for the
+    /// first time.
     fn heap_end() -> usize {
         // SAFETY: changes nothing.
         keeping_errno(|| unsafe { libc::sbrk(0) }.addr())
@@ -107,7 +115,8 @@ mod glibc {
             return;
         }
         let end = heap_end();
-        // Relaxed, here and below: addresses to compare with; who sees an old one asks too early, too late or twice for a hint.
+        // Relaxed, here and below: addresses to compare with; who sees an old one asks too early,
+        // too late or twice for a hint.
         START.store(end, Relaxed);
         set_mark(end);
     }
@@ -119,7 +128,8 @@ mod glibc {
         }
     }
 
-    /// Memory is short: for a while `brk` must not fail for what it would run ahead by. Whether it did run ahead.
+    /// Memory is short: for a while `brk` must not fail for what it would run ahead by. Whether it
+    /// did run ahead.
     pub(crate) fn stay_short() -> bool {
         let padded = PADDED.swap(false, Relaxed);
         if padded {
@@ -136,10 +146,12 @@ mod glibc {
 
     /// Has glibc keep large blocks in its heaps, once in a process.
     ///
-    /// It maps blocks of 128 KiB and more one by one, and trims its heaps to as much, until a mapped block is freed:
-    /// from then on its bounds are the size of that block and twice that, at most 32 and 64 MiB. A program that caches nothing
-    /// gets there by itself; behind our cache every burst of frees would be paid in page faults again. So the bounds are set: as much as
-    /// a thread may cache is kept at the end of the heap. When it goes back is up to `purge`, as for all else.
+    /// It maps blocks of 128 KiB and more one by one, and trims its heaps to as much, until a
+    /// mapped block is freed: from then on its bounds are the size of that block and twice that, at
+    /// most 32 and 64 MiB. A program that caches nothing gets there by itself; behind our cache
+    /// every burst of frees would be paid in page faults again. So the bounds are set: as much as a
+    /// thread may cache is kept at the end of the heap. When it goes back is up to `purge`, as for
+    /// all else.
     pub(crate) fn teach() {
         // Relaxed, here and below: two threads may both teach; nobody infers anything.
         if TAUGHT.load(Relaxed) {
@@ -157,8 +169,9 @@ mod glibc {
         config::fallback_cache().max(LEAST_KEPT)
     }
 
-    /// Whether glibc keeps the memory of a block of `size` bytes when it is freed, in a heap where others that are free make one of it: if it does
-    /// not map it by itself, and the thread had no more than `in_use` bytes at a time.
+    /// Whether glibc keeps the memory of a block of `size` bytes when it is freed, in a heap where
+    /// others that are free make one of it: if it does not map it by itself, and the thread had no
+    /// more than `in_use` bytes at a time.
     pub(crate) fn keeps(block: *mut u8, size: usize, in_use: usize) -> bool {
         // The first one may begin below the end that the heap had.
         let heap = START.load(Relaxed)..heap_end();
@@ -178,7 +191,8 @@ mod glibc {
         address.checked_next_multiple_of(WINDOW)
     }
 
-    /// The next window to look at is the one after that in which `address` lies. None from an address that there is not: no `brk`.
+    /// The next window to look at is the one after that in which `address` lies. None from an
+    /// address that there is not: no `brk`.
     fn set_mark(address: usize) {
         let mark = window_from(address).and_then(|window| window.checked_add(WINDOW - LEAD));
         MARK.store(mark.unwrap_or(NO_MARK), Relaxed);

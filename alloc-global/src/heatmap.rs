@@ -10,11 +10,13 @@
 //!              metadata
 //! ```
 //!
-//! Memory for the map is reserved first, in a pass that only counts; the second pass fills it with all locks held and
-//! allocates nothing. Where more arenas came meanwhile than were reserved for, both are done again.
+//! Memory for the map is reserved first, in a pass that only counts; the second pass fills it with
+//! all locks held and allocates nothing. Where more arenas came meanwhile than were reserved for,
+//! both are done again.
 //!
-//! No list says which pool the blocks in other threads' caches come from, and their arrays cannot be read while they work.
-//! So blocks count as live that are out of their pool, but for those in the calling thread's cache and in the depot.
+//! No list says which pool the blocks in other threads' caches come from, and their arrays cannot
+//! be read while they work. So blocks count as live that are out of their pool, but for those in
+//! the calling thread's cache and in the depot.
 //!
 //! Unsafe only to promise the walk that all locks are held.
 
@@ -70,8 +72,9 @@ pub struct PoolMap {
     pub cached: u32,
     /// Blocks that fit.
     pub capacity: u32,
-    /// Milliseconds, in steps of the system's coarse clock. Used: since the pool was taken; free: since a pool of its arena
-    /// last became free. 0 where that is not known: metadata, pools without memory, pools of 8-byte blocks.
+    /// Milliseconds, in steps of the system's coarse clock. Used: since the pool was taken; free:
+    /// since a pool of its arena last became free. 0 where that is not known: metadata, pools
+    /// without memory, pools of 8-byte blocks.
     pub age_ms: u64,
 }
 
@@ -97,8 +100,9 @@ pub struct HeatMap {
 
 /// Maps every pool of every arena: what it serves, how full it is, and since when.
 ///
-/// Costs a step per pool, with all other threads waiting at their slow paths, and about 2 KiB per arena for the result.
-/// Blocks in the caches of other threads count as live (`thread_flush` in those threads gives them back).
+/// Costs a step per pool, with all other threads waiting at their slow paths, and about 2 KiB per
+/// arena for the result. Blocks in the caches of other threads count as live (`thread_flush` in
+/// those threads gives them back).
 ///
 /// ```
 /// let kept: Vec<Box<[u8; 48]>> = (0..10_000).map(|_| Box::new([0; 48])).collect();
@@ -123,7 +127,8 @@ pub fn heatmap() -> HeatMap {
     }
 }
 
-/// Counts a block as cached. Blocks that were taken after the map was made, into pools that were free then, are in neither count.
+/// Counts a block as cached. Blocks that were taken after the map was made, into pools that were
+/// free then, are in neither count.
 fn move_to_cached(arenas: &mut [ArenaMap], block: Block) {
     let address = block.addr().get();
     let start = (address & !(ARENA_SIZE - 1)) as u64;

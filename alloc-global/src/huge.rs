@@ -1,8 +1,9 @@
 //! Huge pages: who gets them, and whether the system has them at hand.
 //!
-//! Filling memory by small pages costs several times what it costs by huge ones, unless the system must first move
-//! other memory together to make one. So a chunk of arenas asks for huge pages and its first one is looked at: if it took
-//! longer than small ones would have, the chunk does without, and so does what is mapped in the next second.
+//! Filling memory by small pages costs several times what it costs by huge ones, unless the system
+//! must first move other memory together to make one. So a chunk of arenas asks for huge pages and
+//! its first one is looked at: if it took longer than small ones would have, the chunk does
+//! without, and so does what is mapped in the next second.
 //!
 //! No unsafe here. It does not decide when memory goes back: that is `purge`.
 
@@ -11,15 +12,15 @@ use alloc_core::{MappedChunk, OsPages};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Nanoseconds of processor time that the first huge page may take; the same memory in small pages takes 100,000 to
-/// 800,000, and clearing 2 MiB 50,000 to 200,000.
+/// Nanoseconds of processor time that the first huge page may take; the same memory in small pages
+/// takes 100,000 to 800,000, and clearing 2 MiB 50,000 to 200,000.
 const MOST_NS: u64 = 1_000_000;
 
 /// Milliseconds for which huge pages are not asked for after one took longer.
 const REST_MS: u64 = 1000;
 
-/// Blocks of the system allocator from this size on are asked to be backed by huge pages, in bytes: what they round up
-/// to is then small beside them.
+/// Blocks of the system allocator from this size on are asked to be backed by huge pages, in bytes:
+/// what they round up to is then small beside them.
 const BLOCK_FROM: usize = 4 << 20;
 
 /// Until when huge pages are not asked for, in milliseconds.
@@ -42,7 +43,8 @@ pub(crate) fn back_chunk(chunk: &MappedChunk, reserved: usize) {
     }
 }
 
-/// Asks for a huge page behind memory that is mapped, not resident, and somebody else's, and makes it resident.
+/// Asks for a huge page behind memory that is mapped, not resident, and somebody else's, and makes
+/// it resident.
 #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
 pub(crate) fn back_window(start: usize, len: usize) {
     if let Some(start) = NonNull::new(core::ptr::without_provenance_mut(start)) {

@@ -6,11 +6,12 @@
 //! ```
 //!
 //! A request is rounded up to its class before it is handed to the fallback, so that a freed block
-//! serves any later request of its class. It depends on size and alignment alone: the layout that the
-//! fallback sees at the end is the one that it saw at the beginning, whatever the settings are.
+//! serves any later request of its class. It depends on size and alignment alone: the layout that
+//! the fallback sees at the end is the one that it saw at the beginning, whatever the settings are.
 //! Rounding costs at most a quarter, a tenth on average; pages of a large block that are not
-//! written to are not resident. 128 is what libraries of arrays and matrices ask for, for vector instructions and pairs of
-//! cache lines; 4096 what reads and writes past the system's page cache do.
+//! written to are not resident. 128 is what libraries of arrays and matrices ask for, for vector
+//! instructions and pairs of cache lines; 4096 what reads and writes past the system's page cache
+//! do.
 //!
 //! No unsafe here. It knows numbers only.
 
@@ -89,7 +90,8 @@ impl LargeClass {
         Some(LargeClass((kind * LARGE_SIZES + rank) as u8))
     }
 
-    /// The class of a number below [`LARGE_CLASSES`]: by size those of alignments up to 16, then those of the next kind.
+    /// The class of a number below [`LARGE_CLASSES`]: by size those of alignments up to 16, then
+    /// those of the next kind.
     pub(crate) const fn from_index(index: usize) -> Option<LargeClass> {
         if index < LARGE_CLASSES { Some(LargeClass(index as u8)) } else { None }
     }
@@ -135,8 +137,8 @@ pub(crate) const fn fallback_layout(layout: Layout) -> Layout {
     if let Some(class) = LargeClass::of(layout) {
         return class.layout();
     }
-    // One alignment for all that need no more than that of a class, or the fallback could not resize a block across the
-    // largest class: both would be in memory at once, and copied.
+    // One alignment for all that need no more than that of a class, or the fallback could not
+    // resize a block across the largest class: both would be in memory at once, and copied.
     let kind = kind_of(layout.align());
     let align = if kind < ALIGNS.len() { ALIGNS[kind] } else { layout.align() };
     match Layout::from_size_align(layout.size(), align) {

@@ -8,13 +8,14 @@
 //! | fallback | a call of the fallback: for a block, to resize one, to free one | always |
 //! | purge | free memory given back once it is due; `trim` is not in it | always |
 //!
-//! A cell holds values whose top five bits agree, as an HDR histogram's does (Gil Tene): at most 6 % wide. Nothing is
-//! allocated or formatted here; `hdrhistogram` comes in with the report. While it is off, each of these slow paths
-//! carries one load and a branch.
+//! A cell holds values whose top five bits agree, as an HDR histogram's does (Gil Tene): at most 6
+//! % wide. Nothing is allocated or formatted here; `hdrhistogram` comes in with the report. While
+//! it is off, each of these slow paths carries one load and a branch.
 //!
-//! Times are in ticks of the processor's counter where it has one, else in nanoseconds; a report turns ticks into
-//! nanoseconds by the clock's and the counter's advance from the first reading to the first report. That ratio then stays:
-//! otherwise a cell could cross a bound from one report to the next, and counts below the bound go down.
+//! Times are in ticks of the processor's counter where it has one, else in nanoseconds; a report
+//! turns ticks into nanoseconds by the clock's and the counter's advance from the first reading to
+//! the first report. That ratio then stays: otherwise a cell could cross a bound from one report to
+//! the next, and counts below the bound go down.
 //!
 //! Unsafe only to read that counter.
 
@@ -54,7 +55,8 @@ const FINE: u32 = 4;
 /// Cells: values below 2^40 ticks, some minutes.
 const CELLS: usize = (40 - FINE as usize + 1) << FINE;
 
-// Relaxed, where nothing else is said: counts and switches of their own; nobody infers anything else from them.
+// Relaxed, where nothing else is said: counts and switches of their own; nobody infers anything
+// else from them.
 static ON: AtomicBool = AtomicBool::new(false);
 // 64 bits: a cell of 32 is full after minutes of a busy path.
 static COUNTS: [CachePadded<[AtomicU64; CELLS]>; PATHS] =
@@ -75,8 +77,8 @@ static PER_TICK: AtomicU64 = AtomicU64::new(0);
 #[cfg(feature = "report")]
 const CALIBRATION: u64 = 1_000_000;
 
-/// Times the slow paths of the allocator from now on, for reports. Some 10 ns per refill, arena or fallback call; the
-/// fast path is probed now and then.
+/// Times the slow paths of the allocator from now on, for reports. Some 10 ns per refill, arena or
+/// fallback call; the fast path is probed now and then.
 pub fn start_latency() {
     if !STARTED.swap(true, Relaxed) {
         let (ticks, nanoseconds) = reading();
@@ -109,8 +111,8 @@ pub(crate) fn ticks() -> u64 {
     clock::nanoseconds()
 }
 
-/// The counter and the clock at one moment: of a few tries the one in which least time passed between the two, for a thread
-/// may lose its processor there.
+/// The counter and the clock at one moment: of a few tries the one in which least time passed
+/// between the two, for a thread may lose its processor there.
 fn reading() -> (u64, u64) {
     let (mut best, mut least) = ((0, 0), u64::MAX);
     for _ in 0..4 {

@@ -22,8 +22,9 @@
 //! | What does this piece of code allocate? | [`measure()`], [`Region`], [`assert_no_alloc!`] and its like | for a [`Region`], a profile |
 //! | How long do slow paths take? | `report::Report` | [`start_latency()`] |
 //!
-//! Each has a variable `POOLALLOC_*` or a report beside it, so that a program that is built already can be asked. Counters are always
-//! on; nothing else costs the fast path an instruction while it is off.
+//! Each has a variable `POOLALLOC_*` or a report beside it, so that a program that is built already
+//! can be asked. Counters are always on; nothing else costs the fast path an instruction while it
+//! is off.
 //!
 //! Memory goes back by itself after half a second, or at once by [`trim()`].
 //!
@@ -35,7 +36,8 @@
 //! | `serde` | no | `Serialize` for what the calls above answer |
 //! | `top` | no | the terminal view `poolalloc-top` |
 //!
-//! First-class platform: Linux on x86-64 with glibc. Other Unixes are not tested; anything else does not compile.
+//! First-class platform: Linux on x86-64 with glibc. Other Unixes are not tested; anything else
+//! does not compile.
 // No unsafe here; the modules say what they use it for.
 
 // A model checker takes the lock's source by itself: its atomics cannot be in statics.
@@ -123,13 +125,15 @@ use core::fmt;
 #[global_allocator]
 static ALLOC: PoolAlloc = PoolAlloc::new();
 
-/// Gives free memory back to the system now. Returns the bytes of arenas and of pages of spans that the system got, and those of
-/// blocks above 512 bytes that the fallback got: whether it passes them on is up to it, and not in the result.
+/// Gives free memory back to the system now. Returns the bytes of arenas and of pages of spans that
+/// the system got, and those of blocks above 512 bytes that the fallback got: whether it passes
+/// them on is up to it, and not in the result.
 ///
-/// Empties the calling thread's cache, other threads' caches of blocks above 4 KiB, what is on its way between threads, and what
-/// threads left that ended unseen; then gives back all empty arenas and, in arenas still in use, free pools by runs of 64 KiB; and
-/// asks glibc to do the same (`malloc_trim`). Costs a system call for each of them. What other threads have in their arrays stays
-/// there: they give it back by [`thread_flush`].
+/// Empties the calling thread's cache, other threads' caches of blocks above 4 KiB, what is on its
+/// way between threads, and what threads left that ended unseen; then gives back all empty arenas
+/// and, in arenas still in use, free pools by runs of 64 KiB; and asks glibc to do the same
+/// (`malloc_trim`). Costs a system call for each of them. What other threads have in their arrays
+/// stays there: they give it back by [`thread_flush`].
 ///
 /// ```
 /// drop(vec![[1_u8; 500]; 100_000].into_iter().map(Box::new).collect::<Vec<_>>());
@@ -143,9 +147,11 @@ pub fn trim() -> usize {
     bytes
 }
 
-/// Gives back what the calling thread's cache holds: blocks of pools to the shared heaps, larger ones to the fallback.
+/// Gives back what the calling thread's cache holds: blocks of pools to the shared heaps, larger
+/// ones to the fallback.
 ///
-/// For a thread that will rest for long: other threads can then use what it freed. Costs what freeing those blocks costs.
+/// For a thread that will rest for long: other threads can then use what it freed. Costs what
+/// freeing those blocks costs.
 ///
 /// ```
 /// std::thread::spawn(|| {
@@ -172,8 +178,9 @@ impl std::error::Error for Violation {}
 
 /// Verifies every numbered invariant of the shared heaps, pools and arenas.
 ///
-/// All other threads wait at their next slow path meanwhile; it costs a step per pool and block word. For
-/// tests, and for a program that suspects that something wrote where it should not: a breach means that memory is corrupt.
+/// All other threads wait at their next slow path meanwhile; it costs a step per pool and block
+/// word. For tests, and for a program that suspects that something wrote where it should not: a
+/// breach means that memory is corrupt.
 ///
 /// # Errors
 ///

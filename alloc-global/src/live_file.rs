@@ -5,11 +5,12 @@
 //! publisher:  asleep ------> write, 100 ms, write, 100 ms, ...    2 s without a raise -> asleep
 //! ```
 //!
-//! The publisher sleeps in the kernel on `watch` (a futex in the file): a program at which nobody looks does nothing for it,
-//! and an idle program shows its counters all the same. It is a raw pthread like the purger, and never allocates.
+//! The publisher sleeps in the kernel on `watch` (a futex in the file): a program at which nobody
+//! looks does nothing for it, and an idle program shows its counters all the same. It is a raw
+//! pthread like the purger, and never allocates.
 //!
-//! A file is made new, readable by its owner only, with all its bytes allocated, and removed when the process exits. A child of
-//! `fork` has no publisher; it may start its own.
+//! A file is made new, readable by its owner only, with all its bytes allocated, and removed when
+//! the process exits. A child of `fork` has no publisher; it may start its own.
 //!
 //! What is in the file says `live_layout`; who reads it is `live_reader`.
 
@@ -50,9 +51,10 @@ const LONGEST: usize = PAGE_SIZE;
 
 /// Publishes the counters of this process in the file `path`, for `poolalloc-top`.
 ///
-/// `%p` stands for the process, `%t` for the time in seconds, `%e` for the program, `%%` for `%`; `1` for the default: `poolalloc-%p` in
-/// `XDG_RUNTIME_DIR`, or in `/dev/shm` where there is none. The same as `POOLALLOC_STATS_FILE`. Takes 80 KiB and a thread,
-/// which sleeps while nobody looks; while somebody does, it walks all pools ten times a second. An existing file of that name is
+/// `%p` stands for the process, `%t` for the time in seconds, `%e` for the program, `%%` for `%`;
+/// `1` for the default: `poolalloc-%p` in `XDG_RUNTIME_DIR`, or in `/dev/shm` where there is none.
+/// The same as `POOLALLOC_STATS_FILE`. Takes 80 KiB and a thread, which sleeps while nobody looks;
+/// while somebody does, it walks all pools ten times a second. An existing file of that name is
 /// replaced. The file is removed when the process exits.
 ///
 /// # Errors
@@ -187,7 +189,8 @@ fn runtime_folder() -> &'static [u8] {
 
 /// Makes the file, all of it allocated: a disk that fills up later must not end the program.
 fn make_file(name: &CStr) -> io::Result<&'static Live> {
-    // Made new, so that nobody else has it open and no link is followed. A device or a pipe stays: it is nothing of ours.
+    // Made new, so that nobody else has it open and no link is followed. A device or a pipe stays:
+    // it is nothing of ours.
     if may_replace(name) {
         // SAFETY: a string that ends.
         unsafe { libc::unlink(name.as_ptr()) };
@@ -232,7 +235,8 @@ fn map(file: i32) -> io::Result<&'static Live> {
     if start == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: `LEN` bytes, aligned to a page, never unmapped; all fields are atomics, for which any bytes will do.
+    // SAFETY: `LEN` bytes, aligned to a page, never unmapped; all fields are atomics, for which any
+    // bytes will do.
     Ok(unsafe { &*start.cast::<Live>() })
 }
 

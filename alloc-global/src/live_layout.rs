@@ -1,4 +1,5 @@
-//! The statistics file: its layout, how it is written and read. A program writes, `poolalloc-top` reads, through shared memory.
+//! The statistics file: its layout, how it is written and read. A program writes, `poolalloc-top`
+//! reads, through shared memory.
 //!
 //! ```text
 //! offset  words of 64 bits, in the machine's byte order
@@ -17,8 +18,9 @@
 //!   4480  grid[1024]   9 words each: start, then 64 bytes, a character for each pool
 //! ```
 //!
-//! A sequence lock: the writer makes `sequence` odd, writes, and makes it even; a reader that finds it odd or changed
-//! reads again (Boehm, "Can seqlocks get along with programming language memory models?", 2012).
+//! A sequence lock: the writer makes `sequence` odd, writes, and makes it even; a reader that finds
+//! it odd or changed reads again (Boehm, "Can seqlocks get along with programming language memory
+//! models?", 2012).
 //!
 //! Invariants:
 //!
@@ -152,7 +154,8 @@ impl Live {
         // Relaxed: one thread writes.
         let sequence = self.sequence.load(Relaxed);
         self.sequence.store(sequence.wrapping_add(1), Relaxed);
-        // Release fence: what is stored after it is seen only with the odd number; pairs with the Acquire fence in `read`.
+        // Release fence: what is stored after it is seen only with the odd number; pairs with the
+        // Acquire fence in `read`.
         fence(Release);
         write(self);
         // Release: whoever sees this number sees all that was stored before.

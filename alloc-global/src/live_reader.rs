@@ -1,9 +1,10 @@
 //! The other side of a statistics file: finds it, maps it, raises its `watch` word and reads frames.
 //!
-//! Where a process keeps its file: the default names first, then what it has mapped, by its list of mappings.
+//! Where a process keeps its file: the default names first, then what it has mapped, by its list of
+//! mappings.
 //!
-//! It trusts the file's layout no further than its magic, version and length. A writer that cuts its own file short ends
-//! the reader; nobody else may write it.
+//! It trusts the file's layout no further than its magic, version and length. A writer that cuts
+//! its own file short ends the reader; nobody else may write it.
 
 use crate::futex;
 use crate::live_layout::{LEN, Live, LiveFrame};
@@ -93,8 +94,8 @@ impl LiveReader {
         &self.path
     }
 
-    /// Asks for a frame and waits for it, for `limit` at most. `None` if there is none by then: the program is stopped, or
-    /// gone.
+    /// Asks for a frame and waits for it, for `limit` at most. `None` if there is none by then: the
+    /// program is stopped, or gone.
     ///
     /// The program goes on publishing for two seconds after the last question.
     pub fn next_frame(&self, limit: Duration) -> Option<LiveFrame> {

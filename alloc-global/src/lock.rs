@@ -4,9 +4,10 @@
 //! wait. A thread spins shortly, then sleeps in the kernel, so that a holder that lost its
 //! processor is not starved by those who wait for it.
 //!
-//! One lock at a time: no code waits for a lock while it holds another. The exceptions go in the order of `fork`, which
-//! takes all of them (see there; the thread that does may then "take" any lock again): who asks the loader what is
-//! loaded holds the first of them meanwhile, and who reads the profile's live blocks all of its stripes.
+//! One lock at a time: no code waits for a lock while it holds another. The exceptions go in the
+//! order of `fork`, which takes all of them (see there; the thread that does may then "take" any
+//! lock again): who asks the loader what is loaded holds the first of them meanwhile, and who reads
+//! the profile's live blocks all of its stripes.
 
 use crate::primitive::{AtomicU32, Ordering, Watched, futex, spin};
 use core::cell::{Cell, UnsafeCell};

@@ -11,8 +11,9 @@
 //!
 //! Invariants:
 //!
-//! 1. Measurements of a thread are a stack, in the order in which they began: only the innermost may end. One that is dropped
-//!    out of turn is left open for good, memory and all, so that no scope ever points to one that is gone.
+//! 1. Measurements of a thread are a stack, in the order in which they began: only the innermost
+//!    may end. One that is dropped out of turn is left open for good, memory and all, so that no
+//!    scope ever points to one that is gone.
 //!
 //! It sees one thread. What other threads do for this one, or with its blocks, is theirs. No unsafe here.
 
@@ -24,7 +25,8 @@ use core::hint::black_box;
 use core::ops::Sub;
 use once_cell::race::OnceBool;
 
-/// What a thread did in a measurement. Bytes are those of blocks: a request of 20 bytes takes a block of 24.
+/// What a thread did in a measurement. Bytes are those of blocks: a request of 20 bytes takes a
+/// block of 24.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -53,14 +55,15 @@ pub struct Measured {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MeasureError {
-    /// `PoolAlloc` is not the global allocator of this process: nothing that the program does would be seen.
+    /// `PoolAlloc` is not the global allocator of this process: nothing that the program does would
+    /// be seen.
     NotInstalled,
     /// The thread has no cache: it is ending, or there is no memory for one.
     NoCache,
     /// No measurement of this thread is open.
     NotOpen,
-    /// Another measurement that began later on this thread is still open, as happens when futures that each hold one
-    /// take turns on a thread.
+    /// Another measurement that began later on this thread is still open, as happens when futures
+    /// that each hold one take turns on a thread.
     OutOfTurn,
     /// There was no memory to remember which blocks belong to the measurement.
     NoMemory,
@@ -86,9 +89,9 @@ impl std::error::Error for MeasureError {}
 
 /// Runs `body` and counts what the calling thread allocates and frees meanwhile.
 ///
-/// Exact, whatever other threads do: tests that run side by side do not disturb each other. Meanwhile every
-/// operation of this thread goes out of line and costs some tens of nanoseconds. Measurements nest; the outer one counts
-/// what the inner ones do.
+/// Exact, whatever other threads do: tests that run side by side do not disturb each other.
+/// Meanwhile every operation of this thread goes out of line and costs some tens of nanoseconds.
+/// Measurements nest; the outer one counts what the inner ones do.
 ///
 /// The compiler may remove an allocation whose block is not used: pass it through [`black_box`].
 ///
@@ -135,8 +138,8 @@ pub fn measured_so_far() -> Result<Measured, MeasureError> {
     stats_of(ThreadScope::innermost_counts().ok_or(MeasureError::NotOpen)?)
 }
 
-/// What the calling thread did since it began. Bytes are those that [`stats`](crate::stats()) counts: of blocks up to 4 KiB, of
-/// layouts above.
+/// What the calling thread did since it began. Bytes are those that [`stats`](crate::stats())
+/// counts: of blocks up to 4 KiB, of layouts above.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -168,12 +171,13 @@ impl Sub for ThreadStats {
     }
 }
 
-/// What the calling thread did since it first allocated or freed. Exact, always on, some 200 instructions a reading, and
-/// nothing for anybody else: put together from counters that are there anyway.
+/// What the calling thread did since it first allocated or freed. Exact, always on, some 200
+/// instructions a reading, and nothing for anybody else: put together from counters that are there
+/// anyway.
 ///
-/// What other threads do with this thread's blocks is theirs: one that frees what others allocated has more
-/// `deallocs` than `allocs`. All zero where `PoolAlloc` is not the global allocator, and in the last destructors of a thread, when
-/// its cache is gone.
+/// What other threads do with this thread's blocks is theirs: one that frees what others allocated
+/// has more `deallocs` than `allocs`. All zero where `PoolAlloc` is not the global allocator, and
+/// in the last destructors of a thread, when its cache is gone.
 ///
 /// ```
 /// # use alloc_global::PoolAlloc;
@@ -263,7 +267,8 @@ impl Drop for Measure {
     }
 }
 
-/// Whether this process allocates through `PoolAlloc`. Asked once: the answer needs a block from the global allocator.
+/// Whether this process allocates through `PoolAlloc`. Asked once: the answer needs a block from
+/// the global allocator.
 fn is_installed() -> Result<bool, MeasureError> {
     static INSTALLED: OnceBool = OnceBool::new();
     INSTALLED.get_or_try_init(|| {

@@ -42,7 +42,8 @@ pub struct Memory {
     pub metadata: u64,
     /// Ends of pools where no whole block fits.
     pub rounding: u64,
-    /// Blocks of the fallback in the program's hands: of the class's size up to 4,096 bytes, of the layout's above, as in [`Stats`](crate::Stats).
+    /// Blocks of the fallback in the program's hands: of the class's size up to 4,096 bytes, of the
+    /// layout's above, as in [`Stats`](crate::Stats).
     pub fallback_live: u64,
     /// Free blocks of the fallback in the caches of threads, and on their way from one thread to another.
     pub fallback_cached: u64,

@@ -1,4 +1,5 @@
-//! Bins of a thread's cache: the 64 size classes of the pools, and twelve for the fallback's blocks up to 4 KiB.
+//! Bins of a thread's cache: the 64 size classes of the pools, and twelve for the fallback's blocks
+//! up to 4 KiB.
 //!
 //! ```text
 //! size    1..=8  ...  505..=512 | 513..=640  641..=768 ... 897..=1024 ... 3585..=4096 | more
@@ -6,12 +7,13 @@
 //! from          pools           |                 the fallback, cached                | fallback
 //! ```
 //!
-//! A program whose sizes straddle 512 bytes at random would mispredict a branch there on every second call, which
-//! costs as much as the call. So the first classes above it are served by the same code, from arrays of the
-//! same kind; only where an array is empty or full do the ways part.
+//! A program whose sizes straddle 512 bytes at random would mispredict a branch there on every
+//! second call, which costs as much as the call. So the first classes above it are served by the
+//! same code, from arrays of the same kind; only where an array is empty or full do the ways part.
 //!
-//! Which bin serves a layout is looked up in a table by the size in steps of 8 bytes, and what is looked up is where in the
-//! cache the bin's head lies: nothing is left to compute between the size and the head.
+//! Which bin serves a layout is looked up in a table by the size in steps of 8 bytes, and what is
+//! looked up is where in the cache the bin's head lies: nothing is left to compute between the size
+//! and the head.
 //!
 //! Unsafe only to look up without a test. It knows numbers only.
 
@@ -28,7 +30,8 @@ const LAST_BIN: usize = CLASSES + MIDS;
 /// The largest size, in bytes, that these bins serve.
 pub(crate) const MID_MAX: usize = 4096;
 
-/// The bytes that counters, and the distance between two samples, count of a block: its size, above 4 KiB what was asked for.
+/// The bytes that counters, and the distance between two samples, count of a block: its size, above
+/// 4 KiB what was asked for.
 #[inline]
 pub(crate) const fn counted(requested: u64, size: u64) -> u64 {
     if size > MID_MAX as u64 { requested } else { size }
@@ -37,9 +40,10 @@ pub(crate) const fn counted(requested: u64, size: u64) -> u64 {
 /// Length of a table indexed by bin: index 0 stays unused.
 pub(crate) const BIN_TABLE: usize = LAST_BIN + 1;
 
-/// Whether blocks of a class for which their array has no room are kept in a list (`large_cache`). Up to 1 KiB they are better off in the
-/// fallback, which makes blocks of other sizes of them that lie in order: programs that build trees of such nodes anew are
-/// slower on what lists hold (docs/measurements.md).
+/// Whether blocks of a class for which their array has no room are kept in a list (`large_cache`).
+/// Up to 1 KiB they are better off in the fallback, which makes blocks of other sizes of them that
+/// lie in order: programs that build trees of such nodes anew are slower on what lists hold
+/// (docs/measurements.md).
 pub(crate) const fn has_list(class: LargeClass) -> bool {
     class.size() > 1024
 }
@@ -96,7 +100,8 @@ impl CacheBin {
 
     /// The bin of a layout of at most so many steps of 8 bytes, if it has one.
     ///
-    /// Nearly all alignments are at most 8: where they are known only at run time the others are out of the way.
+    /// Nearly all alignments are at most 8: where they are known only at run time the others are
+    /// out of the way.
     ///
     /// # Safety
     ///
@@ -120,8 +125,8 @@ impl CacheBin {
         Some(unsafe { *BIN_OF.get_unchecked(steps) })
     }
 
-    /// The bins above 64 whose blocks may come to lie in a list, and the sizes of their blocks: known when this is compiled, for
-    /// every miss above 512 bytes asks what lies in them.
+    /// The bins above 64 whose blocks may come to lie in a list, and the sizes of their blocks:
+    /// known when this is compiled, for every miss above 512 bytes asks what lies in them.
     pub(crate) const LISTED: [(CacheBin, usize); LISTED] = {
         let mut listed = [(CacheBin::NONE, 0); LISTED];
         let mut at = 0;

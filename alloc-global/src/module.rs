@@ -1,9 +1,9 @@
 //! The module that this copy of the allocator lies in stays loaded.
 //!
-//! A library may have an allocator of its own, and may be unloaded while threads live that used it. What the C library
-//! still has to call then (the key's destructor at a thread's end, a handler of a signal, threads of ours) lies in
-//! it, and what its threads hold in their caches does too. So the first thread that gets a cache pins the library;
-//! a program itself is never unloaded.
+//! A library may have an allocator of its own, and may be unloaded while threads live that used it.
+//! What the C library still has to call then (the key's destructor at a thread's end, a handler of
+//! a signal, threads of ours) lies in it, and what its threads hold in their caches does too. So
+//! the first thread that gets a cache pins the library; a program itself is never unloaded.
 
 /// Keeps the loader from ever unloading the code of this crate. Called once; changes nothing in a program.
 pub(crate) fn stay() {
@@ -25,7 +25,8 @@ pub(crate) fn stay() {
             return;
         }
         let flags = libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE;
-        // SAFETY: the loader's own string; nothing is loaded, and nothing is run. The handle is kept for good.
+        // SAFETY: the loader's own string; nothing is loaded, and nothing is run. The handle is
+        // kept for good.
         let _ = unsafe { libc::dlopen(info.dli_fname, flags) };
     }
 }

@@ -6,10 +6,11 @@
 //!        process of this program
 //! ```
 //!
-//! The number of the thread in the kernel, with that of its process and of the forks that led to it: after a fork the caches
-//! of the parent's threads, which may have been in the middle of something, are not mistaken for those of dead threads, not
-//! even by a grandchild that was given the number of the parent's process anew.
-//! A number that was given to another thread of the process meanwhile only delays the answer.
+//! The number of the thread in the kernel, with that of its process and of the forks that led to
+//! it: after a fork the caches of the parent's threads, which may have been in the middle of
+//! something, are not mistaken for those of dead threads, not even by a grandchild that was given
+//! the number of the parent's process anew. A number that was given to another thread of the
+//! process meanwhile only delays the answer.
 
 use crate::primitive::{AtomicU32, AtomicU64, Ordering};
 
@@ -42,26 +43,29 @@ impl Owner {
 
     /// The cache is that of `thread` now, of which [`current`] gave the number.
     pub(crate) fn set(&self, thread: u64) {
-        // Release: pairs with the first Acquire in `take_if_dead`: who sees the number sees that its thread lives.
+        // Release: pairs with the first Acquire in `take_if_dead`: who sees the number sees that
+        // its thread lives.
         self.0.store(thread, Ordering::Release);
     }
 
     /// The thread gives the cache up: it alone uses it until it is on the list of idle ones.
     pub(crate) fn leave(&self) {
-        // Relaxed: whoever takes the cache next does so under the lock on idle caches. A swap, so that it comes after a
-        // claim that it did not see, and not before it (loom would have it so).
+        // Relaxed: whoever takes the cache next does so under the lock on idle caches. A swap, so
+        // that it comes after a claim that it did not see, and not before it (loom would have it
+        // so).
         self.0.swap(0, Ordering::Relaxed);
     }
 
     /// Takes the cache from its thread if that is dead: then it is the caller's alone.
     ///
-    /// One caller at a time ([`Asking`]): a second one would put `ASKED` where a first one had, on a cache that left and was
-    /// taken meanwhile, and the first would take that for its own and empty a cache in use.
+    /// One caller at a time ([`Asking`]): a second one would put `ASKED` where a first one had, on
+    /// a cache that left and was taken meanwhile, and the first would take that for its own and
+    /// empty a cache in use.
     pub(crate) fn take_if_dead(&self, is_dead: impl FnOnce(u64) -> bool) -> bool {
         let owner = self.get();
-        // Claimed first and asked about then: between the two its number may be given to a new thread that is
-        // handed this very cache. Acquire, twice: the kernel's report that a thread is gone comes after
-        // all it wrote.
+        // Claimed first and asked about then: between the two its number may be given to a new
+        // thread that is handed this very cache. Acquire, twice: the kernel's report that a thread
+        // is gone comes after all it wrote.
         let claim = |from, to| {
             self.0.compare_exchange(from, to, Ordering::Acquire, Ordering::Relaxed).is_ok()
         };
@@ -90,7 +94,8 @@ impl Asking {
         Asking(AtomicU32::new(0))
     }
 
-    /// Begins, unless another thread of this process is at it: a child of fork does not inherit that thread.
+    /// Begins, unless another thread of this process is at it: a child of fork does not inherit
+    /// that thread.
     pub(crate) fn begin(&self, process: u32) -> bool {
         // Acquire: pairs with the Release in `end`: owners are as the last one left them.
         self.0.swap(process, Ordering::Acquire) != process

@@ -7,8 +7,9 @@
 //!                            a pin that is alone holds the whole arena
 //! ```
 //!
-//! Three passes: a count with all locks held, memory for the blocks found, and a pass that writes their addresses down with
-//! all locks held. Which site allocated a block is asked afterwards, without a lock.
+//! Three passes: a count with all locks held, memory for the blocks found, and a pass that writes
+//! their addresses down with all locks held. Which site allocated a block is asked afterwards,
+//! without a lock.
 //!
 //! Unsafe only to promise the walk that all locks are held.
 
@@ -32,11 +33,13 @@ const SPARE: usize = 1024;
 pub struct Pin {
     /// The call site where it is known (the block was sampled or traced), else size class and heap.
     pub site: String,
-    /// Where no call site is known, the names of the threads that take blocks from that heap now, at most eight and how many more:
-    /// most likely one of them took these, but for threads that ended, and blocks that another thread freed and used again.
+    /// Where no call site is known, the names of the threads that take blocks from that heap now,
+    /// at most eight and how many more: most likely one of them took these, but for threads that
+    /// ended, and blocks that another thread freed and used again.
     pub threads: Vec<String>,
-    /// Addresses of the calls, as in [`Site::stack`](crate::Site), where the pin is of a report: formats name them by the symbols
-    /// that they are given, and until then `site` is an address. Empty from [`pins`], and where no call site is known.
+    /// Addresses of the calls, as in [`Site::stack`](crate::Site), where the pin is of a report:
+    /// formats name them by the symbols that they are given, and until then `site` is an address.
+    /// Empty from [`pins`], and where no call site is known.
     pub stack: Vec<u64>,
     /// Nearly empty arenas with a block of it.
     pub arenas: u64,
@@ -44,8 +47,8 @@ pub struct Pin {
     pub blocks: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Bytes that would go back if these blocks were free: all that is left of arenas in which nobody else has a block,
-    /// and in others the pools in which nobody else has one.
+    /// Bytes that would go back if these blocks were free: all that is left of arenas in which
+    /// nobody else has a block, and in others the pools in which nobody else has one.
     pub would_return_bytes: u64,
 }
 
@@ -60,13 +63,16 @@ struct Found {
     resident: u32,
 }
 
-/// Who holds the nearly empty arenas: those with less than 10 % of their bytes in blocks, and at least one block.
+/// Who holds the nearly empty arenas: those with less than 10 % of their bytes in blocks, and at
+/// least one block.
 ///
-/// The largest `would_return_bytes` first. Blocks that were sampled or traced are named by their call site, which reads debug
-/// information; the others by size class, heap, and the threads that take blocks from that heap: which of them allocated a block
-/// is not known, for no pool belongs to a thread, blocks carry no header, and the fast path writes nothing down. Blocks in the
-/// caches of threads hold arenas too, and count. Costs a step per pool and per block in nearly empty arenas, with all
-/// other threads waiting at their slow paths, and 24 bytes per such block meanwhile, and some more for each that is on record.
+/// The largest `would_return_bytes` first. Blocks that were sampled or traced are named by their
+/// call site, which reads debug information; the others by size class, heap, and the threads that
+/// take blocks from that heap: which of them allocated a block is not known, for no pool belongs to
+/// a thread, blocks carry no header, and the fast path writes nothing down. Blocks in the caches of
+/// threads hold arenas too, and count. Costs a step per pool and per block in nearly empty arenas,
+/// with all other threads waiting at their slow paths, and 24 bytes per such block meanwhile, and
+/// some more for each that is on record.
 ///
 /// ```
 /// for pin in alloc_global::pins() {
@@ -103,7 +109,8 @@ fn find() -> Vec<Found> {
     }
 }
 
-/// Calls `f` with each pool in use of nearly empty arenas, the number of its arena, and the bytes which that has not given back.
+/// Calls `f` with each pool in use of nearly empty arenas, the number of its arena, and the bytes
+/// which that has not given back.
 fn for_each_pinned(mut f: impl FnMut(PoolView, u32, u32)) {
     shared::with_all_locked(|all| {
         let mut number = 0;
@@ -144,7 +151,8 @@ fn count() -> usize {
 fn collect(found: &mut Vec<Found>) -> usize {
     let mut blocks = 0;
     for_each_pinned(|pool, arena, resident| {
-        // The casts keep the values: at most 512 bytes, and 2^32 arenas are more than there are addresses for.
+        // The casts keep the values: at most 512 bytes, and 2^32 arenas are more than there are
+        // addresses for.
         let size = pool.class().size() as u32;
         pool.for_each_out(|block| {
             blocks += 1;

@@ -57,7 +57,8 @@ impl PoolAlloc<System> {
 }
 
 impl<F: GlobalAlloc> PoolAlloc<F> {
-    /// With another allocator as fallback. As a global allocator it must also be `Sync` and `'static`, as one in a static is anyway.
+    /// With another allocator as fallback. As a global allocator it must also be `Sync` and
+    /// `'static`, as one in a static is anyway.
     ///
     /// ```
     /// use alloc_global::PoolAlloc;
@@ -94,8 +95,9 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
     /// are cached from now on: those of one per process can be, the first that asked. `false`, too, with
     /// `POOLALLOC_FALLBACK_CACHE=0`, and in a thread that has no cache.
     ///
-    /// A fallback of size zero, `System` among them, needs no such call: the first that frees a block is the one. One with state must
-    /// be there when a thread ends and gives its blocks back, hence the `'static`.
+    /// A fallback of size zero, `System` among them, needs no such call: the first that frees a
+    /// block is the one. One with state must be there when a thread ends and gives its blocks back,
+    /// hence the `'static`.
     ///
     /// ```
     /// use alloc_global::PoolAlloc;
@@ -116,8 +118,8 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
         self.fallback.register()
     }
 
-    /// All that the fast path does not serve. One way out of it, with the arguments it came with: each call site
-    /// has a copy of the fast path, and what is around it must stay small.
+    /// All that the fast path does not serve. One way out of it, with the arguments it came with:
+    /// each call site has a copy of the fast path, and what is around it must stay small.
     #[cold]
     #[inline(never)]
     unsafe fn alloc_out_of_line(&self, layout: Layout) -> *mut u8 {
@@ -225,8 +227,8 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
         moved
     }
 
-    /// Out of line: what it saves is small beside what a `realloc` does, and inlined it made the functions around it so large
-    /// that they were no longer inlined themselves.
+    /// Out of line: what it saves is small beside what a `realloc` does, and inlined it made the
+    /// functions around it so large that they were no longer inlined themselves.
     #[inline(never)]
     unsafe fn realloc_any(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         // SAFETY: the caller promises that the new size, rounded up to the alignment, fits isize.

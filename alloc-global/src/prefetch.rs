@@ -1,8 +1,11 @@
-//! A hint to the processor: memory that is written soon is to be brought in now, so that several misses pass at a time.
+//! A hint to the processor: memory that is written soon is to be brought in now, so that several
+//! misses pass at a time.
 //!
-//! Where there is no such instruction, or under Miri, nothing. It reads nothing and knows nothing of what lies there.
+//! Where there is no such instruction, or under Miri, nothing. It reads nothing and knows nothing
+//! of what lies there.
 
-/// Has the processor bring in what `at` points to, to be written soon: nothing is read, and the address may be any.
+/// Has the processor bring in what `at` points to, to be written soon: nothing is read, and the
+/// address may be any.
 #[inline(always)]
 pub(crate) fn fetch<T>(at: *const T) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]

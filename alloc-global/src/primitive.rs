@@ -1,4 +1,5 @@
-//! What lock, turn and owner are made of, in one place, so that `tests/loom.rs` can put loom's versions here.
+//! What lock, turn and owner are made of, in one place, so that `tests/loom.rs` can put loom's
+//! versions here.
 //!
 //! No unsafe here.
 

@@ -9,17 +9,19 @@
 //!                     older than the delay
 //! ```
 //!
-//! Free memory is kept for [`config::purge_delay_ms`], so that a program that comes back for it pays no page faults.
-//! Nothing runs in the background by default; the clock is looked at on slow paths. A thread that just freed
-//! much may never take one again: so whoever empties a pool makes its own next allocations slow
-//! (`thread::gate_allocs`), a bounded number of them, and the first one after the delay finds the memory due.
+//! Free memory is kept for [`config::purge_delay_ms`], so that a program that comes back for it
+//! pays no page faults. Nothing runs in the background by default; the clock is looked at on slow
+//! paths. A thread that just freed much may never take one again: so whoever empties a pool makes
+//! its own next allocations slow (`thread::gate_allocs`), a bounded number of them, and the first
+//! one after the delay finds the memory due.
 //!
-//! The fallback keeps free memory of its own, and is taught to keep it (`glibc_heap`). glibc's is given back by
-//! `malloc_trim` once nothing was freed to the fallback for the delay, if it was a megabyte or more, and after 20 delays whatever is
-//! freed meanwhile. What threads cache of its blocks goes the same way once a thread's cache was not touched for the delay.
+//! The fallback keeps free memory of its own, and is taught to keep it (`glibc_heap`). glibc's is
+//! given back by `malloc_trim` once nothing was freed to the fallback for the delay, if it was a
+//! megabyte or more, and after 20 delays whatever is freed meanwhile. What threads cache of its
+//! blocks goes the same way once a thread's cache was not touched for the delay.
 //!
-//! Invariant: 1. `PENDING_SINCE` is 0 only if nothing became free since the last run, or that run left nothing
-//! behind.
+//! Invariant: 1. `PENDING_SINCE` is 0 only if nothing became free since the last run, or that run
+//! left nothing behind.
 //!
 //! No unsafe here. No lock is held while memory is given back.
 
@@ -39,14 +41,14 @@ const RESERVE_DELAYS: u64 = 3;
 /// After this many delays the fallback is asked for its free memory though more was freed to it meanwhile.
 const FREED_DELAYS: u64 = 20;
 
-/// Bytes freed to the fallback since it was last asked to give memory back, when they became enough to ask, and when the last
-/// of them were.
+/// Bytes freed to the fallback since it was last asked to give memory back, when they became enough
+/// to ask, and when the last of them were.
 static FREED: AtomicUsize = AtomicUsize::new(0);
 static FREED_SINCE: AtomicU64 = AtomicU64::new(0);
 static FREED_AT: AtomicU64 = AtomicU64::new(0);
 
-/// Freed bytes for which the fallback is not asked: the question costs it a walk over its free blocks. And cached ones for which no
-/// run is due.
+/// Freed bytes for which the fallback is not asked: the question costs it a walk over its free
+/// blocks. And cached ones for which no run is due.
 pub(crate) const TOO_FEW: usize = 1 << 20;
 
 /// Milliseconds of the coarse monotonic clock, at least 1. A few nanoseconds; it advances every few
@@ -71,8 +73,8 @@ pub(crate) fn note_pending_now() {
     }
 }
 
-/// Notes that a thread caches so many bytes of the fallback's blocks; whether they are enough to wait for. Where free memory goes
-/// back at once they do not: they would never be used again.
+/// Notes that a thread caches so many bytes of the fallback's blocks; whether they are enough to
+/// wait for. Where free memory goes back at once they do not: they would never be used again.
 pub(crate) fn note_cached(bytes: usize, now: u64) -> bool {
     let enough = bytes >= TOO_FEW && config::purge_delay_ms() != 0;
     if enough {
@@ -96,7 +98,8 @@ pub(crate) fn note_freed(bytes: usize, now: u64) -> bool {
     enough
 }
 
-/// Asks the fallback to give back what was freed to it, if all of it was by `old`, or enough of it by `oldest`. Whether some waits on.
+/// Asks the fallback to give back what was freed to it, if all of it was by `old`, or enough of it
+/// by `oldest`. Whether some waits on.
 fn release_freed(old: u64, oldest: u64) -> bool {
     // Relaxed, here and below: see `note_freed`.
     if FREED.load(Relaxed) < TOO_FEW {

@@ -37,9 +37,11 @@ pub(crate) fn forget_after_fork() {
 /// What a thread of ours runs.
 type Body = extern "C" fn(*mut libc::c_void) -> *mut libc::c_void;
 
-/// Starts a detached thread with a stack of so many bytes, without std: that would allocate. Whether it runs.
+/// Starts a detached thread with a stack of so many bytes, without std: that would allocate.
+/// Whether it runs.
 pub(crate) fn spawn_raw(body: Body, stack: usize) -> bool {
-    // glibc takes a program's thread-local variables out of the stack, and refuses one that they do not leave enough of.
+    // glibc takes a program's thread-local variables out of the stack, and refuses one that they do
+    // not leave enough of.
     spawn_with(body, Some(stack)) || spawn_with(body, None)
 }
 

@@ -16,8 +16,8 @@
 //! | [`folded`] | `.folded` | flame graph tools, speedscope |
 //! | [`prometheus`] | `/metrics` | Prometheus and what reads its text format |
 //!
-//! Everything here allocates, and may take a while: it belongs at the end of a program, behind a request or on a
-//! thread of its own, and never inside an allocation.
+//! Everything here allocates, and may take a while: it belongs at the end of a program, behind a
+//! request or on a thread of its own, and never inside an allocation.
 //!
 //! No unsafe here.
 

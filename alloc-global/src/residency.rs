@@ -7,7 +7,8 @@
 //! | `/proc/self/statm` | the same from counters, where the first cannot be read | a few microseconds; may lag by some pages per processor |
 //! | `mallinfo2` | what glibc's `malloc` holds | a step per free block of glibc, under its locks |
 //!
-//! Nothing here allocates: files are read into a buffer on the stack. What cannot be had is `None`, never a guess.
+//! Nothing here allocates: files are read into a buffer on the stack. What cannot be had is `None`,
+//! never a guess.
 
 use alloc_core::{ARENA_SIZE, PAGE_SIZE};
 use core::ffi::CStr;
@@ -47,12 +48,14 @@ impl Pages {
     }
 }
 
-/// Which pages of the arena's length from `start` on are resident; all of them where the system does not say.
+/// Which pages of the arena's length from `start` on are resident; all of them where the system
+/// does not say.
 pub(crate) fn arena_pages(start: usize) -> Pages {
     resident_pages(start, ARENA_SIZE).unwrap_or(Pages::ALL)
 }
 
-/// Which of the pages from `start` on are resident, up to an arena's length. Where part of it is not mapped: none.
+/// Which of the pages from `start` on are resident, up to an arena's length. Where part of it is
+/// not mapped: none.
 fn resident_pages(start: usize, len: usize) -> Option<Pages> {
     let mut states = [0u8; ARENA_PAGES];
     let page = page_size();

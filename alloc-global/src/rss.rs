@@ -11,13 +11,15 @@
 //!
 //! Invariant: the parts sum to `resident`, always.
 //!
-//! In arenas each byte is counted if its page is resident, by what it serves. Which pages of the fallback's blocks are
-//! resident nobody but the kernel knows; they are taken to be, live ones first, as far as there is anonymous memory that is
-//! not in arenas. A large block that the program did not write to yet is therefore overstated, at the cost of the parts after it.
+//! In arenas each byte is counted if its page is resident, by what it serves. Which pages of the
+//! fallback's blocks are resident nobody but the kernel knows; they are taken to be, live ones
+//! first, as far as there is anonymous memory that is not in arenas. A large block that the program
+//! did not write to yet is therefore overstated, at the cost of the parts after it.
 //!
-//! The order of work: memory for the answer, addresses of arenas (all locks held), `mincore` and `smaps_rollup` (no lock held),
-//! then the walk (all locks held). Exact where the other threads rest; where they work, what moved meanwhile is in the wrong
-//! part, and arenas that came meanwhile are in the rest.
+//! The order of work: memory for the answer, addresses of arenas (all locks held), `mincore` and
+//! `smaps_rollup` (no lock held), then the walk (all locks held). Exact where the other threads
+//! rest; where they work, what moved meanwhile is in the wrong part, and arenas that came meanwhile
+//! are in the rest.
 //!
 //! Unsafe only to promise the walk that all locks are held.
 
@@ -55,12 +57,14 @@ pub struct RssPart {
     pub setting: &'static str,
 }
 
-/// Splits the resident memory of the process to the byte into what it serves, with the setting that changes each part.
+/// Splits the resident memory of the process to the byte into what it serves, with the setting that
+/// changes each part.
 ///
-/// What was given back to the system is in no part: it is not resident. Costs a system call and some microseconds per arena, a
-/// step per pool (and per block in pools that are partly resident) with all other threads waiting at their slow paths,
-/// and the kernel's walk for `smaps_rollup`, about a millisecond per resident GiB. Where the system does not say what is
-/// resident, arenas count in full and the rest is unknown: 0.
+/// What was given back to the system is in no part: it is not resident. Costs a system call and
+/// some microseconds per arena, a step per pool (and per block in pools that are partly resident)
+/// with all other threads waiting at their slow paths, and the kernel's walk for `smaps_rollup`,
+/// about a millisecond per resident GiB. Where the system does not say what is resident, arenas
+/// count in full and the rest is unknown: 0.
 ///
 /// ```
 /// let rss = alloc_global::explain_rss();
@@ -222,7 +226,8 @@ fn caches() -> u64 {
 }
 
 impl Rss {
-    /// Makes parts of the sums, so that they are the whole. `fallback`: live and cached bytes, and those free in spans.
+    /// Makes parts of the sums, so that they are the whole. `fallback`: live and cached bytes, and
+    /// those free in spans.
     fn put_together(
         &mut self,
         pools: &Pools,

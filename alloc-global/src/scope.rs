@@ -1,14 +1,15 @@
 //! A scope: every operation of one thread counted, exactly, between two points of the program.
 //!
-//! While a scope is open all operations of its thread go out of line (mode `Every` of `watch`). It keeps the
-//! addresses of the blocks that were allocated inside it and are still live, so that a free of an older block
-//! is told apart from that of one of its own, and what is left over is known exactly.
+//! While a scope is open all operations of its thread go out of line (mode `Every` of `watch`). It
+//! keeps the addresses of the blocks that were allocated inside it and are still live, so that a
+//! free of an older block is told apart from that of one of its own, and what is left over is known
+//! exactly.
 //!
 //! Invariants:
 //!
 //! 1. Scopes of a thread are a stack: each knows the one around it, and closes before it.
-//! 2. `live` holds exactly the blocks that this thread allocated since the scope opened and did not free, unless
-//!    `lost` says that there was no memory to remember them.
+//! 2. `live` holds exactly the blocks that this thread allocated since the scope opened and did not
+//!    free, unless `lost` says that there was no memory to remember them.
 //! 3. Used by the thread that opened it only.
 //!
 //! Blocks that another thread frees stay in `live`: this thread does not see that.
@@ -42,7 +43,8 @@ pub(crate) struct ScopeCounts {
     pub(crate) left_blocks: u64,
     /// Their bytes.
     pub(crate) left_bytes: u64,
-    /// Whether there was no memory to remember blocks: counts of foreign frees and of what is left are guesses.
+    /// Whether there was no memory to remember blocks: counts of foreign frees and of what is left
+    /// are guesses.
     pub(crate) lost: bool,
 }
 
@@ -65,7 +67,8 @@ impl Scope {
     pub(crate) unsafe fn note_alloc(scope: NonNull<Scope>, block: Block, size: usize) {
         let mut at = Some(scope);
         while let Some(mut scope) = at {
-            // SAFETY: the caller's promise; used by this thread only (3), and not re-entered: nothing here allocates.
+            // SAFETY: the caller's promise; used by this thread only (3), and not re-entered:
+            // nothing here allocates.
             let scope = unsafe { scope.as_mut() };
             scope.counts.allocs += 1;
             scope.counts.alloc_bytes += size as u64;
@@ -132,7 +135,8 @@ impl Scope {
     }
 }
 
-/// An open scope of the calling thread; it must be closed by the same thread, after all that were opened later.
+/// An open scope of the calling thread; it must be closed by the same thread, after all that were
+/// opened later.
 #[derive(Debug)]
 pub(crate) struct ThreadScope {
     scope: NonNull<Scope>,
@@ -182,7 +186,8 @@ impl ThreadScope {
     /// What the innermost open scope of this thread counted until now.
     pub(crate) fn innermost_counts() -> Option<ScopeCounts> {
         let scope = thread::attached()?.watch.scope()?;
-        // SAFETY: open scopes of this thread; nothing that allocates or frees runs while the reference lives.
+        // SAFETY: open scopes of this thread; nothing that allocates or frees runs while the
+        // reference lives.
         Some(unsafe { scope.as_ref() }.counts())
     }
 
@@ -219,14 +224,15 @@ impl Drop for ThreadScope {
 
 const _: () = assert!(size_of::<Scope>() <= PAGE_SIZE);
 
-/// Addresses, each with the number of a site, in pages of its own: open addressing, linear probing, removal by shifting back
-/// (Knuth, 6.4 R).
+/// Addresses, each with the number of a site, in pages of its own: open addressing, linear probing,
+/// removal by shifting back (Knuth, 6.4 R).
 ///
 /// ```text
 /// word:  | site (8 bits) | - | address (48 bits) |     48 bits are what Linux hands out unless it is asked for more
 /// ```
 ///
-/// Invariant: `slots` is null or `1 << bits` words, at most half of them not 0; a word lies between its address's home and the next 0.
+/// Invariant: `slots` is null or `1 << bits` words, at most half of them not 0; a word lies between
+/// its address's home and the next 0.
 struct AddressSet {
     slots: Option<NonNull<u64>>,
     bits: u32,

@@ -20,8 +20,8 @@
 //!
 //! 1. All pools of bin `[heap][class]` carry that class and the owner `heap`.
 //! 2. All pools come from `ARENAS`, all chunks from `OsPages`.
-//! 3. No lock is held during a system call, and never two at once; excepted are a fork and who looks at all of it at
-//!    one moment (`with_all_locked`), who both take them all, in one order.
+//! 3. No lock is held during a system call, and never two at once; excepted are a fork and who
+//!    looks at all of it at one moment (`with_all_locked`), who both take them all, in one order.
 
 use crate::fatal::Line;
 use crate::latency::{self, Path};
@@ -51,8 +51,9 @@ fn bin(heap: u8, class: SizeClass) -> Option<&'static Lock<Bin>> {
     Some(BINS.get(heap as usize)?.get(class.index())?)
 }
 
-/// Takes blocks for the end of `out`: what other threads passed on, and where that is less than half of it, blocks out of pools, lowest
-/// address last, before them. Returns how many: at least one unless the system has no more memory.
+/// Takes blocks for the end of `out`: what other threads passed on, and where that is less than
+/// half of it, blocks out of pools, lowest address last, before them. Returns how many: at least
+/// one unless the system has no more memory.
 pub(crate) fn take(heap: u8, who: Who, class: SizeClass, out: &mut [MaybeUninit<Block>]) -> usize {
     let passed = depot::take(class, who, out);
     let rest = out.len() - passed;
@@ -130,7 +131,8 @@ fn take_last(class: SizeClass, out: &mut [MaybeUninit<Block>]) -> usize {
     0
 }
 
-/// Gives blocks of `class` back: to who asked for some, else each to the heap it came from. The order of `blocks` is not kept.
+/// Gives blocks of `class` back: to who asked for some, else each to the heap it came from. The
+/// order of `blocks` is not kept.
 ///
 /// # Safety
 ///
@@ -153,8 +155,8 @@ pub(crate) unsafe fn give_one(class: SizeClass, block: Block) {
     unsafe { sort(class, &mut [block], None) };
 }
 
-/// Gives blocks of `class` back, each to the heap it came from. Pools that become empty do so now, or count as empty `since` another
-/// time. The order of `blocks` is not kept.
+/// Gives blocks of `class` back, each to the heap it came from. Pools that become empty do so now,
+/// or count as empty `since` another time. The order of `blocks` is not kept.
 ///
 /// # Safety
 ///
@@ -332,8 +334,8 @@ pub(crate) fn unlock_all() {
 
 /// Calls `look` while nobody can change bins, pools or arenas: other threads wait at their slow paths.
 ///
-/// `look` must neither allocate nor free, nor panic: this thread holds every lock. What it may rely on: all pools are in
-/// bins that nobody uses, or have no class yet or any more.
+/// `look` must neither allocate nor free, nor panic: this thread holds every lock. What it may rely
+/// on: all pools are in bins that nobody uses, or have no class yet or any more.
 pub(crate) fn with_all_locked<R>(look: impl FnOnce(&Arenas) -> R) -> R {
     // A handler of fork that comes after ours: the locks are the fork's to free.
     if crate::lock::holds_all() {

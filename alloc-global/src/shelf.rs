@@ -1,12 +1,13 @@
-//! A shelf: a stack of free blocks behind a lock, and who asked for some. What both depots are made of, that of the fallback's blocks
-//! and that of the shared heaps.
+//! A shelf: a stack of free blocks behind a lock, and who asked for some. What both depots are made
+//! of, that of the fallback's blocks and that of the shared heaps.
 //!
 //! Invariants:
 //!
 //! 1. The first `len` slots are blocks, each there once; nobody else has them.
 //! 2. `untouched <= len`, and `len` beside the lock is that behind it whenever the lock is free.
 //!
-//! It does not know of which class the blocks are, nor how many there may be. `tests/loom.rs` runs it under a model checker.
+//! It does not know of which class the blocks are, nor how many there may be. `tests/loom.rs` runs
+//! it under a model checker.
 
 use crate::lock::Lock;
 use crate::primitive::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -37,11 +38,13 @@ pub(crate) struct Stock {
     untouched: usize,
 }
 
-/// The slots of a shelf: at most so many blocks. Apart from their lock: a fork takes all locks, and would copy each page that has one.
+/// The slots of a shelf: at most so many blocks. Apart from their lock: a fork takes all locks, and
+/// would copy each page that has one.
 #[derive(Debug)]
 pub(crate) struct Slots<const N: usize>(UnsafeCell<[MaybeUninit<Block>; N]>);
 
-// SAFETY: reached by who holds the shelf's lock only; free blocks belong to nobody, so any thread may take them out.
+// SAFETY: reached by who holds the shelf's lock only; free blocks belong to nobody, so any thread
+// may take them out.
 unsafe impl<const N: usize> Sync for Slots<N> {}
 
 impl Stock {

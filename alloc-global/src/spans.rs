@@ -8,15 +8,17 @@
 //! system allocator  no lock held                a span at a time: 260 KiB
 //! ```
 //!
-//! The system allocator takes some 50 ns to hand out one such block and as much to take it back, for it looks for neighbours to
-//! merge it with. A program that builds and drops thousands of them (nodes of B-trees, rows, messages) spends most of its time there.
-//! Only such a program gets spans: until [`MANY`] bytes of a class came through one thread's cache, less what went back, its blocks come one by one,
-//! and memory that is free serves any size. Nor do other fallbacks than the system allocator see any of it: who names one may
-//! count on being asked for each block.
+//! The system allocator takes some 50 ns to hand out one such block and as much to take it back,
+//! for it looks for neighbours to merge it with. A program that builds and drops thousands of them
+//! (nodes of B-trees, rows, messages) spends most of its time there. Only such a program gets
+//! spans: until [`MANY`] bytes of a class came through one thread's cache, less what went back, its
+//! blocks come one by one, and memory that is free serves any size. Nor do other fallbacks than the
+//! system allocator see any of it: who names one may count on being asked for each block.
 //!
-//! A block is known by its address to lie in a span (`map`), so those of both kinds are freed and cached alike. Spans belong to
-//! no thread. One of which all blocks are free goes back to the system allocator, and of one that rests, pages of free blocks go back to the
-//! system. Blocks in them count as given back to the fallback, in all counters; what is free in them is in
+//! A block is known by its address to lie in a span (`map`), so those of both kinds are freed and
+//! cached alike. Spans belong to no thread. One of which all blocks are free goes back to the
+//! system allocator, and of one that rests, pages of free blocks go back to the system. Blocks in
+//! them count as given back to the fallback, in all counters; what is free in them is in
 //! [`Memory`](crate::Memory).
 //!
 //! It does not know what a cache is, nor calls the fallback to get memory: that is `fallback`.
@@ -40,8 +42,8 @@ mod span;
 
 pub(crate) use span::SPAN_LAYOUT;
 
-/// When so many bytes of a class came through a thread's cache that did not go back through it, the class gets spans: so many that a span of
-/// which little is used does not weigh.
+/// When so many bytes of a class came through a thread's cache that did not go back through it, the
+/// class gets spans: so many that a span of which little is used does not weigh.
 pub(crate) const MANY: usize = 2 << 20;
 
 static BINS: [CachePadded<Lock<Bin>>; MIDS] =
@@ -88,7 +90,8 @@ pub(crate) fn take(class: LargeClass, out: &mut [MaybeUninit<Block>]) -> usize {
 ///
 /// # Safety
 ///
-/// The registered fallback, which is the system allocator, gave it for [`SPAN_LAYOUT`], and it is the caller's.
+/// The registered fallback, which is the system allocator, gave it for [`SPAN_LAYOUT`], and it is
+/// the caller's.
 pub(crate) unsafe fn add(class: LargeClass, memory: NonNull<u8>) -> bool {
     let Some(bin) = bin(class) else { return false };
     // SAFETY: the caller's promise.
@@ -100,12 +103,13 @@ pub(crate) unsafe fn add(class: LargeClass, memory: NonNull<u8>) -> bool {
     true
 }
 
-/// Takes back those of `blocks` that lie in spans; the others move to the front. Returns how many those are; what lies behind them is
-/// unspecified.
+/// Takes back those of `blocks` that lie in spans; the others move to the front. Returns how many
+/// those are; what lies behind them is unspecified.
 ///
 /// # Safety
 ///
-/// They are free blocks of that class of the registered fallback, and the caller's, who gives up those in spans.
+/// They are free blocks of that class of the registered fallback, and the caller's, who gives up
+/// those in spans.
 pub(crate) unsafe fn give(class: LargeClass, blocks: &mut [Block]) -> usize {
     let is_in_span = |block: &Block| Span::of_block(*block).is_some();
     let (Some(bin), Some(first)) = (bin(class), blocks.iter().position(is_in_span)) else {
@@ -150,8 +154,9 @@ pub(crate) fn drain() -> usize {
         .sum()
 }
 
-/// Gives pages of free blocks back to the system, those of spans to which no block came back since the last look but one, or of all if
-/// `at_once`. Returns bytes, and whether there are spans that may rest at the next look.
+/// Gives pages of free blocks back to the system, those of spans to which no block came back since
+/// the last look but one, or of all if `at_once`. Returns bytes, and whether there are spans that
+/// may rest at the next look.
 pub(crate) fn purge(at_once: bool) -> (usize, bool) {
     let (mut pages, mut waits) = (0, false);
     for (class, bin) in bins() {

@@ -14,11 +14,12 @@ use core::sync::atomic::{AtomicIsize, AtomicU64, Ordering::Relaxed};
 
 /// Counters of the whole process.
 ///
-/// Pool blocks and fallback blocks are counted together unless named otherwise. Exact for the calls of the
-/// calling thread, and for all threads that rest; a thread that works meanwhile may have
-/// some of its calls in and some not, so that a count may step back between two readings. Bytes of a pool
-/// block are those of its size class; bytes of a fallback block those of its `Layout`, or, up to 4,096, of the
-/// class that the layout is rounded to (640, 768, 896, 1,024, 1,280 ... 4,096: four for each doubling).
+/// Pool blocks and fallback blocks are counted together unless named otherwise. Exact for the calls
+/// of the calling thread, and for all threads that rest; a thread that works meanwhile may have
+/// some of its calls in and some not, so that a count may step back between two readings. Bytes of
+/// a pool block are those of its size class; bytes of a fallback block those of its `Layout`, or,
+/// up to 4,096, of the class that the layout is rounded to (640, 768, 896, 1,024, 1,280 ... 4,096:
+/// four for each doubling).
 ///
 /// ```
 /// let before = alloc_global::stats();
@@ -41,7 +42,8 @@ pub struct Stats {
     pub reallocs_in_place: u64,
     /// Those of them after which it was elsewhere.
     pub reallocs_moved: u64,
-    /// Bytes copied for that. Blocks that the fallback itself moved are not in it: it may have moved pages without copying.
+    /// Bytes copied for that. Blocks that the fallback itself moved are not in it: it may have
+    /// moved pages without copying.
     pub realloc_bytes_copied: u64,
     /// Blocks in the program's hands.
     pub live_blocks: u64,
@@ -66,17 +68,19 @@ pub struct Stats {
     pub fallback_live_blocks: u64,
     /// Their bytes.
     pub fallback_live_bytes: u64,
-    /// Requests above 512 bytes that were served, from the fallback or a thread's cache of its blocks, since the process
-    /// began; a `realloc` that moved there is among them.
+    /// Requests above 512 bytes that were served, from the fallback or a thread's cache of its
+    /// blocks, since the process began; a `realloc` that moved there is among them.
     pub fallback_allocs: u64,
-    /// Blocks of the fallback that came back since the process began; a `realloc` that moved away is among them.
+    /// Blocks of the fallback that came back since the process began; a `realloc` that moved away
+    /// is among them.
     pub fallback_deallocs: u64,
     /// Bytes of free fallback blocks in the caches of threads, and on their way from one thread to another.
     pub fallback_cached_bytes: u64,
     /// Blocks handed out one by one to threads without a cache: before the first or after the last
     /// moment at which they can have one. Rare.
     pub orphan_allocs: u64,
-    /// Threads that have a cache now. One that ended without its end being seen counts until its cache is wanted.
+    /// Threads that have a cache now. One that ended without its end being seen counts until its
+    /// cache is wanted.
     pub threads: u64,
 }
 
@@ -130,7 +134,8 @@ pub fn stats() -> Stats {
     let here = owner::here();
     thread::for_each_cache(|cache| {
         stats.fallback_cached_bytes += cache.large.cached() as u64;
-        // Relaxed: a mark; nothing is read through it. In a child of fork the parent's threads are not counted.
+        // Relaxed: a mark; nothing is read through it. In a child of fork the parent's threads are
+        // not counted.
         let is_home = owner::is_of(cache.owner.get(), here) && !cache.is_drain.load(Relaxed);
         stats.threads += u64::from(is_home);
     });
@@ -179,7 +184,8 @@ pub(crate) fn peak_published() -> usize {
     usize::try_from(PEAK.load(Relaxed)).unwrap_or(0)
 }
 
-/// The number of the last peak: changes whenever the process has more bytes live than ever before, as far as published.
+/// The number of the last peak: changes whenever the process has more bytes live than ever before,
+/// as far as published.
 #[inline]
 pub(crate) fn peaks() -> u64 {
     PEAKS.load(Relaxed)
@@ -191,7 +197,8 @@ fn raise(now: isize) {
     }
 }
 
-/// Bytes of blocks out of the pools, caches among them, and of the fallback's: off by at most 64 KiB a thread.
+/// Bytes of blocks out of the pools, caches among them, and of the fallback's: off by at most 64
+/// KiB a thread.
 #[cfg(feature = "report")]
 pub(crate) fn published_bytes() -> u64 {
     // Never negative for long: what was published of frees before their allocations.

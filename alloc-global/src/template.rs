@@ -1,4 +1,5 @@
-//! Paths with places for what is known only when a file is made: one reading of them for reports and statistics.
+//! Paths with places for what is known only when a file is made: one reading of them for reports
+//! and statistics.
 //!
 //! | in the template | stands for |
 //! |---|---|
@@ -7,7 +8,8 @@
 //! | `%e` | the program: the last part of its file's path |
 //! | `%%` | a percent sign |
 //!
-//! Anything else stays as it is. Over bytes, since paths need not be Unicode; it allocates nothing. No unsafe here.
+//! Anything else stays as it is. Over bytes, since paths need not be Unicode; it allocates nothing.
+//! No unsafe here.
 
 /// What the places stand for.
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +19,8 @@ pub(crate) struct Known<'a> {
     pub(crate) program: &'a [u8],
 }
 
-/// Hands the parts of the path to `push`, in order; `None` as soon as that answers `None`. Says whether the process is in it.
+/// Hands the parts of the path to `push`, in order; `None` as soon as that answers `None`. Says
+/// whether the process is in it.
 pub(crate) fn expand(
     template: &[u8],
     known: Known<'_>,

@@ -7,16 +7,18 @@
 //! ALLOCS    -> NOT_ATTACHED     -> its cache | GATED | drain  ->  DETACHED      the fast path of alloc
 //! ```
 //!
-//! `NOT_ATTACHED`, `GATED` and `DETACHED` are caches without room, so the fast paths need no test for them: every
-//! operation on them is slow, and the slow path looks closer. Allocations have a word of their own so that they can be
-//! made slow alone: a thread that just freed much goes on freeing at full speed, and its next
-//! allocation sees whether memory is due to go back (`purge`). What a thread watches (`watch`) moves both words.
+//! `NOT_ATTACHED`, `GATED` and `DETACHED` are caches without room, so the fast paths need no test
+//! for them: every operation on them is slow, and the slow path looks closer. Allocations have a
+//! word of their own so that they can be made slow alone: a thread that just freed much goes on
+//! freeing at full speed, and its next allocation sees whether memory is due to go back (`purge`).
+//! What a thread watches (`watch`) moves both words.
 //!
-//! When a thread ends its cache is emptied and waits, warm, for another thread (`caches`). The end is seen by a pthread key's destructor, which runs after the destructors
-//! of Rust's thread-locals, and puts itself off for two more rounds so that it comes after the keys of others.
-//! What still allocates after that is served by the shared heaps, one block at a time, and counted. A thread that
-//! first allocates in the last of its destructors leaves its cache behind; such caches are found by the
-//! death of their thread before new ones are mapped.
+//! When a thread ends its cache is emptied and waits, warm, for another thread (`caches`). The end
+//! is seen by a pthread key's destructor, which runs after the destructors of Rust's thread-locals,
+//! and puts itself off for two more rounds so that it comes after the keys of others. What still
+//! allocates after that is served by the shared heaps, one block at a time, and counted. A thread
+//! that first allocates in the last of its destructors leaves its cache behind; such caches are
+//! found by the death of their thread before new ones are mapped.
 //!
 //! Works before `main` and after it: everything here is in constant-initialised statics.
 
@@ -191,7 +193,8 @@ pub(crate) fn alloc_slow(index: usize, size: usize) -> *mut u8 {
     }
 }
 
-/// This thread's cache, for an allocation that comes from the fallback: it passes the gate, and counts as a slow path.
+/// This thread's cache, for an allocation that comes from the fallback: it passes the gate, and
+/// counts as a slow path.
 pub(crate) fn for_slow_alloc() -> Option<&'static Cache> {
     let cache = attached()?;
     if cache.gate.get() > 0 {
@@ -230,8 +233,8 @@ pub(crate) unsafe fn dealloc_slow(index: usize, block: Block) {
 ///
 /// # Safety
 ///
-/// Both bins are those of size classes; the block is the caller's and of class `old`; `kept` bytes fit both classes, of which `new`
-/// fits `size` bytes.
+/// Both bins are those of size classes; the block is the caller's and of class `old`; `kept` bytes
+/// fit both classes, of which `new` fits `size` bytes.
 #[inline(never)]
 pub(crate) unsafe fn realloc_small(
     block: Block,
@@ -397,7 +400,8 @@ pub(crate) fn for_each_counted(mut f: impl FnMut(&'static Cache)) {
     for_each_cache(f);
 }
 
-/// Calls `f` with every block of the size classes that this thread's cache holds; `f` neither allocates nor frees.
+/// Calls `f` with every block of the size classes that this thread's cache holds; `f` neither
+/// allocates nor frees.
 pub(crate) fn for_each_own_cached(mut f: impl FnMut(Block)) {
     let cache = HOME.get();
     // SAFETY: this thread's, or a static without room; `f` is as promised.
@@ -408,7 +412,8 @@ pub(crate) fn for_each_own_cached(mut f: impl FnMut(Block)) {
     }
 }
 
-/// Calls `f` with every block of 513 to 4,096 bytes that this thread's cache holds; `f` neither allocates nor frees.
+/// Calls `f` with every block of 513 to 4,096 bytes that this thread's cache holds; `f` neither
+/// allocates nor frees.
 pub(crate) fn for_each_own_mid(f: impl FnMut(Block)) {
     // SAFETY: this thread's, or a static without room; `f` is as promised.
     unsafe { HOME.get().for_each_mid_cached(f) };
@@ -499,7 +504,8 @@ pub(crate) fn own_totals() -> CacheTotals {
     cache.totals().plus(drain).less(cache.before.get())
 }
 
-/// Calls of `realloc` in this thread, and how many of them moved a small block or one into or out of the pools.
+/// Calls of `realloc` in this thread, and how many of them moved a small block or one into or out
+/// of the pools.
 pub(crate) fn own_reallocs() -> (u64, u64) {
     let counters = &HOME.get().counters;
     // Relaxed: this thread's own.

@@ -1,7 +1,8 @@
 //! The time line: how memory went up and down since the program began, in a bounded number of points.
 //!
-//! A point is taken on slow paths, at most one per step of time; when the table is full every second point goes and the
-//! step doubles. So a program of any length has between 128 and 256 points, evenly spread.
+//! A point is taken on slow paths, at most one per step of time; when the table is full every
+//! second point goes and the step doubles. So a program of any length has between 128 and 256
+//! points, evenly spread.
 //!
 //! Reached from `GlobalAlloc`: it allocates nothing, and who finds another thread at it goes on without.
 //!
@@ -30,8 +31,9 @@ static LEN: AtomicUsize = AtomicUsize::new(0);
 static STEP: AtomicU64 = AtomicU64::new(FIRST_STEP);
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// Takes points of the time line from now on, for reports: one look at a clock on each slow path, and a few system calls for each
-/// point. A process that is started with `POOLALLOC_REPORT` has it from its beginning.
+/// Takes points of the time line from now on, for reports: one look at a clock on each slow path,
+/// and a few system calls for each point. A process that is started with `POOLALLOC_REPORT` has it
+/// from its beginning.
 ///
 /// ```
 /// alloc_global::report::start_time_line();
@@ -41,7 +43,8 @@ pub fn start_time_line() {
     ON.store(true, Relaxed);
 }
 
-/// In a child of fork: its own time line, from now on. The thread that was at it is not there to say that it is done.
+/// In a child of fork: its own time line, from now on. The thread that was at it is not there to
+/// say that it is done.
 pub(crate) fn forget_after_fork() {
     // Relaxed, all four: the child has one thread.
     LEN.store(0, Relaxed);
@@ -61,7 +64,8 @@ pub(crate) fn tick() {
 
 #[cold]
 fn tick_at(now: u64) {
-    // Relaxed: looked at again with `BUSY`. Acquire: pairs with the Release below: one thread after another.
+    // Relaxed: looked at again with `BUSY`. Acquire: pairs with the Release below: one thread after
+    // another.
     if now < NEXT.load(Relaxed) || BUSY.swap(true, Acquire) {
         return;
     }
@@ -97,8 +101,9 @@ fn push(point: [u64; 4]) {
     }
 }
 
-/// Resident bytes of the process, by the system's account; 0 where it does not say. One open, read and close. `errno` stays:
-/// a program that allocates between a failed call and its look at that must not find another error there.
+/// Resident bytes of the process, by the system's account; 0 where it does not say. One open, read
+/// and close. `errno` stays: a program that allocates between a failed call and its look at that
+/// must not find another error there.
 fn resident_bytes() -> u64 {
     #[cfg(target_os = "linux")]
     {
@@ -128,8 +133,8 @@ fn read_resident(path: &core::ffi::CStr) -> u64 {
     pages.saturating_mul(alloc_core::PAGE_SIZE as u64)
 }
 
-/// Calls `f` with every point, the oldest first: milliseconds of the clock, bytes in blocks, bytes of arenas, resident
-/// bytes. A point that is being moved meanwhile may come twice.
+/// Calls `f` with every point, the oldest first: milliseconds of the clock, bytes in blocks, bytes
+/// of arenas, resident bytes. A point that is being moved meanwhile may come twice.
 pub(crate) fn for_each(mut f: impl FnMut([u64; 4])) {
     // Relaxed: values of their own.
     for [ms, live, mapped, resident] in TABLE.iter().take(LEN.load(Relaxed)) {

@@ -1,9 +1,10 @@
-//! Whose turn it is with a thread's cache of large blocks: the owner's at almost no cost, another thread's while
-//! the owner rests.
+//! Whose turn it is with a thread's cache of large blocks: the owner's at almost no cost, another
+//! thread's while the owner rests.
 //!
-//! The owner only stores a flag on entry and looks at another: no atomic read-modify-write, no fence. Who wants to give
-//! back what an idle thread keeps pays for that with a system call (`membarrier`), which makes every running
-//! thread of the process pass a full fence. The idea is that of asymmetric fences (Dice et al.; Linux 4.14).
+//! The owner only stores a flag on entry and looks at another: no atomic read-modify-write, no
+//! fence. Who wants to give back what an idle thread keeps pays for that with a system call
+//! (`membarrier`), which makes every running thread of the process pass a full fence. The idea is
+//! that of asymmetric fences (Dice et al.; Linux 4.14).
 //!
 //! ```text
 //! owner                          another
@@ -14,8 +15,9 @@
 //!   busy := false (Release)        claimed := false (Release)
 //! ```
 //!
-//! If the owner's store of `busy` comes before the fence that the membarrier put into it, the other sees `busy`
-//! and gives up. If it comes after, the owner's look at `claimed` comes after too, and sees it.
+//! If the owner's store of `busy` comes before the fence that the membarrier put into it, the other
+//! sees `busy` and gives up. If it comes after, the owner's look at `claimed` comes after too, and
+//! sees it.
 //!
 //! It guards the large cache only: the arrays of small blocks have a fast path without any flag.
 
@@ -65,7 +67,8 @@ impl Turn {
         self.busy.store(false, Ordering::Release);
     }
 
-    /// Another thread begins. `false`: the owner or a third thread is at it, or the system has no such fence.
+    /// Another thread begins. `false`: the owner or a third thread is at it, or the system has no
+    /// such fence.
     pub(crate) fn claim(&self) -> bool {
         // Acquire: pairs with the Release in `unclaim` of a third thread.
         if self.claimed.swap(true, Ordering::Acquire) {

@@ -39,8 +39,8 @@ pub(crate) fn free_mids_to_registered(class: LargeClass, blocks: &mut [Block]) {
     // SAFETY: free blocks of that class (invariant 2 of the cache), and the caller's.
     let others = unsafe { spans::give(class, blocks) };
     let Some(blocks) = blocks.get(..others) else { return };
-    // Other work came since the oldest were freed. Allocators write to a block that is freed, to the word before it and, glibc
-    // for one, to what follows it.
+    // Other work came since the oldest were freed. Allocators write to a block that is freed, to
+    // the word before it and, glibc for one, to what follows it.
     for block in blocks {
         fetch(block.as_ptr().wrapping_sub(size_of::<usize>()));
         fetch(block.as_ptr().wrapping_add(class.size()));
@@ -63,8 +63,8 @@ pub(crate) fn free_layout_to_registered(memory: NonNull<u8>, layout: Layout) {
     });
 }
 
-/// Gives everything in a thread's cache of the fallback's blocks back. Returns bytes; 0 if another thread is at
-/// it, or the cache is in use by its owner.
+/// Gives everything in a thread's cache of the fallback's blocks back. Returns bytes; 0 if another
+/// thread is at it, or the cache is in use by its owner.
 pub(crate) fn flush(cache: &'static Cache) -> usize {
     flush_mids(cache, false) + Visit::of_owner(cache).map_or(0, |visit| visit.flush())
 }
@@ -86,8 +86,8 @@ fn flush_mids(cache: &'static Cache, pass_on: bool) -> usize {
 /// Empties the cache of a thread that leaves, and what it was granted.
 pub(crate) fn retire(cache: &'static Cache) {
     flush_mids(cache, true);
-    // Another thread may be at it. Its visit is short, and in a child of fork it may never end: what is left then waits
-    // for the next visit.
+    // Another thread may be at it. Its visit is short, and in a child of fork it may never end:
+    // what is left then waits for the next visit.
     for _ in 0..RETIRE_TRIES {
         if let Some(visit) = Visit::of_owner(cache) {
             visit.pass_on(|len| len);
@@ -105,8 +105,9 @@ pub(crate) fn flush_others() -> usize {
     visit_others(|cache| cache.large.cached() > 0, Visit::flush)
 }
 
-/// Gives back half of what lay untouched in the calling thread's cache since the last sweep, and of arrays all of it: each block of a span
-/// holds all of it. Nothing where it is in use: then the next tick tries again.
+/// Gives back half of what lay untouched in the calling thread's cache since the last sweep, and of
+/// arrays all of it: each block of a span holds all of it. Nothing where it is in use: then the
+/// next tick tries again.
 pub(crate) fn sweep(cache: &'static Cache, now: u64) {
     let Some(visit) = Visit::of_owner(cache) else { return };
     cache.set_swept_at(now);
@@ -124,7 +125,8 @@ pub(crate) fn sweep(cache: &'static Cache, now: u64) {
     }
 }
 
-/// Gives back what lies in the calling thread's cache if it was not touched for so long, and sweeps those of others. Returns bytes.
+/// Gives back what lies in the calling thread's cache if it was not touched for so long, and sweeps
+/// those of others. Returns bytes.
 pub(crate) fn sweep_resting(now: u64, delay_ms: u64) -> usize {
     let own = thread::attached().and_then(Visit::of_owner);
     let bytes = own.map_or(0, |visit| match visit.rests(now, delay_ms) {
@@ -147,7 +149,8 @@ pub(crate) fn sweep_others(now: u64, idle_ms: u64) -> usize {
     })
 }
 
-/// Bytes of blocks above 512 bytes that all threads cache or may come to cache unseen, but for those in arrays.
+/// Bytes of blocks above 512 bytes that all threads cache or may come to cache unseen, but for
+/// those in arrays.
 pub(crate) fn granted() -> usize {
     let mut bytes = 0;
     thread::for_each_cache(|cache| bytes += cache.large.granted());

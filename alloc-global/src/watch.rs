@@ -7,26 +7,28 @@
 //! Every     nowhere: always slow           nowhere: always slow
 //! ```
 //!
-//! Sampling costs the fast paths nothing. Bytes between two samples are exponentially distributed, so the
-//! allocations of one class between two samples are geometrically distributed, classes independent of each other: a
-//! countdown per class is the same as one in bytes; above 512 bytes there is one in bytes for all (`large`). The drain
-//! holds at most as many blocks of a class as may be handed out until the next sample; frees cannot refill it, so every
-//! allocation that is due takes the slow path.
-//! Blocks that were freed are looked at when they leave the thread's cache, a batch at a time: for the drain, for
-//! the shared heaps, for the fallback.
+//! Sampling costs the fast paths nothing. Bytes between two samples are exponentially distributed,
+//! so the allocations of one class between two samples are geometrically distributed, classes
+//! independent of each other: a countdown per class is the same as one in bytes; above 512 bytes
+//! there is one in bytes for all (`large`). The drain holds at most as many blocks of a class as
+//! may be handed out until the next sample; frees cannot refill it, so every allocation that is due
+//! takes the slow path. Blocks that were freed are looked at when they leave the thread's cache, a
+//! batch at a time: for the drain, for the shared heaps, for the fallback.
 //!
-//! When recording pauses, the mode stays `Sample` without samples, for the ends of what is on record; once nothing is, it is `Off`.
+//! When recording pauses, the mode stays `Sample` without samples, for the ends of what is on
+//! record; once nothing is, it is `Off`.
 //!
-//! What is switched by another thread takes effect at a thread's next slow path; until then it may hand out again
-//! a block whose recorded life is over, unseen.
+//! What is switched by another thread takes effect at a thread's next slow path; until then it may
+//! hand out again a block whose recorded life is over, unseen.
 //!
 //! Invariants:
 //!
 //! 1. A thread has a drain if and only if its mode is `Sample`; the drain has the same owner as the cache.
-//! 2. In mode `Sample` the drain holds at most `left[class]` blocks fewer than were due when it was filled: whichever allocation is a sample
-//!    finds `left` at 0 and the drain empty. What it holds of the bins above 64 was taken off `left_bytes`.
-//! 3. No block leaves a thread's cache for the program, the heaps or the fallback with a record of a former life, if its thread
-//!    has seen that something is recorded.
+//! 2. In mode `Sample` the drain holds at most `left[class]` blocks fewer than were due when it was
+//!    filled: whichever allocation is a sample finds `left` at 0 and the drain empty. What it holds
+//!    of the bins above 64 was taken off `left_bytes`.
+//! 3. No block leaves a thread's cache for the program, the heaps or the fallback with a record of
+//!    a former life, if its thread has seen that something is recorded.
 //!
 //! It does not know what is recorded of a block: that is `profile`.
 //!
@@ -181,7 +183,8 @@ pub(crate) fn forget(block: Block) {
     }
 }
 
-/// The same for many blocks of a class, or above 512 bytes: one test for all of them, since hardly any has a record.
+/// The same for many blocks of a class, or above 512 bytes: one test for all of them, since hardly
+/// any has a record.
 #[inline]
 pub(crate) fn forget_all(class: Option<SizeClass>, blocks: &[Block]) {
     if profile::are_recorded(class, blocks) {
@@ -211,13 +214,15 @@ fn update(cache: &'static Cache) {
     }
 }
 
-/// Whether this thread follows blocks on record, and there are none. None can come: nothing is recorded after this thread
-/// saw the pause, for who records asks whether to, under the lock of the stripe that `is_empty` took.
+/// Whether this thread follows blocks on record, and there are none. None can come: nothing is
+/// recorded after this thread saw the pause, for who records asks whether to, under the lock of the
+/// stripe that `is_empty` took.
 fn is_done(watch: &Watch) -> bool {
     watch.rate.get() == PAUSED && profile::is_empty()
 }
 
-/// Ends what the pause left, once the last block on record was freed: the fast paths are as if nothing had been watched.
+/// Ends what the pause left, once the last block on record was freed: the fast paths are as if
+/// nothing had been watched.
 #[inline]
 pub(crate) fn rest_if_done(cache: &'static Cache) {
     if is_done(&cache.watch) {
@@ -256,8 +261,9 @@ fn take_drain(cache: &'static Cache) -> bool {
     true
 }
 
-/// The drain is about to be emptied unused: what it holds counts again among the allocations that are no samples (2).
-/// Forgotten, they would bring the next sample forward, and estimates would be too high.
+/// The drain is about to be emptied unused: what it holds counts again among the allocations that
+/// are no samples (2). Forgotten, they would bring the next sample forward, and estimates would be
+/// too high.
 pub(crate) fn restore_left(cache: &Cache) {
     let Some(drain) = cache.watch.drain.get() else { return };
     for class in SizeClass::all() {
@@ -330,8 +336,8 @@ pub(crate) unsafe fn alloc(cache: &'static Cache, class: SizeClass, size: usize)
     // Relaxed: `update` looks again.
     if cache.watch.seen.get() != EPOCH.load(Ordering::Relaxed) {
         if cache.watch.mode.get() == Mode::Sample {
-            // What was drawn before the change decides about this one too: it may be the very sample that the
-            // drain ran out for, and a new draw would lose it.
+            // What was drawn before the change decides about this one too: it may be the very
+            // sample that the drain ran out for, and a new draw would lose it.
             // SAFETY: the caller's promise.
             let block = unsafe { alloc_sample(cache, class, size) };
             update(cache);

@@ -1,8 +1,10 @@
-//! Every interleaving of the lock, and of threads that hand blocks to each other over it: heaps and the depot.
+//! Every interleaving of the lock, and of threads that hand blocks to each other over it: heaps and
+//! the depot.
 //!
-//! Run with `RUSTFLAGS="--cfg loom" cargo test -p alloc-global --test loom --release`; empty otherwise. The lock's source is
-//! the real one, with loom's atomics and a futex made of loom's mutex and condition variable. Bins and arenas
-//! are the real ones too; what loom watches is that only the holder of their lock comes near them.
+//! Run with `RUSTFLAGS="--cfg loom" cargo test -p alloc-global --test loom --release`; empty
+//! otherwise. The lock's source is the real one, with loom's atomics and a futex made of loom's
+//! mutex and condition variable. Bins and arenas are the real ones too; what loom watches is that
+//! only the holder of their lock comes near them.
 #![cfg(loom)]
 
 #[expect(dead_code, reason = "no model forks")]

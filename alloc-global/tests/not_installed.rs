@@ -1,4 +1,5 @@
-//! A program that links the crate and runs on another allocator: what would be a guess is refused. No unsafe here.
+//! A program that links the crate and runs on another allocator: what would be a guess is refused.
+//! No unsafe here.
 
 use alloc_global::{MeasureError, assert_no_alloc, measure};
 

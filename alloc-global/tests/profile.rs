@@ -1,4 +1,5 @@
-//! The profile of a running program: what is traced is exact, what is sampled is right in the mean, what is left out is.
+//! The profile of a running program: what is traced is exact, what is sampled is right in the mean,
+//! what is left out is.
 //!
 //! One test, for there is one profile in a process. No unsafe here.
 

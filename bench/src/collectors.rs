@@ -6,12 +6,13 @@
 //!   workload<C: Collector>   ──► Outcome, with `longest_step_seconds`, `most_garbage`, `leaked_objects`
 //! ```
 //!
-//! 1. All contenders run the same code on the same kind of node. The token costs each of them an addition to a
-//!    thread-local per node made and dropped.
-//! 2. A collector that starts by itself is left to do so; one that does not is asked after every 10,000 nodes. All are asked
-//!    once at the end, inside the time.
-//! 3. A *step* is 32 to 1,024 operations, between two readings of the clock: its longest is the longest pause and
-//!    a little work. *Garbage* are nodes that exist but cannot be reached, looked at after each step.
+//! 1. All contenders run the same code on the same kind of node. The token costs each of them an
+//!    addition to a thread-local per node made and dropped.
+//! 2. A collector that starts by itself is left to do so; one that does not is asked after every
+//!    10,000 nodes. All are asked once at the end, inside the time.
+//! 3. A *step* is 32 to 1,024 operations, between two readings of the clock: its longest is the
+//!    longest pause and a little work. *Garbage* are nodes that exist but cannot be reached, looked
+//!    at after each step.
 //!
 //! The rules of [`workload`](crate::workload) hold, but for what a contender leaks. No unsafe here.
 

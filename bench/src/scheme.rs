@@ -5,11 +5,13 @@
 //!     └── program.rs          read, compile, run, builtins: the example's own files, and the work
 //! ```
 //!
-//! 1. The program is compiled once for each contender, from the same files. Only the kinds of handle and cell differ, and how
-//!    a collector is shown what a value holds.
-//! 2. What the scripts print is the checksum. So they are not told how many objects live: that depends on the contender.
-//! 3. Pairs, closures and environments are counted as nodes of other workloads are, by a [`Token`]. A step is
-//!    1,024 of them, of vectors and of strings made; what can be reached, nobody knows, so garbage is not told.
+//! 1. The program is compiled once for each contender, from the same files. Only the kinds of
+//!    handle and cell differ, and how a collector is shown what a value holds.
+//! 2. What the scripts print is the checksum. So they are not told how many objects live: that
+//!    depends on the contender.
+//! 3. Pairs, closures and environments are counted as nodes of other workloads are, by a [`Token`].
+//!    A step is 1,024 of them, of vectors and of strings made; what can be reached, nobody knows,
+//!    so garbage is not told.
 //!
 //! The contenders that others wrote are part of their worker. No unsafe here.
 
@@ -99,8 +101,8 @@ pub fn measured(
 
 /// The types of the program's heap, on one kind of handle and cell, and the program itself.
 ///
-/// `trace` is a macro that is called with each type and what it holds, to implement that collector's `Trace`;
-/// `derive` and `skip` are for those that have it derived.
+/// `trace` is a macro that is called with each type and what it holds, to implement that
+/// collector's `Trace`; `derive` and `skip` are for those that have it derived.
 #[macro_export]
 macro_rules! scheme_heap {
     (

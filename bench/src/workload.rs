@@ -142,7 +142,8 @@ static COUNTER: OnceLock<fn() -> u64> = OnceLock::new();
 /// Blocks allocated in timed parts.
 static COUNTED: AtomicU64 = AtomicU64::new(0);
 
-/// Has allocations of the timed parts counted from now on, by a function that tells how many there ever were.
+/// Has allocations of the timed parts counted from now on, by a function that tells how many there
+/// ever were.
 pub fn count_allocations(count: fn() -> u64) {
     // The first one stays.
     let _ = COUNTER.set(count);

@@ -15,12 +15,14 @@ use crate::thread;
 
 /// A heap apart from the thread's own, with its own collector, thresholds and statistics.
 ///
-/// Handles may lead from one heap to another and count as held from outside there: **a cycle across two
-/// heaps is not collected.** Dropping the `Heap` collects it; what is still held stays until it is dropped. Cycles that
-/// become garbage after that are collected when a handle to them is dropped, there and then; but once such collections have
-/// looked at a million objects more than they freed, there are no others in that heap, and **what is left of its cycles is leaked**.
-/// A `Heap` that is dropped in a panic hook, while a `Trace` unwinds, is not collected then, as if it had nothing but what is held.
-/// Drops that go from heap to heap may be 64 deep in each before any is put off.
+/// Handles may lead from one heap to another and count as held from outside there: **a cycle across
+/// two heaps is not collected.** Dropping the `Heap` collects it; what is still held stays until it
+/// is dropped. Cycles that become garbage after that are collected when a handle to them is
+/// dropped, there and then; but once such collections have looked at a million objects more than
+/// they freed, there are no others in that heap, and **what is left of its cycles is leaked**. A
+/// `Heap` that is dropped in a panic hook, while a `Trace` unwinds, is not collected then, as if it
+/// had nothing but what is held. Drops that go from heap to heap may be 64 deep in each before any
+/// is put off.
 ///
 /// ```
 /// use rc_gc::{Gc, Heap};
@@ -155,7 +157,8 @@ fn current<R>(f: impl FnOnce(&Inner) -> R) -> R {
     // code ran, and none of the functions below lets go of an object that its caller has.
     let result = f(unsafe { heap.as_ref() });
     if !exists {
-        // After the end of the thread's heap one is made that goes with its last object; this one may never have any.
+        // After the end of the thread's heap one is made that goes with its last object; this one
+        // may never have any.
         // SAFETY: the thread's heap, made just now, and not used afterwards.
         unsafe { thread::free_if_done(heap) };
     }
@@ -248,8 +251,9 @@ pub fn stats() -> Stats {
     current(Inner::stats)
 }
 
-/// The time that a part `q` (0 to 1) of the collections of a generation in the thread's heap did not exceed, finalizers
-/// and drops included; zero if there were none. Too long by 6 % at most, never too short, and exact for a `q` of 1.
+/// The time that a part `q` (0 to 1) of the collections of a generation in the thread's heap did
+/// not exceed, finalizers and drops included; zero if there were none. Too long by 6 % at most,
+/// never too short, and exact for a `q` of 1.
 ///
 /// Collections count in a table of 2.3 KiB for each generation. Costs a few hundred steps.
 ///
@@ -264,15 +268,18 @@ pub fn pause_percentile(generation: Generation, q: f64) -> Duration {
     current(|heap| heap.counters.pause_percentile(generation, q))
 }
 
-/// Says that objects of the thread's heap own so many bytes more outside of it: vectors, buffers, textures, what a foreign
-/// library allocated for them. The collector does not see such memory, and lets a few objects of garbage wait that hold much.
+/// Says that objects of the thread's heap own so many bytes more outside of it: vectors, buffers,
+/// textures, what a foreign library allocated for them. The collector does not see such memory, and
+/// lets a few objects of garbage wait that hold much.
 ///
-/// It brings the next collection nearer: 4 KiB count as one allocation, as those of large objects do, and what is charged
-/// since the last full collection makes the next one due as growth of the heap does. It collects nothing itself, and may be called
-/// anywhere, in `Drop` and `Trace` too; without a heap, or after its end, it does nothing.
+/// It brings the next collection nearer: 4 KiB count as one allocation, as those of large objects
+/// do, and what is charged since the last full collection makes the next one due as growth of the
+/// heap does. It collects nothing itself, and may be called anywhere, in `Drop` and `Trace` too;
+/// without a heap, or after its end, it does nothing.
 ///
-/// There is nothing to call when the memory goes: how much of it does is estimated from how many objects do. Charge what an object
-/// that may be part of a cycle is made with, or grows by, where that is some kilobytes; it costs about ten instructions.
+/// There is nothing to call when the memory goes: how much of it does is estimated from how many
+/// objects do. Charge what an object that may be part of a cycle is made with, or grows by, where
+/// that is some kilobytes; it costs about ten instructions.
 ///
 /// ```
 /// use rc_gc::{Gc, Trace};
@@ -296,8 +303,8 @@ pub fn charge(bytes: usize) {
     }
 }
 
-/// Gives unused memory of the thread's heap back to the system, and what is kept for the next thread: of those that have ended,
-/// one heap with an arena of 1 MiB at most. The bytes given.
+/// Gives unused memory of the thread's heap back to the system, and what is kept for the next
+/// thread: of those that have ended, one heap with an arena of 1 MiB at most. The bytes given.
 pub fn trim() -> usize {
     let shared = thread::trim_shared();
     shared + thread::existing().map_or(0, |_| current(|heap| heap.trim(0)))

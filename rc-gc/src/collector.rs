@@ -20,15 +20,15 @@
 //!
 //! Rules that keep a candidate from being forgotten:
 //!
-//! 1. Only a full collection that found an object live clears PURPLE (or `get_mut` and `assume_init`, which have it
-//!    from their caller that the object is live now).
+//! 1. Only a full collection that found an object live clears PURPLE (or `get_mut` and
+//!    `assume_init`, which have it from their caller that the object is live now).
 //! 2. A survivor of a younger collection stays a candidate; one that a finalizer resurrected too.
 //! 3. After a panic while tracing, what was a candidate and is still PURPLE is one again.
 //!
-//! Both passes (`detect`) trace the same objects with no user code between them that could change an edge. If a `Trace`
-//! panics, there is some before it unwinds: the panic hook. It may do what it likes with handles while `Scratch` is full of
-//! pointers to objects that nothing pins; see [`Tracing`].
-//! Nothing here drops or frees: that is `garbage`.
+//! Both passes (`detect`) trace the same objects with no user code between them that could change
+//! an edge. If a `Trace` panics, there is some before it unwinds: the panic hook. It may do what it
+//! likes with handles while `Scratch` is full of pointers to objects that nothing pins; see
+//! [`Tracing`]. Nothing here drops or frees: that is `garbage`.
 
 mod detect;
 mod tracing;
@@ -119,7 +119,8 @@ impl Drop for Running<'_> {
 
 impl Inner {
     /// Collects a generation and all younger ones; the number of objects freed. Does nothing inside
-    /// another collection of the same heap, while any heap's edges are followed, or in a heap that has ended.
+    /// another collection of the same heap, while any heap's edges are followed, or in a heap that
+    /// has ended.
     pub(crate) fn collect(&self, generation: Generation) -> usize {
         if self.collecting.get() || self.is_retired() || is_tracing() {
             return 0;
@@ -226,8 +227,8 @@ impl Inner {
         (freed, panic)
     }
 
-    /// Finds the candidates of age ≤ `generation`, and few others. Those of a full collection are taken out of the
-    /// bitmaps; the others are noted as one generation older.
+    /// Finds the candidates of age ≤ `generation`, and few others. Those of a full collection are
+    /// taken out of the bitmaps; the others are noted as one generation older.
     fn gather(&self, generation: Generation, to: &mut impl Candidates) {
         if generation == Generation::Old {
             let mut take = |pool: PoolRef| {
@@ -281,7 +282,8 @@ impl Inner {
         self.large.age_candidates(middle, |obj| to.add_one(obj));
     }
 
-    /// After a panic in pass 1 or 2: nothing becomes garbage, what was a candidate is one again. USER CODE: drops.
+    /// After a panic in pass 1 or 2: nothing becomes garbage, what was a candidate is one again.
+    /// USER CODE: drops.
     fn undo(&self, s: &mut Scratch, panic: &mut Option<Panic>) {
         self.spare(&s.visited);
         self.spare(&s.candidates);
@@ -289,11 +291,12 @@ impl Inner {
         drain_outermost(self, panic);
     }
 
-    /// Takes objects out of the set, alive and, if they are PURPLE, as candidates. Those that are not have been found to be
-    /// live, or a panic hook has dropped their last handle, or lent the value for good (`get_mut`).
+    /// Takes objects out of the set, alive and, if they are PURPLE, as candidates. Those that are
+    /// not have been found to be live, or a panic hook has dropped their last handle, or lent the
+    /// value for good (`get_mut`).
     ///
-    /// (After a panic in `recheck` one may have no handle left, given up by its finalizer: nothing leads to it but the
-    /// list of candidates, by which the next collection finds it.)
+    /// (After a panic in `recheck` one may have no handle left, given up by its finalizer: nothing
+    /// leads to it but the list of candidates, by which the next collection finds it.)
     fn spare(&self, objects: &[Obj]) {
         let birth = self.birth();
         for &obj in objects {
@@ -302,15 +305,17 @@ impl Inner {
                 obj.set_mark(mark & (STEP - 1) & !VISITED | birth & !(STEP - 1));
             }
             if obj.word() & PURPLE != 0 {
-                // SAFETY: of this heap, and allocated: what was dropped meanwhile was put off. No leaf, which never was a
-                // candidate and did not become one meanwhile (`uninit`), and not DEAD: nothing dies while edges are followed.
+                // SAFETY: of this heap, and allocated: what was dropped meanwhile was put off. No
+                // leaf, which never was a candidate and did not become one meanwhile (`uninit`),
+                // and not DEAD: nothing dies while edges are followed.
                 unsafe { self.set_candidate_anew(obj) };
             }
         }
     }
 
-    /// How many objects are garbage by a pass over the whole heap that ignores PURPLE. Leaves the heap as it was, but that
-    /// objects with more handles than a mark word can count may be candidates.
+    /// How many objects are garbage by a pass over the whole heap that ignores PURPLE. Leaves the
+    /// heap as it was, but that objects with more handles than a mark word can count may be
+    /// candidates.
     pub(crate) fn count_garbage_slowly(&self) -> usize {
         self.flush_caches();
         let mut s = Scratch::new();
@@ -327,11 +332,13 @@ impl Inner {
     }
 
     /// After finalizers: whether the garbage, pinned by one count each, is garbage still. What is
-    /// not leaves the set; the number of those. A panic spares all. USER CODE: `Trace`; after a panic, drops.
+    /// not leaves the set; the number of those. A panic spares all. USER CODE: `Trace`; after a
+    /// panic, drops.
     pub(crate) fn recheck(&self, s: &mut Scratch, panic: &mut Option<Panic>) -> usize {
         let garbage = std::mem::take(&mut s.visited);
         for &obj in &garbage {
-            // A candidate, as far as decrements and `get_mut` are concerned, and noted nowhere: see `spare`.
+            // A candidate, as far as decrements and `get_mut` are concerned, and noted nowhere: see
+            // `spare`.
             obj.set_word(obj.decrement() | PURPLE);
         }
         s.candidates.clone_from(&garbage);
@@ -366,8 +373,9 @@ impl Inner {
     }
 }
 
-/// Makes room in an empty list for as many objects as a heap has, on huge pages if that is megabytes: page by page, and moved each
-/// time it doubles, the first touch of it takes as long as the work on what stands there. What is not used is not touched.
+/// Makes room in an empty list for as many objects as a heap has, on huge pages if that is
+/// megabytes: page by page, and moved each time it doubles, the first touch of it takes as long as
+/// the work on what stands there. What is not used is not touched.
 fn make_room(list: &mut Vec<Obj>, objects: usize) {
     const MANY: usize = (4 << 20) / size_of::<Obj>();
     if objects >= MANY {

@@ -27,7 +27,8 @@ impl<T: ?Sized + Trace + 'static> From<Box<T>> for Gc<T> {
 }
 
 impl<T: ?Sized + Trace + 'static> Gc<T> {
-    /// Moves the value out of its box into a new object on `heap`: what a `dyn Trait`, a slice or a `str` gets there by.
+    /// Moves the value out of its box into a new object on `heap`: what a `dyn Trait`, a slice or a
+    /// `str` gets there by.
     ///
     /// ```
     /// use rc_gc::{Gc, Heap};

@@ -7,9 +7,10 @@
 //! ```
 //!
 //! The wide pointer before the header lets the vtable's functions, which get an address only, find
-//! length or trait vtable. A `Gc<T>` that is *coerced* to `Gc<dyn Trait>` ([`coerce!`]) needs none: its
-//! header has the vtable of the type it was made with. An array of `MaybeUninit`s that is coerced to a slice and
-//! then given its type ([`become_slice`]) has neither: its length goes into the side box.
+//! length or trait vtable. A `Gc<T>` that is *coerced* to `Gc<dyn Trait>` ([`coerce!`]) needs none:
+//! its header has the vtable of the type it was made with. An array of `MaybeUninit`s that is
+//! coerced to a slice and then given its type ([`become_slice`]) has neither: its length goes into
+//! the side box.
 //!
 //! What can be turned into such a handle is in `convert`. It does not know how handles are counted.
 
@@ -108,10 +109,12 @@ impl<T: Trace> VtableOf<[T]> {
     };
 }
 
-/// Gives an object whose handles are slices of values that were written the flags and the vtable of those slices.
+/// Gives an object whose handles are slices of values that were written the flags and the vtable of
+/// those slices.
 ///
 /// # Safety
-/// `value` is the whole value of an object that is neither DEAD nor a candidate, as a handle has it; `flags` are those of `[T]`.
+/// `value` is the whole value of an object that is neither DEAD nor a candidate, as a handle has
+/// it; `flags` are those of `[T]`.
 pub(crate) unsafe fn become_slice<T: Trace>(value: NonNull<[T]>, flags: u32) {
     // SAFETY: the pointer of a handle.
     let obj = unsafe { Obj::of(value) };
@@ -143,7 +146,8 @@ unsafe fn counted<T>(value: *const u8) -> *mut [T] {
 }
 
 /// # Safety
-/// As for `counted`, of the first of `objects`; the value is alive. (No other is like it: each has a side box.)
+/// As for `counted`, of the first of `objects`; the value is alive. (No other is like it: each has
+/// a side box.)
 unsafe fn trace_counted<T: Trace>(objects: &[Obj], tracer: &mut Tracer) -> usize {
     run(objects, |value| {
         // SAFETY: by contract.
@@ -265,8 +269,8 @@ fn with_address<T: ?Sized>(of: *mut T, at: *mut u8) -> *mut T {
 /// assert!(weak.upgrade().is_some());
 /// ```
 ///
-/// Where a cell may hold different types, one after the other too, it is the cell that holds a `Box<dyn Trait>`; where each object
-/// keeps its type, its cell is coerced with it:
+/// Where a cell may hold different types, one after the other too, it is the cell that holds a
+/// `Box<dyn Trait>`; where each object keeps its type, its cell is coerced with it:
 ///
 /// ```
 /// # use rc_gc::{Gc, Trace, coerce};

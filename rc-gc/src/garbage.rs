@@ -9,9 +9,9 @@
 //! | 5 drop values | `Drop` | dead handles only |
 //! | 6 free | | objects with a dead handle left somewhere stay until that is dropped |
 //!
-//! During 1 to 5 each object is pinned by one count, so that nothing user code drops can free it, and none is
-//! VISITED while user code runs: another heap's collection in it must not take them for its own. A
-//! panic in one object's code does not keep the others from their turn.
+//! During 1 to 5 each object is pinned by one count, so that nothing user code drops can free it,
+//! and none is VISITED while user code runs: another heap's collection in it must not take them for
+//! its own. A panic in one object's code does not keep the others from their turn.
 //!
 //! It does not decide what is garbage.
 
@@ -25,16 +25,16 @@ use crate::release::{Panic, bury, finalize_value, guarded, run_callbacks};
 use crate::stats::GenerationStats;
 
 impl Inner {
-    /// Does away with the garbage in `s.visited`, what is VISITED; the rest leaves the list. How many objects were freed, those that only
-    /// garbage held included.
+    /// Does away with the garbage in `s.visited`, what is VISITED; the rest leaves the list. How
+    /// many objects were freed, those that only garbage held included.
     pub(crate) fn dispose(
         &self,
         s: &mut Scratch,
         run: &mut GenerationStats,
         panic: &mut Option<Panic>,
     ) -> usize {
-        // Blocks that go back into a word at hand are not counted in `freed`, those that drops take out of one are in
-        // neither; so both differences are too low at times, and never too high.
+        // Blocks that go back into a word at hand are not counted in `freed`, those that drops take
+        // out of one are in neither; so both differences are too low at times, and never too high.
         let (freed_before, live_before) = (self.freed.get(), self.live());
         if s.flags & FINALIZER != 0 {
             s.visited.retain(|obj| obj.has(VISITED));
@@ -92,7 +92,8 @@ impl Inner {
     #[inline(never)]
     fn end_odd(&self, obj: Obj) {
         let word = obj.decrement();
-        // Where somebody has a dead handle, that frees it; or the last of its `Weak`s does. It is no candidate.
+        // Where somebody has a dead handle, that frees it; or the last of its `Weak`s does. It is
+        // no candidate.
         // SAFETY: of this heap.
         unsafe { self.clear_candidate(obj) };
         if word & (COUNT | IMMORTAL) == 0 {
@@ -112,7 +113,8 @@ fn declare(obj: Obj, both: u64) -> u32 {
     both as u32
 }
 
-/// Step 3; keeps in the list what is VISITED. The flags of all of that. `mixed` is whether there is anything else.
+/// Step 3; keeps in the list what is VISITED. The flags of all of that. `mixed` is whether there is
+/// anything else.
 fn declare_dead(list: &mut Vec<Obj>, mixed: bool) -> u32 {
     let (mut flags, mut kept) = (0, 0);
     if !mixed {
@@ -154,7 +156,8 @@ struct Batch {
     /// The word, and which of its blocks.
     at: usize,
     bits: u64,
-    /// Address of the header in the first block of the word; bytes that its 64 blocks take; for a division by their size.
+    /// Address of the header in the first block of the word; bytes that its 64 blocks take; for a
+    /// division by their size.
     first: usize,
     span: usize,
     reciprocal: u32,
@@ -213,8 +216,8 @@ fn drop_all(garbage: &[Obj], panic: &mut Option<Panic>) {
         guarded(panic, || {
             while let Some(first) = left.first() {
                 let drop_run = first.vtable().drop_run;
-                // SAFETY: the vtable is of the first's type; whole until now, and DEAD, so nothing looks at them again.
-                // USER CODE.
+                // SAFETY: the vtable is of the first's type; whole until now, and DEAD, so nothing
+                // looks at them again. USER CODE.
                 unsafe { drop_run(&mut left) };
             }
         });

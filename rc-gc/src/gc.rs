@@ -1,8 +1,8 @@
 //! [`Gc<T>`]: the handle. What `Rc` offers, under the same names.
 //!
 //! One pointer to the value; count and flags lie before it (`header`). Cloning is one load, one
-//! store and a test that saturation needs; dropping likewise. Trait implementations are in `traits`, unsized
-//! values in `dst`, the way to zero in `release`.
+//! store and a test that saturation needs; dropping likewise. Trait implementations are in
+//! `traits`, unsized values in `dst`, the way to zero in `release`.
 
 use std::alloc::Layout;
 use std::any::Any;
@@ -30,12 +30,13 @@ pub(crate) const LEAF_DEPTH: u32 = 3;
 ///
 /// # Cost
 ///
-/// In memory: 16 bytes before the value, with which the object takes a multiple of 8 bytes (of its alignment, if that is more)
-/// and at least 32. A descriptor of 256 bytes for each pool of 16 KiB adds half a byte to an object of 32, and 8 bytes to one of 512.
-/// What [`From`] makes of a box, a vector, a slice or text has 16 bytes more, a pointer with its metadata, and so have
-/// values aligned to 32. Objects of more than 512 bytes with all that, and values aligned to more than 32, are blocks of the
-/// global allocator: with 64 bytes more before the 16, which have room for those metadata, and 8 in a list. The first
-/// [`Weak`] or callback of an object adds 56.
+/// In memory: 16 bytes before the value, with which the object takes a multiple of 8 bytes (of its
+/// alignment, if that is more) and at least 32. A descriptor of 256 bytes for each pool of 16 KiB
+/// adds half a byte to an object of 32, and 8 bytes to one of 512. What [`From`] makes of a box, a
+/// vector, a slice or text has 16 bytes more, a pointer with its metadata, and so have values
+/// aligned to 32. Objects of more than 512 bytes with all that, and values aligned to more than 32,
+/// are blocks of the global allocator: with 64 bytes more before the 16, which have room for those
+/// metadata, and 8 in a list. The first [`Weak`] or callback of an object adds 56.
 ///
 /// In time: cloning and dropping a handle cost what they cost with `Rc`, within a
 /// few tenths of a nanosecond; dereferencing tests one flag ([dead handles](Gc::try_get)).
@@ -52,12 +53,13 @@ pub(crate) const LEAF_DEPTH: u32 = 3;
 ///   the garbage that their object is part of.
 /// * `Gc<T>` becomes `Gc<dyn Trait>` by [`coerce!`](crate::coerce), not by itself, which on stable
 ///   Rust only the standard library's pointers do.
-/// * A method cannot take `self: &Gc<Self>` or `self: Gc<Self>`: on stable Rust only the standard library's pointers can stand there.
-///   Write `this: &Gc<Self>`, and `Node::method(&node)`.
+/// * A method cannot take `self: &Gc<Self>` or `self: Gc<Self>`: on stable Rust only the standard
+///   library's pointers can stand there. Write `this: &Gc<Self>`, and `Node::method(&node)`.
 /// * `==` looks at the values even if both handles lead to the same object, as `Rc` does for a `T`
 ///   that is not `Eq`.
 /// * [`get_mut`](Gc::get_mut) asks for `'static` too: a drop inside other drops may be put off.
-/// * `new_in`, `new_cyclic_in` and [`from_box_in`](Gc::from_box_in) take a [`Heap`]. What takes an `Allocator`, and what `Rc` has only on nightly, is missing.
+/// * `new_in`, `new_cyclic_in` and [`from_box_in`](Gc::from_box_in) take a [`Heap`]. What takes an
+///   `Allocator`, and what `Rc` has only on nightly, is missing.
 ///
 /// # Examples
 ///
@@ -116,8 +118,8 @@ impl<T: Trace + 'static> Gc<T> {
         Gc::new_inner(value, unsafe { thread::current().as_ref() })
     }
 
-    /// Moves `value` into a new object on `heap`. See also [`from_box_in`](Gc::from_box_in), for what has no size of its own, and
-    /// [`new_cyclic_in`](Gc::new_cyclic_in).
+    /// Moves `value` into a new object on `heap`. See also [`from_box_in`](Gc::from_box_in), for
+    /// what has no size of its own, and [`new_cyclic_in`](Gc::new_cyclic_in).
     #[inline(always)]
     pub fn new_in(value: T, heap: &Heap) -> Gc<T> {
         Gc::new_inner(value, heap.inner())
@@ -239,8 +241,9 @@ impl<T: ?Sized> Gc<T> {
         this.value.as_ptr()
     }
 
-    /// The number of handles. In finalizers, callbacks and `Drop`s of garbage the collector has one more to each object of it.
-    /// Of an object with more than 2^30 the count was saturated: it is about 2^30 and the object is never freed.
+    /// The number of handles. In finalizers, callbacks and `Drop`s of garbage the collector has one
+    /// more to each object of it. Of an object with more than 2^30 the count was saturated: it is
+    /// about 2^30 and the object is never freed.
     #[inline]
     pub fn strong_count(this: &Self) -> usize {
         this.obj().count() as usize

@@ -9,14 +9,17 @@
 //! * **Generation 1** instead, every `middle` collections.
 //! * **Generation 2** instead, where the heap has grown by `growth` percent since the last full
 //!   collection (CPython's 25 % rule: the cost of full collections stays linear in what was
-//!   allocated), or four times as many objects as the heap holds were allocated since. Both twice and at last four
-//!   times as far apart where full collections look at much and find little; back where one finds much, or is cheap.
-//!   After a full collection the heap is measured from the *least* it is: what dies by counting alone lowers that, or what
-//!   once was large would let garbage pile up to the same size. So a heap that comes and goes is gone over as it comes, which
-//!   is linear too: what finds a quarter of what it looks at is paid by what was allocated, and what does not gets rarer.
+//!   allocated), or four times as many objects as the heap holds were allocated since. Both twice
+//!   and at last four times as far apart where full collections look at much and find little; back
+//!   where one finds much, or is cheap. After a full collection the heap is measured from the
+//!   *least* it is: what dies by counting alone lowers that, or what once was large would let
+//!   garbage pile up to the same size. So a heap that comes and goes is gone over as it comes,
+//!   which is linear too: what finds a quarter of what it looks at is paid by what was allocated,
+//!   and what does not gets rarer.
 //!
-//! * Large objects count by their bytes: one allocation for each 4 KiB, and what holds of the number of objects holds of
-//!   their bytes too. So does memory outside of the heap that the program charges (`charges`).
+//! * Large objects count by their bytes: one allocation for each 4 KiB, and what holds of the
+//!   number of objects holds of their bytes too. So does memory outside of the heap that the
+//!   program charges (`charges`).
 //!
 //! A generation in which collections find next to nothing is *passed over*, up to 15 times in a row: its
 //! candidates just grow older, unseen, and a later collection looks at them once. Programs
@@ -75,7 +78,8 @@ pub struct Thresholds {
     pub young: u32,
     /// Collections of generation 0 between two of generation 1.
     pub middle: u32,
-    /// Growth in percent, over the least the heap was since the last full collection, after which another is due.
+    /// Growth in percent, over the least the heap was since the last full collection, after which
+    /// another is due.
     pub growth: u32,
 }
 
@@ -112,7 +116,8 @@ pub(crate) struct Schedule {
     since_middle: Cell<u32>,
     /// For generations 0 and 1: how often to pass it over, and how often still.
     patience: [Cell<(u32, u32)>; 2],
-    /// The least there was, at any decision since the last full collection: objects, and bytes of large ones.
+    /// The least there was, at any decision since the last full collection: objects, and bytes of
+    /// large ones.
     least_live: Cell<u64>,
     least_bytes: Cell<u64>,
     allocated_since_full: Cell<u64>,
@@ -224,7 +229,8 @@ impl Schedule {
     /// So much is there now; the least since the last full collection.
     fn note_least(&self, live: u64, bytes: u64) -> (u64, u64) {
         self.least_live.set(self.least_live.get().min(live));
-        // A full collection costs objects, whatever it frees: few large ones that come and go must not bring many.
+        // A full collection costs objects, whatever it frees: few large ones that come and go must
+        // not bring many.
         if self.allocated_since_full.get() >= live {
             self.least_bytes.set(self.least_bytes.get().min(bytes));
         }
@@ -247,7 +253,8 @@ impl Schedule {
         }
     }
 
-    /// A collection of `generation` looked at `visited` objects and freed `freed`; `left` remain, and bytes of large ones.
+    /// A collection of `generation` looked at `visited` objects and freed `freed`; `left` remain,
+    /// and bytes of large ones.
     pub(crate) fn done(&self, generation: Generation, visited: u64, freed: u64, left: (u64, u64)) {
         match generation {
             Generation::Young => self.since_middle.set(self.since_middle.get() + 1),
@@ -388,8 +395,8 @@ mod tests {
         assert!(rounds.is_some_and(|rounds| rounds <= 6), "{rounds:?}");
     }
 
-    /// Work of full collections, and allocations, of a heap that comes and goes between `low` and `high`, all of it
-    /// looked at and nothing found.
+    /// Work of full collections, and allocations, of a heap that comes and goes between `low` and
+    /// `high`, all of it looked at and nothing found.
     fn oscillate(low: u64, high: u64, visited: impl Fn(u64) -> u64) -> (u64, u64) {
         let schedule = Schedule::new();
         let (mut work, mut allocated, mut live) = (0, 0, high);

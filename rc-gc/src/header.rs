@@ -23,11 +23,12 @@
 //!    stays so while it has handles, `Weak`s, or is in the collector's hands (which count as a handle).
 //! 2. `DEAD` is set, or `count` is 0, exactly if the value must not be looked at any more.
 //! 3. `PURPLE` of an object that is neither LEAF nor DEAD says that its bit is set in one of the
-//!    purple bitmaps of its pool (or that it is in the list of large candidates); but for the garbage that is looked at
-//!    again after finalizers, which `recheck` holds a list of.
-//! 4. `VISITED` is set only while a collection follows edges, never while user code other than `Trace`
-//!    runs: collections of other heaps would mistake the object for one of their set. (Where a `Trace` panics the panic
-//!    hook runs, and meanwhile no heap of the thread collects: `collector::tracing`.)
+//!    purple bitmaps of its pool (or that it is in the list of large candidates); but for the
+//!    garbage that is looked at again after finalizers, which `recheck` holds a list of.
+//! 4. `VISITED` is set only while a collection follows edges, never while user code other than
+//!    `Trace` runs: collections of other heaps would mistake the object for one of their set.
+//!    (Where a `Trace` panics the panic hook runs, and meanwhile no heap of the thread collects:
+//!    `collector::tracing`.)
 //! 5. With `SIDE` the last word points to a [`Side`], else to a [`Vtable`].
 //!
 //! This module does not know where an object's memory comes from.
@@ -83,15 +84,16 @@ const _: () = assert!(offset_of!(Header, mark) == 0);
 const _: () = assert!(offset_of!(Header, count) == 4);
 const _: () = assert!(offset_of!(Header, info) == 8);
 
-/// What the collector must know of a type. Functions take the address of the value, or a list of objects of which the
-/// first has this vtable: those behind it that have it too are dealt with in the same call ([`run`], [`run_off`]).
+/// What the collector must know of a type. Functions take the address of the value, or a list of
+/// objects of which the first has this vtable: those behind it that have it too are dealt with in
+/// the same call ([`run`], [`run_off`]).
 pub(crate) struct Vtable {
     /// Reports the edges of objects at the beginning of a list; of how many. USER CODE in principle.
     pub(crate) trace: unsafe fn(&[Obj], &mut Tracer) -> usize,
     /// Drops the value in place. USER CODE.
     pub(crate) drop: unsafe fn(*mut u8),
-    /// Takes objects from the beginning of a list, and drops the value of each in place. One whose drop panics is
-    /// taken. USER CODE.
+    /// Takes objects from the beginning of a list, and drops the value of each in place. One whose
+    /// drop panics is taken. USER CODE.
     pub(crate) drop_run: unsafe fn(&mut &[Obj]),
     /// Runs the finalizer. USER CODE.
     pub(crate) finalize: unsafe fn(*const u8),
@@ -299,11 +301,12 @@ impl Obj {
         }
     }
 
-    /// Gives an object of `MaybeUninit`s its type: the flags that objects of it are born with, and its vtable.
+    /// Gives an object of `MaybeUninit`s its type: the flags that objects of it are born with, and
+    /// its vtable.
     ///
     /// # Safety
-    /// The object is neither DEAD nor a candidate; its value is of that type too, and looked for where the type's
-    /// vtable does.
+    /// The object is neither DEAD nor a candidate; its value is of that type too, and looked for
+    /// where the type's vtable does.
     pub(crate) unsafe fn retype(self, flags: u32, vtable: &'static Vtable) {
         match self.side() {
             Some(side) => side.vtable.set(vtable),
@@ -368,7 +371,8 @@ impl Obj {
 /// How far ahead lists of objects are prefetched.
 pub(crate) const AHEAD: usize = 16;
 
-/// Calls `f` with the value of the first object of a list, and of those behind it that are like it; how many.
+/// Calls `f` with the value of the first object of a list, and of those behind it that are like it;
+/// how many.
 #[inline(always)]
 pub(crate) fn run(objects: &[Obj], mut f: impl FnMut(*mut u8)) -> usize {
     let Some(first) = objects.first() else { return 0 };
@@ -384,8 +388,9 @@ pub(crate) fn run(objects: &[Obj], mut f: impl FnMut(*mut u8)) -> usize {
     done
 }
 
-/// Takes the first object from a list, and those behind it that are like it; calls `f` with the value of each. What `f`
-/// does to those behind is seen: one that gets a side box meanwhile is not like the first any more.
+/// Takes the first object from a list, and those behind it that are like it; calls `f` with the
+/// value of each. What `f` does to those behind is seen: one that gets a side box meanwhile is not
+/// like the first any more.
 #[inline(always)]
 pub(crate) fn run_off(objects: &mut &[Obj], mut f: impl FnMut(*mut u8)) {
     let Some(first) = objects.first() else { return };

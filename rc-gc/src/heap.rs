@@ -12,10 +12,12 @@
 //! Invariants (checked by [`Inner::check`], with those of `header`, `pools` and `large`):
 //!
 //! 1. `born - freed` = blocks not free in all pools + large objects; blocks in caches are counted in.
-//! 2. `pending` holds objects with count 0 whose values are whole, and no candidates; it is empty when `depth` is 0.
+//! 2. `pending` holds objects with count 0 whose values are whole, and no candidates; it is empty
+//!    when `depth` is 0.
 //! 3. `birth` is the present epoch; every epoch in a header is at most that.
-//! 4. Once `retired`, no cache holds blocks, and the heap frees itself with its last object. Outside of collections no
-//!    list has its pools then, unless its credit is spent (of pool invariant 5 only what it says of `state`): see `ended`.
+//! 4. Once `retired`, no cache holds blocks, and the heap frees itself with its last object.
+//!    Outside of collections no list has its pools then, unless its credit is spent (of pool
+//!    invariant 5 only what it says of `state`): see `ended`.
 //!
 //! It does not decide what is garbage.
 
@@ -117,7 +119,8 @@ pub(crate) struct Inner {
     here: Cell<NonNull<Inner>>,
 }
 
-/// What a large object takes from the budget, in allocations: much memory that is garbage is not to wait for many objects.
+/// What a large object takes from the budget, in allocations: much memory that is garbage is not to
+/// wait for many objects.
 fn weight(bytes: usize) -> i64 {
     1 + (bytes / STEP_BYTES) as i64
 }
@@ -329,8 +332,9 @@ impl Inner {
         }
     }
 
-    /// Bytes outside of the heap are owned by objects of it: they take from the budget, and where that makes a collection due,
-    /// the next allocation sees it, whichever class it is of. Nothing is collected here.
+    /// Bytes outside of the heap are owned by objects of it: they take from the budget, and where
+    /// that makes a collection due, the next allocation sees it, whichever class it is of. Nothing
+    /// is collected here.
     pub(crate) fn charge(&self, bytes: usize) {
         let steps = self.schedule.charge(bytes);
         let before = self.budget.get();
@@ -361,11 +365,13 @@ impl Inner {
         Some(())
     }
 
-    /// The pool to allocate from, if one of the first has more than a few free blocks; those that have not go to the end.
+    /// The pool to allocate from, if one of the first has more than a few free blocks; those that
+    /// have not go to the end.
     ///
-    /// In a heap whose objects come and go at random, and that is as large as it needs to be, each pool has a free block
-    /// or two when its turn comes, and nearly each allocation would be a new word. A reserve of a thirty-second
-    /// lets words fill up, and objects that are made together lie together.
+    /// In a heap whose objects come and go at random, and that is as large as it needs to be, each
+    /// pool has a free block or two when its turn comes, and nearly each allocation would be a new
+    /// word. A reserve of a thirty-second lets words fill up, and objects that are made together
+    /// lie together.
     fn rich_pool(&self, list: &PoolList) -> Option<PoolRef> {
         for _ in 0..MOST_POOR {
             let pool = list.front()?;

@@ -198,7 +198,8 @@ impl Large {
         self.objects.borrow().len()
     }
 
-    /// Calls `f` with every candidate of generation 0, and with `middle` of 1; they are candidates of the next one then.
+    /// Calls `f` with every candidate of generation 0, and with `middle` of 1; they are candidates
+    /// of the next one then.
     pub(crate) fn age_candidates(&self, middle: bool, mut f: impl FnMut(Obj)) {
         let last = if middle { 1 } else { 0 };
         for generation in 0..=last {

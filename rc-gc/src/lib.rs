@@ -214,33 +214,37 @@
 //!   harmless. So a type with its own `Drop` must say `#[gc(drop)]`.
 //! * [`Gc::new`] may collect before it allocates; [`set_mode`] moves that to a [`safepoint`] of the
 //!   program's choice, or leaves it to [`collect`].
-//! * Memory that objects own elsewhere, in vectors for example, does not bring a collection, unless the program says how much
-//!   there is: [`charge`].
-//! * Inside a collection `collect` of the same heap does nothing. Objects made in a `Drop` are ordinary objects; those
-//!   that are garbage at once wait for the next collection.
+//! * Memory that objects own elsewhere, in vectors for example, does not bring a collection, unless
+//!   the program says how much there is: [`charge`].
+//! * Inside a collection `collect` of the same heap does nothing. Objects made in a `Drop` are
+//!   ordinary objects; those that are garbage at once wait for the next collection.
 //! * A `RefCell` that is borrowed, or a `Mutex` that is locked, during a collection hides what it
 //!   holds, which so stays alive. One whose guard was leaked does so for ever.
 //!
 //! # Panics
 //!
-//! A panic in `Drop`, `Finalize`, a callback or `Trace` does not keep other garbage from its turn. The
-//! first one goes on when the work is done, out of `collect`, `Gc::new` or the `drop` that began it; not into a
-//! panic that is under way already. If it is a `Trace` that panics, nothing is freed, and all that was garbage is found by the next
-//! collection. A panic hook may do with handles what it likes; the last drops of some wait until the collector has put its
-//! lists in order.
+//! A panic in `Drop`, `Finalize`, a callback or `Trace` does not keep other garbage from its turn.
+//! The first one goes on when the work is done, out of `collect`, `Gc::new` or the `drop` that
+//! began it; not into a panic that is under way already. If it is a `Trace` that panics, nothing is
+//! freed, and all that was garbage is found by the next collection. A panic hook may do with
+//! handles what it likes; the last drops of some wait until the collector has put its lists in
+//! order.
 //!
 //! # Threads and exit
 //!
-//! Each thread has its own heap, and `Gc` is not `Send`. At the end of a thread its heap is collected;
-//! objects that are still held, by other thread-locals for example, stay valid, and their heap
-//! goes with the last of them. A cycle among them is collected when the drop of a handle has made it garbage, in that drop; a
-//! large structure to which many handles are dropped one by one is not gone over for each, and what is left of it may
-//! leak ([`Heap`] says when; [`collect`] helps). Objects held for ever are leaked. A [`Heap`] does the same when it is dropped.
+//! Each thread has its own heap, and `Gc` is not `Send`. At the end of a thread its heap is
+//! collected; objects that are still held, by other thread-locals for example, stay valid, and
+//! their heap goes with the last of them. A cycle among them is collected when the drop of a handle
+//! has made it garbage, in that drop; a large structure to which many handles are dropped one by
+//! one is not gone over for each, and what is left of it may leak ([`Heap`] says when; [`collect`]
+//! helps). Objects held for ever are leaked. A [`Heap`] does the same when it is dropped.
 //!
-//! What is left in thread-locals is gone over then, and dropped: a million objects in a graph take most of a second, which the
-//! end of the thread, or the process, waits for. `std::process::exit` from another thread, or [`std::mem::forget`], spares that.
+//! What is left in thread-locals is gone over then, and dropped: a million objects in a graph take
+//! most of a second, which the end of the thread, or the process, waits for. `std::process::exit`
+//! from another thread, or [`std::mem::forget`], spares that.
 //!
-//! A heap that ended and was small, an arena at most, is kept for the next thread, one in a process; [`trim`] frees it.
+//! A heap that ended and was small, an arena at most, is kept for the next thread, one in a
+//! process; [`trim`] frees it.
 //!
 //! # How it works
 //!
@@ -251,28 +255,31 @@
 //!  +--------+-------+-----------+---------      "candidate"
 //! ```
 //!
-//! A decrement to non-zero makes an object a *candidate*, once: a flag in the word that the decrement writes, and a
-//! bit, which says in which generation it is to be looked at. A collection of generation *g* visits what candidates up to that
-//! age reach, subtracts the edges that it finds from copies of the counts, and what is left without a handle from outside
-//! is garbage. Handles from older objects are simply not subtracted, so there is no write barrier.
-//! Age is the number of the collection after which an object was born; growing older costs nothing.
+//! A decrement to non-zero makes an object a *candidate*, once: a flag in the word that the
+//! decrement writes, and a bit, which says in which generation it is to be looked at. A collection
+//! of generation *g* visits what candidates up to that age reach, subtracts the edges that it finds
+//! from copies of the counts, and what is left without a handle from outside is garbage. Handles
+//! from older objects are simply not subtracted, so there is no write barrier. Age is the number of
+//! the collection after which an object was born; growing older costs nothing.
 //!
-//! What a collection costs depends on what candidates reach, not on the size of the heap: an object that a full
-//! collection found to be live is no candidate again before it loses a handle. Two habits make candidates that reach all of
-//! a large structure: pointers to parents, and handles that wander over it. Full collections of that kind which find next to
-//! nothing become four times as rare, at most; [`Thresholds`] and [`Mode`] are for what a program knows better.
+//! What a collection costs depends on what candidates reach, not on the size of the heap: an object
+//! that a full collection found to be live is no candidate again before it loses a handle. Two
+//! habits make candidates that reach all of a large structure: pointers to parents, and handles
+//! that wander over it. Full collections of that kind which find next to nothing become four times
+//! as rare, at most; [`Thresholds`] and [`Mode`] are for what a program knows better.
 //!
 //! The ideas: trial deletion and generations from CPython's collector, candidates from Bacon and Rajan
 //! ("Concurrent Cycle Collection in Reference Counted Systems", 2001), finalizers from PEP 442.
 //!
 //! # Features
 //!
-//! * `report`: `report` and `register_report`, which put live objects by type and collections by generation, with
-//!   their pauses, into the reports of `PoolAlloc` (`alloc_global::report`).
+//! * `report`: `report` and `register_report`, which put live objects by type and collections by
+//!   generation, with their pauses, into the reports of `PoolAlloc` (`alloc_global::report`).
 //! * `serde`: `Serialize` and `Deserialize` for `Gc`. What is shared is written once for each handle.
-//! * `verify`: checks in each collection that hand-written implementations of [`Trace`] keep their contract.
-//! * `arrayvec`, `bytes`, `either`, `hashbrown`, `indexmap`, `once_cell`, `parking_lot`, `serde_json`, `slotmap`,
-//!   `smallvec`: [`Trace`] for the types of that crate.
+//! * `verify`: checks in each collection that hand-written implementations of [`Trace`] keep their
+//!   contract.
+//! * `arrayvec`, `bytes`, `either`, `hashbrown`, `indexmap`, `once_cell`, `parking_lot`,
+//!   `serde_json`, `slotmap`, `smallvec`: [`Trace`] for the types of that crate.
 //!
 //! No unsafe here; the modules say what they use it for.
 

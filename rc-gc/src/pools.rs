@@ -26,8 +26,8 @@
 //! 2. `used` = `capacity` - bits set in `free`: blocks that hold an object or are in a cache.
 //! 3. The pool is in its class's list exactly if `state` has LISTED, and then `used < capacity`.
 //! 4. A bit in `fresh` or `stale` belongs to an object with PURPLE that is neither LEAF nor DEAD.
-//! 5. `state` has IN_FRESH (IN_MID, IN_OLD) exactly if the pool is in the heap's list of that name; it is, if it has a
-//!    candidate of generation 0 (1, 2).
+//! 5. `state` has IN_FRESH (IN_MID, IN_OLD) exactly if the pool is in the heap's list of that name;
+//!    it is, if it has a candidate of generation 0 (1, 2).
 //! 6. `near` of a cache is NOWHERE or the first of 64 blocks of a pool of the cache's class and shape;
 //!    none of them that is in the cache is free in the pool.
 //!

@@ -99,12 +99,13 @@ unsafe fn drop_last_elsewhere<T: ?Sized>(value: NonNull<T>, word: u32) {
     unsafe { release_plain(heap, obj, value, word) };
 }
 
-/// The part of `Gc::drop` after a decrement to non-zero that left a word which is not quiet: the object is a candidate
-/// from now on.
+/// The part of `Gc::drop` after a decrement to non-zero that left a word which is not quiet: the
+/// object is a candidate from now on.
 ///
 /// # Safety
-/// The object has handles, and `word` is its count word; if it is not IMMORTAL, it is neither PURPLE nor LEAF. The caller
-/// uses neither it nor its heap afterwards, unless by another handle: in a heap that has ended this collects (USER CODE).
+/// The object has handles, and `word` is its count word; if it is not IMMORTAL, it is neither
+/// PURPLE nor LEAF. The caller uses neither it nor its heap afterwards, unless by another handle:
+/// in a heap that has ended this collects (USER CODE).
 #[inline(never)]
 pub(crate) unsafe fn note(obj: Obj, word: u32) {
     if word & IMMORTAL != 0 || obj.has(DEAD | LARGE) {
@@ -227,7 +228,8 @@ unsafe fn release_plain<T: ?Sized>(heap: NonNull<Inner>, obj: Obj, value: NonNul
     // SAFETY: in a pool.
     debug_assert!(heap == unsafe { PoolRef::of(obj) }.heap());
     if !needs_drop::<T>() && obj.has(LEAF) {
-        // SAFETY: nothing to drop, nothing leads to it, and a leaf is no candidate. The last use of the heap.
+        // SAFETY: nothing to drop, nothing leads to it, and a leaf is no candidate. The last use of
+        // the heap.
         return unsafe { Inner::free_near(heap, obj, place) };
     }
     // From here on the value is coming apart: no collection may find the object.
@@ -274,7 +276,8 @@ unsafe fn forget(obj: Obj) {
     }
 }
 
-/// Drops what was put off while edges were followed, unless a drop is under way that will. `first` is there already.
+/// Drops what was put off while edges were followed, unless a drop is under way that will. `first`
+/// is there already.
 #[cold]
 pub(crate) fn drain_outermost(heap: &Inner, first: &mut Option<Panic>) {
     if heap.drain_at.get() != heap.depth.get() {
@@ -319,8 +322,8 @@ fn drain(heap: &Inner) -> Option<Panic> {
     first
 }
 
-/// `release_plain` where the type is known to the vtable only, for any heap, for large objects too, and where there may
-/// be `Weak`s; the first panic of what was put off.
+/// `release_plain` where the type is known to the vtable only, for any heap, for large objects too,
+/// and where there may be `Weak`s; the first panic of what was put off.
 ///
 /// # Safety
 /// Count 0, value whole; of `heap`; no candidate; without finalizer and callbacks.

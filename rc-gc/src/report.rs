@@ -6,8 +6,8 @@
 //! heaps of any thread, as they are freed ──────────────► sums        ─┘
 //! ```
 //!
-//! Only headers are read: no user code runs, and no heap is changed. What is collected on the way is in the global
-//! allocator's memory. It does not know what becomes of a report. No unsafe here.
+//! Only headers are read: no user code runs, and no heap is changed. What is collected on the way
+//! is in the global allocator's memory. It does not know what becomes of a report. No unsafe here.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -107,8 +107,9 @@ pub(crate) fn note_freed(heap: &Inner) {
     }
 }
 
-/// The sums of heaps that were freed. They are locked for some thousand additions at most, except in a child of fork, where the
-/// lock may be that of a thread which is not there: then there are none.
+/// The sums of heaps that were freed. They are locked for some thousand additions at most, except
+/// in a child of fork, where the lock may be that of a thread which is not there: then there are
+/// none.
 fn freed() -> Option<MutexGuard<'static, Done>> {
     for _ in 0..1000 {
         match FREED.try_lock() {
@@ -121,15 +122,17 @@ fn freed() -> Option<MutexGuard<'static, Done>> {
 }
 
 /// What lives in the calling thread's heaps, and what their collections did: the thread's own, each
-/// [`Heap`](crate::Heap), and heaps that ended but whose objects are still held. Empty in a thread that has none.
+/// [`Heap`](crate::Heap), and heaps that ended but whose objects are still held. Empty in a thread
+/// that has none.
 ///
-/// Types are those that objects were made with (of `Gc::from(Box<dyn Trait>)`, the trait), the most bytes first;
-/// bytes are those of blocks, with the header. Generations are the youngest first; `candidates` are the objects that
-/// collections looked at, `retained` those among them that they left.
+/// Types are those that objects were made with (of `Gc::from(Box<dyn Trait>)`, the trait), the most
+/// bytes first; bytes are those of blocks, with the header. Generations are the youngest first;
+/// `candidates` are the objects that collections looked at, `retained` those among them that they
+/// left.
 ///
-/// Costs a few nanoseconds for each object, and a cache miss in a heap that is larger than the caches: it reads every
-/// header. Changes nothing, and may be called at any time, also from a `Drop` during a collection, where what is dead
-/// already is not counted.
+/// Costs a few nanoseconds for each object, and a cache miss in a heap that is larger than the
+/// caches: it reads every header. Changes nothing, and may be called at any time, also from a
+/// `Drop` during a collection, where what is dead already is not counted.
 ///
 /// ```
 /// use rc_gc::Gc;
@@ -181,12 +184,14 @@ fn by_name(all: impl Iterator<Item = (&'static Vtable, Sum)>) -> Vec<GcType> {
     types
 }
 
-/// Makes what the collector has to tell the `gc` part of `PoolAlloc`'s reports from now on, for the whole process.
+/// Makes what the collector has to tell the `gc` part of `PoolAlloc`'s reports from now on, for the
+/// whole process.
 ///
-/// Live objects are those of the thread that makes the report, as in [`report()`]. Collections are those of that
-/// thread's heaps and of all heaps, of whatever thread, that were freed since this was called: so a report that is written
-/// at the end of the process, after the thread's heap has ended, has what that heap did. What the heaps of other threads
-/// do is not in it as long as these live.
+/// Live objects are those of the thread that makes the report, as in [`report()`]. Collections are
+/// those of that thread's heaps and of all heaps, of whatever thread, that were freed since this
+/// was called: so a report that is written at the end of the process, after the thread's heap has
+/// ended, has what that heap did. What the heaps of other threads do is not in it as long as these
+/// live.
 pub fn register_report() {
     // Relaxed: see `note_freed`.
     REGISTERED.store(true, Relaxed);

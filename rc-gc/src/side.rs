@@ -1,11 +1,13 @@
-//! Where side boxes come from: a few that were given back are kept at hand, others are the global allocator's.
+//! Where side boxes come from: a few that were given back are kept at hand, others are the global
+//! allocator's.
 //!
-//! A program that makes and drops `Weak`s all the time would otherwise ask the global allocator for each object.
+//! A program that makes and drops `Weak`s all the time would otherwise ask the global allocator for
+//! each object.
 //!
 //! Invariants:
 //!
-//! 1. What `spare` leads to, and each next one, is memory for a [`Side`] from the global allocator, without a side in
-//!    it; its first word is the next.
+//! 1. What `spare` leads to, and each next one, is memory for a [`Side`] from the global allocator,
+//!    without a side in it; its first word is the next.
 //! 2. `count` is their number, [`MOST`] at most.
 //!
 //! It does not know which objects have one: that is `header`'s flag SIDE.
@@ -109,7 +111,8 @@ unsafe fn make<'a>(obj: Obj) -> &'a Side {
 /// Gives the object's side box back, with the callbacks in it: USER CODE.
 ///
 /// # Safety
-/// The object is of that heap, and SIDE is set; its memory is about to be given back, or its vtable never used again.
+/// The object is of that heap, and SIDE is set; its memory is about to be given back, or its vtable
+/// never used again.
 #[inline]
 pub(crate) unsafe fn free_side(heap: &Inner, obj: Obj) {
     // SAFETY: by contract.

@@ -2,8 +2,9 @@
 //!
 //! Counted only during collections: allocating and dropping touches none of this.
 //!
-//! Pauses are counted in cells: below 64 ns one, then 18 of equal width for each doubling, up to 2^38 ns (275 s);
-//! so no cell is wider than 1/18 of its lower end, 5.6 %. 2.3 KiB for each generation of a heap.
+//! Pauses are counted in cells: below 64 ns one, then 18 of equal width for each doubling, up to
+//! 2^38 ns (275 s); so no cell is wider than 1/18 of its lower end, 5.6 %. 2.3 KiB for each
+//! generation of a heap.
 
 use std::cell::Cell;
 use std::fmt;
@@ -136,8 +137,8 @@ impl Pauses {
         self.longest = self.longest.max(other.longest);
     }
 
-    /// The pause that a part `q` of all does not exceed, in nanoseconds: never too low, and too high by the width of a
-    /// cell at most. 0 without pauses.
+    /// The pause that a part `q` of all does not exceed, in nanoseconds: never too low, and too
+    /// high by the width of a cell at most. 0 without pauses.
     pub(crate) fn percentile(&self, q: f64) -> u64 {
         // NaN becomes 0; what is out of range, the nearest end.
         let rank =
@@ -243,7 +244,8 @@ mod tests {
             assert_eq!((cell_of(end), cell_of(end + 1)), (cell, cell + 1), "{cell}");
             if cell != 0 {
                 let first = end_of(cell - 1) + 1;
-                // Nanoseconds are whole: cells of a few of them hold one or two more values than their width.
+                // Nanoseconds are whole: cells of a few of them hold one or two more values than
+                // their width.
                 assert!((end - first) as f64 <= 0.06 * first as f64, "{first}..={end}");
             }
         }

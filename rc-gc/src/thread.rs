@@ -25,7 +25,8 @@ use crate::release::{discard, guarded};
 thread_local! {
     /// The thread's heap; null before its first object.
     static CURRENT: Cell<*const Inner> = const { Cell::new(std::ptr::null()) };
-    /// The latest of the thread's heaps, [`Heap`](crate::Heap)s and retired ones among them; the others by `next`.
+    /// The latest of the thread's heaps, [`Heap`](crate::Heap)s and retired ones among them; the
+    /// others by `next`.
     static ALL: Cell<*const Inner> = const { Cell::new(std::ptr::null()) };
     /// A heap that ended and was renewed, for the next [`Heap`](crate::Heap); or null.
     static SPARE: Cell<*const Inner> = const { Cell::new(std::ptr::null()) };
@@ -33,8 +34,9 @@ thread_local! {
     static EXIT: Exit = const { Exit };
 }
 
-/// A heap whose thread has ended and that was renewed, for the next one of any thread; or null. One in a process: an arena at
-/// most, and some 100 KiB of lists. It stays until a thread takes it, or [`trim`](crate::trim) gives it back.
+/// A heap whose thread has ended and that was renewed, for the next one of any thread; or null. One
+/// in a process: an arena at most, and some 100 KiB of lists. It stays until a thread takes it, or
+/// [`trim`](crate::trim) gives it back.
 ///
 /// A pointer that is swapped, not a lock: a child of fork may find it in any state, and each is a good one.
 static SHARED: AtomicPtr<Inner> = AtomicPtr::new(null_mut());
@@ -70,7 +72,8 @@ pub(crate) fn existing() -> Option<NonNull<Inner>> {
     NonNull::new(CURRENT.get().cast_mut())
 }
 
-/// A heap at hand, which is as good as new: for a [`Heap`](crate::Heap) that of the thread, or else that of the process.
+/// A heap at hand, which is as good as new: for a [`Heap`](crate::Heap) that of the thread, or else
+/// that of the process.
 pub(crate) fn take_spare(isolated: bool) -> Option<NonNull<Inner>> {
     let own = if isolated { take_own() } else { None };
     own.or_else(take_shared)
@@ -94,7 +97,8 @@ fn take_shared() -> Option<NonNull<Inner>> {
 /// # Safety
 /// The heap has ended and was renewed, and nothing leads to it.
 unsafe fn share(heap: NonNull<Inner>) {
-    // Release: pairs with the swap in `take_shared`. Relaxed where it fails: what is there is not looked at.
+    // Release: pairs with the swap in `take_shared`. Relaxed where it fails: what is there is not
+    // looked at.
     if SHARED.compare_exchange(null_mut(), heap.as_ptr(), Release, Relaxed).is_err() {
         // SAFETY: by contract.
         unsafe { destroy(heap) };
@@ -118,9 +122,10 @@ unsafe fn destroy(heap: NonNull<Inner>) {
     drop(unsafe { Box::from_raw(heap.as_ptr()) });
 }
 
-/// Keeps a heap that is small: for the next [`Heap`](crate::Heap) of the thread, if none is kept and the thread goes on, or for
-/// the next thread. Frees it, if it is not. A program with many small heaps, or with many threads that live shortly, would
-/// otherwise map and unmap memory for each.
+/// Keeps a heap that is small: for the next [`Heap`](crate::Heap) of the thread, if none is kept
+/// and the thread goes on, or for the next thread. Frees it, if it is not. A program with many
+/// small heaps, or with many threads that live shortly, would otherwise map and unmap memory for
+/// each.
 ///
 /// # Safety
 /// The heap has ended, and nothing leads to it.

@@ -55,13 +55,15 @@ use crate::header::Obj;
 ///
 /// # Types of the standard library
 ///
-/// What owns its contents passes on to them: `Option`, `Result`, tuples to 12, arrays, slices, `Box`, `Vec` and all
-/// collections (with any hasher), `Cow`, `Pin`, ranges, `Wrapping` and its like; and the cells, `Cell`, `RefCell`,
-/// `OnceCell`, `Mutex`, `RwLock`, `OnceLock`. One that is borrowed, locked or poisoned during a collection hides
-/// what it holds, which so stays alive; nothing panics.
+/// What owns its contents passes on to them: `Option`, `Result`, tuples to 12, arrays, slices,
+/// `Box`, `Vec` and all collections (with any hasher), `Cow`, `Pin`, ranges, `Wrapping` and its
+/// like; and the cells, `Cell`, `RefCell`, `OnceCell`, `Mutex`, `RwLock`, `OnceLock`. One that is
+/// borrowed, locked or poisoned during a collection hides what it holds, which so stays alive;
+/// nothing panics.
 ///
-/// Nothing is reported for what owns no handles (numbers, text, times, files, errors, function pointers, references,
-/// `Weak`s), nor for what may not be looked into: **a cycle through one of these leaks**.
+/// Nothing is reported for what owns no handles (numbers, text, times, files, errors, function
+/// pointers, references, `Weak`s), nor for what may not be looked into: **a cycle through one of
+/// these leaks**.
 ///
 /// | type | why |
 /// |---|---|
@@ -70,13 +72,14 @@ use crate::header::Obj;
 /// | `ManuallyDrop<T>`, `MaybeUninit<T>` | there may be no value |
 /// | `LazyCell<T>`, `LazyLock<T>` | cannot be asked before Rust 1.94. Use a `OnceCell` |
 ///
-/// A cell or lock of a trait object can be in a `Gc` (`Gc<RefCell<dyn Shape>>`), but not in a `Box`: write `RefCell<Box<dyn Shape>>`.
-/// (For `RefCell<String>` and its like it is known that they hold no handle, which a trait object cannot be asked without a value.)
+/// A cell or lock of a trait object can be in a `Gc` (`Gc<RefCell<dyn Shape>>`), but not in a
+/// `Box`: write `RefCell<Box<dyn Shape>>`. (For `RefCell<String>` and its like it is known that
+/// they hold no handle, which a trait object cannot be asked without a value.)
 ///
-/// There is no implementation for closures and `dyn Fn` (their captures cannot be seen), raw pointers (who owns what
-/// they lead to is not known), guards of locks and
-/// cells (`guard.trace(tracer)` reaches what is guarded), and function pointers of any lifetime such as `fn(&str)`:
-/// `#[gc(skip)]` the field.
+/// There is no implementation for closures and `dyn Fn` (their captures cannot be seen), raw
+/// pointers (who owns what they lead to is not known), guards of locks and cells
+/// (`guard.trace(tracer)` reaches what is guarded), and function pointers of any lifetime such as
+/// `fn(&str)`: `#[gc(skip)]` the field.
 ///
 /// # Drop
 ///
@@ -95,9 +98,9 @@ use crate::header::Obj;
 ///    a reference or a `Weak`.)
 /// 2. **Each at most once** per call.
 /// 3. **The same each time**, as long as nobody changed the value in between.
-/// 4. **No user code**: no handle is cloned, dropped or dereferenced, nothing in a cell is changed, nothing is collected.
-///    It may panic: nothing is freed then. But it catches no panic, and while it unwinds it does not look at `self` any more,
-///    which the panic hook may have changed.
+/// 4. **No user code**: no handle is cloned, dropped or dereferenced, nothing in a cell is changed,
+///    nothing is collected. It may panic: nothing is freed then. But it catches no panic, and while
+///    it unwinds it does not look at `self` any more, which the panic hook may have changed.
 /// 5. [`holds_gc`](Trace::holds_gc) answers `true` if `trace` could ever report an edge.
 ///
 /// Reporting *less* than is owned is always sound: what is not reported counts as held from
@@ -155,9 +158,10 @@ pub unsafe trait Trace {
 /// * It may *resurrect*: an object that is reachable again afterwards stays alive, with all it
 ///   reaches. Its finalizer does not run a second time.
 /// * A panic in it does not stop the others; the first one continues when the work is done.
-/// * It is that of the object's own type: for `#[gc(finalize)]` on `S`, that of a `Gc<S>` (or a `Gc<dyn Trait>` of an `S`). In
-///   a `Gc<RefCell<S>>`, a `Gc<Option<S>>`, a `Gc<[S]>` or a `Gc<(S, u8)>` the `S` is a part of the value, and **its
-///   `finalize` is never called**. Put the cell into `S` instead.
+/// * It is that of the object's own type: for `#[gc(finalize)]` on `S`, that of a `Gc<S>` (or a
+///   `Gc<dyn Trait>` of an `S`). In a `Gc<RefCell<S>>`, a `Gc<Option<S>>`, a `Gc<[S]>` or a
+///   `Gc<(S, u8)>` the `S` is a part of the value, and **its `finalize` is never called**. Put the
+///   cell into `S` instead.
 ///
 /// The idea is Python's PEP 442.
 ///

@@ -1,4 +1,5 @@
-//! What `Rc` implements, for [`Gc`]; conversions are in `convert`. All of it goes through `Deref`, so a dead handle panics.
+//! What `Rc` implements, for [`Gc`]; conversions are in `convert`. All of it goes through `Deref`,
+//! so a dead handle panics.
 //!
 //! No unsafe here.
 

@@ -105,8 +105,8 @@ impl<T: Trace + 'static> Gc<MaybeUninit<T>> {
             let flags = flags_now(obj, type_flags::<T>());
             // SAFETY: the object's heap.
             unsafe { this.heap().clear_candidate(obj) };
-            // SAFETY: no candidate; it has been a leaf, or the likes of it, so never DEAD while it has handles. The value is
-            // there by contract.
+            // SAFETY: no candidate; it has been a leaf, or the likes of it, so never DEAD while it
+            // has handles. The value is there by contract.
             unsafe { obj.retype(flags, vtable) };
         }
         // SAFETY: the count of the handle just forgotten.
@@ -117,7 +117,8 @@ impl<T: Trace + 'static> Gc<MaybeUninit<T>> {
 impl<T: Trace + 'static> Gc<[MaybeUninit<T>]> {
     /// The same object, as a slice of values.
     ///
-    /// An array that was [coerced](crate::coerce) to a slice keeps its length in a box, as if it had a `Weak`.
+    /// An array that was [coerced](crate::coerce) to a slice keeps its length in a box, as if it
+    /// had a `Weak`.
     ///
     /// # Safety
     ///
@@ -139,13 +140,15 @@ impl<T: Trace + 'static> Gc<[MaybeUninit<T>]> {
     }
 }
 
-/// Whether an object of `MaybeUninit`s has yet to get the type of its values. One that has it and is a leaf may be one of
-/// `MaybeUninit`s again: an array of them was what had been left out at first.
+/// Whether an object of `MaybeUninit`s has yet to get the type of its values. One that has it and
+/// is a leaf may be one of `MaybeUninit`s again: an array of them was what had been left out at
+/// first.
 fn needs_type(obj: Obj) -> bool {
     !obj.has(TYPED) || obj.has(LEAF)
 }
 
-/// The flags of an object's new type. While edges are followed none becomes a leaf: the collector may be looking at it.
+/// The flags of an object's new type. While edges are followed none becomes a leaf: the collector
+/// may be looking at it.
 fn flags_now(obj: Obj, flags: u32) -> u32 {
     if is_tracing() && !obj.has(LEAF) { flags & !LEAF } else { flags }
 }

@@ -105,8 +105,9 @@ impl<T: ?Sized> Gc<T> {
 
     /// The value, if this is the only handle and there are no `Weak`s.
     ///
-    /// (`Rc::get_mut` does not ask for `'static`. Here a handle whose type was shortened, as from `Gc<&'static str>`
-    /// to `Gc<&'a str>`, must not bring in what ends sooner: a drop inside other drops may be put off.)
+    /// (`Rc::get_mut` does not ask for `'static`. Here a handle whose type was shortened, as from
+    /// `Gc<&'static str>` to `Gc<&'a str>`, must not bring in what ends sooner: a drop inside other
+    /// drops may be put off.)
     #[inline]
     pub fn get_mut(this: &mut Self) -> Option<&mut T>
     where

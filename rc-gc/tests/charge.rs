@@ -1,4 +1,5 @@
-//! Memory outside of the heap, as the program says: it brings collections, of the old too, and may be charged anywhere.
+//! Memory outside of the heap, as the program says: it brings collections, of the old too, and may
+//! be charged anywhere.
 
 use std::cell::{Cell, RefCell};
 
@@ -51,7 +52,8 @@ fn old_garbage_is_reached() {
     heap.collect();
     assert_eq!(Gc::generation(&old), Generation::Old);
     drop(old);
-    // Nothing else becomes garbage; what is charged stays a constant number of collections away from a full one.
+    // Nothing else becomes garbage; what is charged stays a constant number of collections away
+    // from a full one.
     for _ in 0..100 {
         heap.charge(1 << 20);
         drop(Gc::new_in(1u8, &heap));

@@ -1,4 +1,5 @@
-//! Objects with more handles than the collector's word for each can count, 2^24: they are collected as others are.
+//! Objects with more handles than the collector's word for each can count, 2^24: they are collected
+//! as others are.
 #![cfg(not(feature = "verify"))]
 
 use std::cell::{Cell, RefCell};

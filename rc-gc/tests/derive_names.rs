@@ -1,5 +1,5 @@
-//! `#[derive(Trace)]` where names are taken, where there is no prelude, where macros write the type. What it writes is hygienic;
-//! no unsafe in the program is needed, and none allowed.
+//! `#[derive(Trace)]` where names are taken, where there is no prelude, where macros write the
+//! type. What it writes is hygienic; no unsafe in the program is needed, and none allowed.
 
 #![forbid(unsafe_code)]
 

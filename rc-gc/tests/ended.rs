@@ -1,4 +1,5 @@
-//! Heaps that have ended while objects of theirs are held: a `Heap` dropped, a thread at its exit. Their cycles go too.
+//! Heaps that have ended while objects of theirs are held: a `Heap` dropped, a thread at its exit.
+//! Their cycles go too.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -1,5 +1,5 @@
-//! `process::exit` in the middle of the collector's work, with objects that are held: the thread's heap ends on top of it.
-//! Each case is this program again, as a child.
+//! `process::exit` in the middle of the collector's work, with objects that are held: the thread's
+//! heap ends on top of it. Each case is this program again, as a child.
 
 use std::cell::{Cell, RefCell};
 use std::process::{Command, exit};

@@ -1,4 +1,5 @@
-//! What a `Heap` of one's own can be told, beside collecting: modes, safepoints, giving memory back; and what can be made in one.
+//! What a `Heap` of one's own can be told, beside collecting: modes, safepoints, giving memory
+//! back; and what can be made in one.
 
 use std::cell::RefCell;
 

@@ -168,7 +168,8 @@ fn heaps_and_finalizers_in_thread_locals_end_in_any_order() {
         .unwrap();
         let mut told: Vec<u32> = receiver.try_iter().collect();
         told.sort_unstable();
-        // What the finalizer saved into a thread-local that was gone, or that goes by handles in a ring, may leak: 2.
+        // What the finalizer saved into a thread-local that was gone, or that goes by handles in a
+        // ring, may leak: 2.
         told.retain(|number| *number != 2);
         assert_eq!(told, [1, 3], "{order}");
     }

@@ -1,5 +1,6 @@
-//! What happens where memory ends: the process says which allocation failed, as it does for `Rc`, and ends; nothing hangs, nothing
-//! crashes on the way. Each case is this program again, as a child with little address space. No unsafe here.
+//! What happens where memory ends: the process says which allocation failed, as it does for `Rc`,
+//! and ends; nothing hangs, nothing crashes on the way. Each case is this program again, as a child
+//! with little address space. No unsafe here.
 
 use std::cell::RefCell;
 use std::os::unix::process::ExitStatusExt;

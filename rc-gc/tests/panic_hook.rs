@@ -1,5 +1,5 @@
-//! A panic hook is user code that runs while a `Trace` that panicked is still on the stack: in the middle of a
-//! collection. Whatever it does with handles, all stays in order.
+//! A panic hook is user code that runs while a `Trace` that panicked is still on the stack: in the
+//! middle of a collection. Whatever it does with handles, all stays in order.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -11,7 +11,8 @@ use rc_gc::{Finalize, Gc, Generation, Heap, Trace, Tracer, Weak};
 type Act = Box<dyn FnOnce()>;
 
 thread_local! {
-    /// How many objects are yet to be traced before one panics; and what this thread's hook does then, once.
+    /// How many objects are yet to be traced before one panics; and what this thread's hook does
+    /// then, once.
     static FUSE: Cell<Option<u32>> = const { Cell::new(None) };
     static ACT: Cell<Option<Act>> = const { Cell::new(None) };
     static DROPPED: Cell<u32> = const { Cell::new(0) };
@@ -88,8 +89,8 @@ fn candidates<T>(n: usize, make: impl Fn() -> Gc<T>) -> Vec<Gc<T>> {
     all
 }
 
-/// Collects with `act` in the hook, for each generation and each number of objects traced before the panic; then all
-/// must be in order, and `live` objects be left.
+/// Collects with `act` in the hook, for each generation and each number of objects traced before
+/// the panic; then all must be in order, and `live` objects be left.
 fn for_each_panic<T: 'static>(
     traces: u32,
     make: impl Fn(&Heap) -> T,

@@ -1,4 +1,5 @@
-//! The collector's part of the reports of PoolAlloc: types and generations, in JSON, HTML, text and Prometheus' text. No unsafe here.
+//! The collector's part of the reports of PoolAlloc: types and generations, in JSON, HTML, text and
+//! Prometheus' text. No unsafe here.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -1,4 +1,5 @@
-//! Threads that live shortly: the next one has the memory of the last. One test, for it counts what the process asks for.
+//! Threads that live shortly: the next one has the memory of the last. One test, for it counts what
+//! the process asks for.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::RefCell;

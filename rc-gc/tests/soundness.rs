@@ -1,5 +1,6 @@
-//! What safe code might try in order to reach freed memory: collections inside each other's user code, on several
-//! heaps; invariants asked for at every point where user code runs; implementations of `Trace` that panic where they can.
+//! What safe code might try in order to reach freed memory: collections inside each other's user
+//! code, on several heaps; invariants asked for at every point where user code runs;
+//! implementations of `Trace` that panic where they can.
 //!
 //! What must not compile is in `compile_fail`.
 
@@ -80,7 +81,8 @@ fn another_heap_that_collects_in_a_finalizer_lets_its_own_objects_live() {
     let (inner, to) = (heap.clone(), held.clone());
     let knot = knot(
         move |me| {
-            // The other heap's object now leads to garbage that is under examination, as often as it is held itself.
+            // The other heap's object now leads to garbage that is under examination, as often as
+            // it is held itself.
             for _ in 0..Gc::strong_count(&to) {
                 to.links.borrow_mut().extend(me.me.upgrade());
             }

@@ -1,5 +1,6 @@
-//! What safe code might see between the steps of a drop or a collection: objects whose drop is put off, dead handles that are
-//! alone, finalizers that hold their object without a decrement, and which panic goes on. No unsafe here.
+//! What safe code might see between the steps of a drop or a collection: objects whose drop is put
+//! off, dead handles that are alone, finalizers that hold their object without a decrement, and
+//! which panic goes on. No unsafe here.
 
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,7 +11,8 @@ use rc_gc::{Finalize, Gc, Heap, Thresholds, Trace, Weak};
 /// Objects deeper than this are put off.
 const DEEP: usize = 300;
 
-/// Runs when the link's `next` was let go of, and may have been put off, and the link itself is not yet gone.
+/// Runs when the link's `next` was let go of, and may have been put off, and the link itself is not
+/// yet gone.
 struct Probe<T: 'static>(RefCell<Weak<T>>, Rc<Cell<usize>>, Rc<dyn Fn()>);
 
 impl<T> Drop for Probe<T> {

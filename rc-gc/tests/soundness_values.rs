@@ -1,6 +1,6 @@
-//! What safe code might try with values and handles in order to reach freed memory: dead handles in every function, sizes and
-//! alignments at the ends of their ranges, iterators that lie. Unsafe code only to take
-//! back raw pointers.
+//! What safe code might try with values and handles in order to reach freed memory: dead handles in
+//! every function, sizes and alignments at the ends of their ranges, iterators that lie. Unsafe
+//! code only to take back raw pointers.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};

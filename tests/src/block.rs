@@ -1,14 +1,15 @@
 //! One owned block: the layout it was asked with, and bytes that can be checked.
 //!
-//! Byte `i` of a block tagged `t` belongs to the word `t + (i / 8) * STEP`. The pattern depends on the position, so
-//! a copy that is shifted, cut short or taken from a neighbour is noticed; it does not depend on the block's
-//! length, so the part that survives a `realloc` is already right.
+//! Byte `i` of a block tagged `t` belongs to the word `t + (i / 8) * STEP`. The pattern depends on
+//! the position, so a copy that is shifted, cut short or taken from a neighbour is noticed; it does
+//! not depend on the block's length, so the part that survives a `realloc` is already right.
 //!
 //! Invariants of a [`Block`]:
 //! 1. `start` came from `memory` for `layout` and was not given back.
 //! 2. All `layout.size()` bytes were written with the pattern of `tag`.
 //!
-//! What it does not do: notice two blocks that overlap before one of them is checked. [`crate::program`] does.
+//! What it does not do: notice two blocks that overlap before one of them is checked.
+//! [`crate::program`] does.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::fmt;
@@ -50,7 +51,8 @@ pub struct Block<A: GlobalAlloc + Copy = Process> {
     memory: A,
 }
 
-// SAFETY: a block is plain bytes with one owner; `GlobalAlloc` lets any thread give it back if it may be called there.
+// SAFETY: a block is plain bytes with one owner; `GlobalAlloc` lets any thread give it back if it
+// may be called there.
 unsafe impl<A: GlobalAlloc + Copy + Send> Send for Block<A> {}
 
 // SAFETY: shared access only reads the bytes.
@@ -114,7 +116,8 @@ impl<A: GlobalAlloc + Copy> Block<A> {
         block
     }
 
-    /// Changes the size with one `realloc`; false, and the block as it was, when the allocator answers null.
+    /// Changes the size with one `realloc`; false, and the block as it was, when the allocator
+    /// answers null.
     ///
     /// # Panics
     /// If `size` is 0, the bytes that both sizes share were not kept, or the block is not aligned.
@@ -177,7 +180,8 @@ impl<A: GlobalAlloc + Copy> Block<A> {
 
     /// The first `len` bytes, which must be filled.
     fn prefix(&self, len: usize) -> &[u8] {
-        // SAFETY: invariants 1 and 2: `len` is at most the filled size in every caller, and the block has one owner.
+        // SAFETY: invariants 1 and 2: `len` is at most the filled size in every caller, and the
+        // block has one owner.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), len) }
     }
 
@@ -185,7 +189,8 @@ impl<A: GlobalAlloc + Copy> Block<A> {
     fn fill_from(&mut self, from: usize) {
         // SAFETY: invariant 1; `from` is at most the size.
         let start = unsafe { self.start.add(from) }.cast::<MaybeUninit<u8>>();
-        // SAFETY: invariant 1: the rest of the block is ours alone, and MaybeUninit needs no initialised bytes.
+        // SAFETY: invariant 1: the rest of the block is ours alone, and MaybeUninit needs no
+        // initialised bytes.
         let bytes =
             unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), self.layout.size() - from) };
         let mut word = word_at(self.tag, from / 8);

@@ -1,15 +1,16 @@
 //! Test functions that each run in a process of their own.
 //!
-//! A test binary with `harness = false` hands its table to [`main`]. The parent starts itself once per case, with
-//! `--case NAME`, nothing on standard input, and a limit of seconds; it compares how the child ended with what the
-//! table says: by itself with code 0, or by exactly this signal after exactly this first line on standard error.
-//! A case that dies of another cause, or says something else, fails.
+//! A test binary with `harness = false` hands its table to [`main`]. The parent starts itself once
+//! per case, with `--case NAME`, nothing on standard input, and a limit of seconds; it compares how
+//! the child ended with what the table says: by itself with code 0, or by exactly this signal after
+//! exactly this first line on standard error. A case that dies of another cause, or says something
+//! else, fails.
 //!
-//! The names of cases can be filtered as with any test binary (`cargo test --test fork -- forks`); `--list` and
-//! `--exact` are understood, so that other runners can start one case at a time.
+//! The names of cases can be filtered as with any test binary (`cargo test --test fork -- forks`);
+//! `--list` and `--exact` are understood, so that other runners can start one case at a time.
 //!
-//! What it does not do: run two cases at once, unless the binary asks for it. Most of them use every processor.
-//! No unsafe here.
+//! What it does not do: run two cases at once, unless the binary asks for it. Most of them use
+//! every processor. No unsafe here.
 
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -211,7 +212,8 @@ pub fn main(cases: &[Case]) -> ExitCode {
     main_with(cases, 1, |_, _| ())
 }
 
-/// As [`main`], with `jobs` cases at a time, and `explain` called with the name and output of each case that fails.
+/// As [`main`], with `jobs` cases at a time, and `explain` called with the name and output of each
+/// case that fails.
 pub fn main_with(cases: &[Case], jobs: usize, explain: fn(&str, &Output)) -> ExitCode {
     let request = match Request::parse(std::env::args().skip(1)) {
         Ok(request) => request,

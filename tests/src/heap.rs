@@ -18,7 +18,8 @@ impl<S: PageSource> Clone for Memory<'_, S> {
 }
 impl<S: PageSource> Copy for Memory<'_, S> {}
 
-// SAFETY: blocks come from the heap, which outlives the borrow, and go back to it with the layout they were asked with.
+// SAFETY: blocks come from the heap, which outlives the borrow, and go back to it with the layout
+// they were asked with.
 unsafe impl<S: PageSource> GlobalAlloc for Memory<'_, S> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.0.alloc(layout).map_or(std::ptr::null_mut(), NonNull::as_ptr)

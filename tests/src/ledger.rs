@@ -1,11 +1,12 @@
 //! A fallback allocator that checks what it is handed.
 //!
-//! Every block it gives out is entered in a table with its layout, and every block that comes back must be in the
-//! table with exactly that layout. Fresh blocks are dirty (0xA5), freed ones are overwritten (0xDD), so that a caller that takes
-//! recycled memory for zeroed memory, or uses a block after it was given back, is found by its contents.
+//! Every block it gives out is entered in a table with its layout, and every block that comes back
+//! must be in the table with exactly that layout. Fresh blocks are dirty (0xA5), freed ones are
+//! overwritten (0xDD), so that a caller that takes recycled memory for zeroed memory, or uses a
+//! block after it was given back, is found by its contents.
 //!
-//! What it does not do: panic or allocate. A breach of the contract is noted in [`Entries::faults`], and the call is
-//! then served as well as can be: a foreign block is leaked.
+//! What it does not do: panic or allocate. A breach of the contract is noted in
+//! [`Entries::faults`], and the call is then served as well as can be: a foreign block is leaked.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Mutex;
@@ -164,7 +165,8 @@ fn bump(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-// SAFETY: blocks come from `System` for the layout asked for; only blocks that it handed out for the same layout go back.
+// SAFETY: blocks come from `System` for the layout asked for; only blocks that it handed out for
+// the same layout go back.
 unsafe impl GlobalAlloc for Ledger {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if self.refuses(layout) {
@@ -261,7 +263,8 @@ mod tests {
         assert!(!block.is_null());
         for wrong in [layout(599, 8), layout(601, 8), layout(600, 16), layout(600, 4)] {
             let before = LEDGER.entries().faults;
-            // SAFETY: not kept on purpose: the ledger refuses layouts that it did not hand out, and frees nothing.
+            // SAFETY: not kept on purpose: the ledger refuses layouts that it did not hand out, and
+            // frees nothing.
             unsafe { LEDGER.dealloc(block, wrong) };
             assert_eq!(LEDGER.entries().faults, before + 1);
         }

@@ -1,7 +1,8 @@
 //! Processes: fork, waiting with a limit, resource limits, resident memory.
 //!
-//! [`fork`] is for the tests that are about fork; everything else starts a fresh process through [`crate::cases`].
-//! Limits are there to notice a process that hangs: no test expects anything to be fast.
+//! [`fork`] is for the tests that are about fork; everything else starts a fresh process through
+//! [`crate::cases`]. Limits are there to notice a process that hangs: no test expects anything to
+//! be fast.
 
 use std::fs::File;
 use std::io::Read;
@@ -23,13 +24,15 @@ pub enum Ended {
 #[derive(Debug)]
 pub struct Child(libc::pid_t);
 
-/// Forks. The child runs `body` and ends with its code, or 101 if it panics, without the parent's atexit handlers.
+/// Forks. The child runs `body` and ends with its code, or 101 if it panics, without the parent's
+/// atexit handlers.
 ///
 /// # Panics
 /// If there is no process to be had.
 pub fn fork(body: impl FnOnce() -> i32) -> Child {
-    // SAFETY: the child of a threaded process may only use what survives a fork; that this holds for the allocator
-    // is what is tested, and `body` uses nothing else that another thread may have held.
+    // SAFETY: the child of a threaded process may only use what survives a fork; that this holds
+    // for the allocator is what is tested, and `body` uses nothing else that another thread may
+    // have held.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "fork failed: {}", std::io::Error::last_os_error());
     if pid == 0 {

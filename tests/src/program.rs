@@ -1,17 +1,20 @@
 //! Random programs of allocator calls, run against a plain model.
 //!
-//! A [`Program`] follows from its seed alone. Running it keeps beside the allocator the simplest model there is: a list
-//! of live blocks with the bytes they must hold, and a map of the addresses that are taken. After each step:
+//! A [`Program`] follows from its seed alone. Running it keeps beside the allocator the simplest
+//! model there is: a list of live blocks with the bytes they must hold, and a map of the addresses
+//! that are taken. After each step:
 //!
 //! 1. the new block is aligned, and zeroed where that was asked for;
 //! 2. it overlaps no live block;
 //! 3. `realloc` kept the bytes that both sizes share;
 //! 4. the caller's check of the allocator's own invariants passes.
 //!
-//! The bytes of every live block are checked when it is resized or freed, and all of them at the end of the program.
-//! (Checking all after each step would only say earlier which step did the damage; [`shrink`] finds that too.)
+//! The bytes of every live block are checked when it is resized or freed, and all of them at the
+//! end of the program. (Checking all after each step would only say earlier which step did the
+//! damage; [`shrink`] finds that too.)
 //!
-//! What it does not do: hand a layout without size to the allocator; the trait forbids that. No unsafe here.
+//! What it does not do: hand a layout without size to the allocator; the trait forbids that. No
+//! unsafe here.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::collections::BTreeMap;
@@ -109,8 +112,8 @@ impl Program {
         Program { seed, ops }
     }
 
-    /// The program that these bytes stand for, four to a call: every string of bytes is one, and a byte that changes
-    /// changes one call. At most 256 calls.
+    /// The program that these bytes stand for, four to a call: every string of bytes is one, and a
+    /// byte that changes changes one call. At most 256 calls.
     pub fn decode(bytes: &[u8]) -> Program {
         let (calls, _) = bytes.as_chunks::<4>();
         let op = |&[what, which, low, high]: &[u8; 4]| {
@@ -143,8 +146,8 @@ impl Program {
         self.ops.iter().map(|&(place, _)| place).collect()
     }
 
-    /// Runs the program on `memory`, calls `check` after each step, frees everything, and returns how many requests
-    /// were answered with null.
+    /// Runs the program on `memory`, calls `check` after each step, frees everything, and returns
+    /// how many requests were answered with null.
     ///
     /// # Panics
     /// If the allocator departs from the model.
@@ -247,7 +250,8 @@ fn enter(taken: &mut BTreeMap<usize, usize>, start: usize, end: usize) {
     taken.insert(start, end);
 }
 
-/// Takes away from `places` what `fails` does not need to go on failing: halves first, then ever smaller parts.
+/// Takes away from `places` what `fails` does not need to go on failing: halves first, then ever
+/// smaller parts.
 pub fn shrink(places: Vec<usize>, mut fails: impl FnMut(&[usize]) -> bool) -> Vec<usize> {
     let mut best = places;
     let mut part = best.len().div_ceil(2);

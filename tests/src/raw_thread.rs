@@ -1,11 +1,12 @@
 //! POSIX threads, and destructors of their thread-local values.
 //!
-//! `std::thread::spawn` allocates in the new thread before any user code runs. An allocator that registers its own
-//! thread-local destructor at that moment sees it run last, so the interesting orders never happen. The threads
-//! made here touch the allocator only when the test does.
+//! `std::thread::spawn` allocates in the new thread before any user code runs. An allocator that
+//! registers its own thread-local destructor at that moment sees it run last, so the interesting
+//! orders never happen. The threads made here touch the allocator only when the test does.
 //!
-//! Order on glibc when a thread ends: first what [`at_thread_exit`] registered, newest first, including what is
-//! registered meanwhile; then up to four rounds over the keys, lowest key first, for as long as a destructor sets a value again.
+//! Order on glibc when a thread ends: first what [`at_thread_exit`] registered, newest first,
+//! including what is registered meanwhile; then up to four rounds over the keys, lowest key first,
+//! for as long as a destructor sets a value again.
 
 use std::ffi::{c_int, c_void};
 use std::ptr;

@@ -1,8 +1,9 @@
-//! The answers about memory against blocks of our own: counters per class, the page, the heat map, pins, resident memory.
+//! The answers about memory against blocks of our own: counters per class, the page, the heat map,
+//! pins, resident memory.
 //!
-//! Each case fills and empties pools in a way that it can count by itself, then asks. Nothing else allocates in these
-//! processes meanwhile, and one thread has nearly all of the cache, so the answers must be exact where they say so.
-//! No unsafe here.
+//! Each case fills and empties pools in a way that it can count by itself, then asks. Nothing else
+//! allocates in these processes meanwhile, and one thread has nearly all of the cache, so the
+//! answers must be exact where they say so. No unsafe here.
 
 use std::process::ExitCode;
 use std::sync::Barrier;
@@ -136,7 +137,8 @@ fn fallback() {
     let mut kept = blocks(100, 600);
     kept.extend(blocks(50, 5_000));
     kept.extend(blocks(2, 40 << 20));
-    // The list itself grew on the fallback too: counted by hand it would be guessed; so compare what is freed.
+    // The list itself grew on the fallback too: counted by hand it would be guessed; so compare
+    // what is freed.
     let full = stats();
     assert!((full - before).fallback_allocs >= 152);
     kept.truncate(0);
@@ -253,7 +255,8 @@ fn heat_under_load() {
 
 /// Fills many arenas with blocks of 64 bytes and keeps one in every 40,000.
 fn nearly_empty() -> Vec<Block> {
-    // Not in the profile, if one was asked for from outside: their site would be named in place of their class.
+    // Not in the profile, if one was asked for from outside: their site would be named in place of
+    // their class.
     let mut all = alloc_global::untracked(|| blocks(400_000, 64));
     let mut index = 0;
     all.retain(|_| {
@@ -274,14 +277,16 @@ fn pinned() {
     // One arena may hold so much else that it is not nearly empty.
     assert!((9..=10).contains(&blocks), "{pins:?}");
     let bytes: u64 = found.iter().map(|pin| pin.would_return_bytes).sum();
-    // Each is alone in its arena, of which the runs of 64 KiB went back: its own run, and the first with the metadata.
+    // Each is alone in its arena, of which the runs of 64 KiB went back: its own run, and the first
+    // with the metadata.
     assert!(bytes >= 9 * (2 * 16_384), "{pins:?}");
     assert!(bytes <= 10 << 20, "{pins:?}");
     assert!(found.iter().all(|pin| pin.bytes == pin.blocks * 64 && pin.arenas > 0));
     drop(kept);
 }
 
-/// Three threads have three of the four heaps, or where a profile was asked for from outside, of more, for that has caches of its own.
+/// Three threads have three of the four heaps, or where a profile was asked for from outside, of
+/// more, for that has caches of its own.
 fn pinned_by_threads() {
     let (asked, done) = (Barrier::new(3), Barrier::new(3));
     let alone = std::env::var_os("POOLALLOC_SAMPLE").is_none();
@@ -306,7 +311,8 @@ fn pinned_by_threads() {
             let of_thread = pins.iter().filter(|pin| is_of(&pin.threads));
             let blocks: u64 =
                 of_thread.filter(|pin| pin.site.contains("64 bytes")).map(|pin| pin.blocks).sum();
-            // What one of them freed another may have been given; arenas that hold more are not nearly empty.
+            // What one of them freed another may have been given; arenas that hold more are not
+            // nearly empty.
             assert!(blocks > 0, "{name} {pins:?}");
         }
         let shown = |pin: &alloc_global::Pin| pin.to_string().contains("holder");
@@ -365,8 +371,8 @@ fn pinned_in_reports() {
 }
 
 fn unpinned() {
-    // Where a profile was asked for from outside, the first answer reads debug information, and what is kept of that
-    // would settle in the arenas in question.
+    // Where a profile was asked for from outside, the first answer reads debug information, and
+    // what is kept of that would settle in the arenas in question.
     drop(pins());
     let kept = nearly_empty();
     let promised: u64 = pins()

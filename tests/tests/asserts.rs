@@ -1,7 +1,8 @@
-//! Verdicts on what a test allocates, with the allocator installed: what passes, what fails, and what is refused.
+//! Verdicts on what a test allocates, with the allocator installed: what passes, what fails, and
+//! what is refused.
 //!
-//! Each case counts by itself what its body does. Threads in the background allocate all the while where a case says so:
-//! they must not matter. No unsafe here.
+//! Each case counts by itself what its body does. Threads in the background allocate all the while
+//! where a case says so: they must not matter. No unsafe here.
 
 use std::hint::black_box;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,9 +1,9 @@
-//! Large blocks that one thread allocates and another frees: they reach threads that ask for some past the fallback.
+//! Large blocks that one thread allocates and another frees: they reach threads that ask for some
+//! past the fallback.
 //!
-//! The fallback is `tests::ledger::Ledger`, which counts its calls, checks every layout and knows every block that it
-//! has out. So these cases notice a block that was passed to two threads, one that was given back twice or never, and
-//! whether the fallback was asked at all.
-//! No unsafe here.
+//! The fallback is `tests::ledger::Ledger`, which counts its calls, checks every layout and knows
+//! every block that it has out. So these cases notice a block that was passed to two threads, one
+//! that was given back twice or never, and whether the fallback was asked at all. No unsafe here.
 
 use std::process::ExitCode;
 use std::sync::mpsc::sync_channel;
@@ -122,7 +122,8 @@ fn alone() {
     settle(live);
 }
 
-/// Has a thread allocate `count` blocks and end, having asked in vain for all but a few, and frees them here.
+/// Has a thread allocate `count` blocks and end, having asked in vain for all but a few, and frees
+/// them here.
 fn hand_over(count: usize, block: fn(&mut fastrand::Rng) -> Block) {
     let mut rng = fastrand::Rng::with_seed(count as u64);
     let blocks: Vec<Block> = thread::scope(|scope| {

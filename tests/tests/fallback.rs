@@ -1,10 +1,10 @@
 //! Any allocator may stand behind the pools: here one that checks every layout it is handed.
 //!
-//! `tests::ledger::Ledger` knows every block it gave out and with which layout; its fresh blocks are dirty, and what
-//! it takes back is overwritten. So these cases notice a layout that differs by one byte, a block given back twice,
-//! recycled memory passed off as zeroed, and a block still used after it went back. It can also refuse:
-//! then the pools must go on, and what cannot be served must be null.
-//! No unsafe here.
+//! `tests::ledger::Ledger` knows every block it gave out and with which layout; its fresh blocks
+//! are dirty, and what it takes back is overwritten. So these cases notice a layout that differs by
+//! one byte, a block given back twice, recycled memory passed off as zeroed, and a block still used
+//! after it went back. It can also refuse: then the pools must go on, and what cannot be served
+//! must be null. No unsafe here.
 
 use std::collections::HashMap;
 use std::process::ExitCode;

@@ -1,9 +1,9 @@
 //! fork in a process whose other threads are in the middle of allocating.
 //!
-//! A child has only the thread that forked. Locks that another thread held stay held unless the allocator takes
-//! them itself around the fork; what another thread's cache held is lost to the child, and nothing more. The C library does not
-//! keep concurrent forks apart: their handlers may run at the same time.
-//! No unsafe here.
+//! A child has only the thread that forked. Locks that another thread held stay held unless the
+//! allocator takes them itself around the fork; what another thread's cache held is lost to the
+//! child, and nothing more. The C library does not keep concurrent forks apart: their handlers may
+//! run at the same time. No unsafe here.
 
 use std::process::ExitCode;
 use std::sync::Barrier;
@@ -143,7 +143,8 @@ fn generations() {
 /// Whether [`look`] looks.
 static LOOKS: AtomicBool = AtomicBool::new(false);
 
-/// Runs before anything has allocated: so [`look`] runs after the allocator's handler before a fork, and before it after one.
+/// Runs before anything has allocated: so [`look`] runs after the allocator's handler before a
+/// fork, and before it after one.
 #[used]
 #[unsafe(link_section = ".init_array.00001")]
 static REGISTER_LOOK: extern "C" fn() = {
@@ -216,7 +217,8 @@ fn own_threads() {
     });
 }
 
-/// Who reads debug information holds locks that are not the allocator's. A child in which one stayed held would wait for good.
+/// Who reads debug information holds locks that are not the allocator's. A child in which one
+/// stayed held would wait for good.
 fn symbols() {
     let here = [symbols as fn() as usize as u64 + 4];
     let found = move || DebugInfo.resolve(&here).iter().all(|frames| !frames.is_empty());

@@ -1,9 +1,9 @@
-//! glibc's heaps: huge pages behind the first, where a program writes all that it gets, and only then; and what is cached of large blocks
-//! beside them.
+//! glibc's heaps: huge pages behind the first, where a program writes all that it gets, and only
+//! then; and what is cached of large blocks beside them.
 //!
-//! What was asked for is in `/proc/self/smaps`, whether or not the system then had such pages: the flag `hg` of a mapping. Where blocks
-//! do not lie in that heap, or the kernel knows no huge pages, nothing may be asked for.
-//! No unsafe here.
+//! What was asked for is in `/proc/self/smaps`, whether or not the system then had such pages: the
+//! flag `hg` of a mapping. Where blocks do not lie in that heap, or the kernel knows no huge pages,
+//! nothing may be asked for. No unsafe here.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,7 +17,8 @@ static ALLOC: PoolAlloc = PoolAlloc::new();
 
 /// Bytes that each case has in blocks of 2 to 8 KiB.
 const HELD: usize = 40 << 20;
-/// Of which so many grow without huge pages (docs/memory.md), but for what the blocks' own list and rounding take.
+/// Of which so many grow without huge pages (docs/memory.md), but for what the blocks' own list and
+/// rounding take.
 const WITHOUT: usize = 12 << 20;
 
 /// For which huge pages are not asked for after something went wrong, and a little.
@@ -60,7 +61,8 @@ fn blocks(written: usize) -> Vec<Vec<u8>> {
     blocks
 }
 
-/// Mappings of the heap that `brk` lengthens: first and last address, and whether huge pages were asked for.
+/// Mappings of the heap that `brk` lengthens: first and last address, and whether huge pages were
+/// asked for.
 fn heap() -> Vec<(usize, usize, bool)> {
     let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
     let mut heap = Vec::new();
@@ -86,7 +88,8 @@ fn asked() -> usize {
     heap().iter().filter(|mapping| mapping.2).map(|(start, end, _)| end - start).sum()
 }
 
-/// Whether they can be: the kernel has them, and blocks lie in that heap. Address sanitizers have a heap of their own.
+/// Whether they can be: the kernel has them, and blocks lie in that heap. Address sanitizers have a
+/// heap of their own.
 fn can_be(blocks: &[Vec<u8>]) -> bool {
     let inside = |address| heap().iter().any(|(start, end, _)| (*start..*end).contains(&address));
     let known = std::fs::exists("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or(false);

@@ -1,8 +1,9 @@
-//! Small blocks that one thread allocates and another frees: they reach threads that ask for some past the pools.
+//! Small blocks that one thread allocates and another frees: they reach threads that ask for some
+//! past the pools.
 //!
-//! What waits for a thread that asks is what `class_stats` counts as cached once every thread's own cache is empty. All sizes here
-//! are of one class each, which nothing else in the program uses.
-//! No unsafe here.
+//! What waits for a thread that asks is what `class_stats` counts as cached once every thread's own
+//! cache is empty. All sizes here are of one class each, which nothing else in the program uses. No
+//! unsafe here.
 
 use std::collections::HashSet;
 use std::process::ExitCode;

@@ -1,9 +1,10 @@
-//! The allocator works before `main`, in static initialisers, after `main`, and in destructors of the main thread.
+//! The allocator works before `main`, in static initialisers, after `main`, and in destructors of
+//! the main thread.
 //!
-//! The program's constructors (`.init_array`, the first of them before the standard library's own) and destructors (`.fini_array`,
-//! atexit) run in every process of this binary, the parent too. What they find goes into [`FOUND`]; a process whose last
-//! destructor finds anything missing or damaged ends with code 70.
-//! No unsafe here.
+//! The program's constructors (`.init_array`, the first of them before the standard library's own)
+//! and destructors (`.fini_array`, atexit) run in every process of this binary, the parent too.
+//! What they find goes into [`FOUND`]; a process whose last destructor finds anything missing or
+//! damaged ends with code 70. No unsafe here.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -1,4 +1,5 @@
-//! The statistics file of a program: what a reader sees, when the program writes, and what becomes of the file.
+//! The statistics file of a program: what a reader sees, when the program writes, and what becomes
+//! of the file.
 //!
 //! Frames are compared with `stats()` at rest, and with what each case did. No unsafe here.
 

@@ -1,9 +1,11 @@
-//! Allocators that are values: made, moved, used and dropped, in a program whose global allocator is another one.
+//! Allocators that are values: made, moved, used and dropped, in a program whose global allocator
+//! is another one.
 //!
-//! `GlobalAlloc` asks of a caller only that each block goes back to the allocator it came from. An allocator may
-//! therefore be dropped when its blocks are back, although caches may still hold memory of its fallback, and its bytes may be used
-//! for something else. These processes do not use `PoolAlloc` globally: the one that is would be the first, and
-//! the first is what such a program gets wrong.
+//! `GlobalAlloc` asks of a caller only that each block goes back to the allocator it came from. An
+//! allocator may therefore be dropped when its blocks are back, although caches may still hold
+//! memory of its fallback, and its bytes may be used for something else. These processes do not use
+//! `PoolAlloc` globally: the one that is would be the first, and the first is what such a program
+//! gets wrong.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::mem::MaybeUninit;

@@ -1,8 +1,8 @@
 //! `memory()`: every byte of the arenas is somewhere, and each part says what it should.
 //!
-//! The parts must sum to what is mapped at any moment, under load too; at rest they must agree with `stats()`, and move
-//! as documented: a freed block is cached, then free in its pool, then its pool is free, then given back.
-//! No unsafe here.
+//! The parts must sum to what is mapped at any moment, under load too; at rest they must agree with
+//! `stats()`, and move as documented: a freed block is cached, then free in its pool, then its pool
+//! is free, then given back. No unsafe here.
 
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -53,7 +53,8 @@ fn blocks(count: u64, size: usize) -> Vec<Block> {
     (0..count).map(|tag| Block::new(size, 8, tag).expect("memory")).collect()
 }
 
-/// glibc is taught to trim at 64 MiB only (`fallback`), so less than that goes back by our call or not at all.
+/// glibc is taught to trim at 64 MiB only (`fallback`), so less than that goes back by our call or
+/// not at all.
 fn fallback_rest() {
     let before = resident();
     let live = blocks(768, 64 << 10);

@@ -1,8 +1,9 @@
 //! Breaches of `GlobalAlloc`'s contract that the default build names.
 //!
-//! A thread's cache takes any address; when its blocks go back to their pools (when it is full, flushed, or its thread
-//! ends) each is held against its pool, and what cannot be is the end of the process: one line, then SIGABRT.
-//! A block that was handed out again in between is not noticed, and nothing is promised about it.
+//! A thread's cache takes any address; when its blocks go back to their pools (when it is full,
+//! flushed, or its thread ends) each is held against its pool, and what cannot be is the end of the
+//! process: one line, then SIGABRT. A block that was handed out again in between is not noticed,
+//! and nothing is promised about it.
 
 use std::hint::black_box;
 use std::process::ExitCode;
@@ -61,7 +62,8 @@ fn free(block: *mut u8, size: usize, align: usize) {
     unsafe { std::alloc::dealloc(block, layout(size, align)) };
 }
 
-/// A block of this size that lies in a span, with neighbours that keep it in use: after 4 MiB of them they come from there.
+/// A block of this size that lies in a span, with neighbours that keep it in use: after 4 MiB of
+/// them they come from there.
 fn block_in_span(size: usize) -> *mut u8 {
     drop(vec![1_u8; 1000]);
     let blocks: Vec<_> = (0..(4 << 20) / size).map(|_| block(size)).collect();

@@ -1,8 +1,9 @@
 //! 12,000 random programs against a plain model, `check()` after every step.
 //!
-//! Four processes run 3,000 programs each, two at a time. The programs of one process share its heap, so later ones run on
-//! pools and caches that earlier ones have used. When a program fails, in whatever way, it is run again by itself
-//! in fresh processes, shortened for as long as it still fails, and printed with the command that repeats it:
+//! Four processes run 3,000 programs each, two at a time. The programs of one process share its
+//! heap, so later ones run on pools and caches that earlier ones have used. When a program fails,
+//! in whatever way, it is run again by itself in fresh processes, shortened for as long as it still
+//! fails, and printed with the command that repeats it:
 //! `cargo test -p tests --test model -- --replay SEED [PLACE,PLACE,...]`.
 //!
 //! What a program is, and what is checked after each step: `tests::program`. No unsafe here.

@@ -1,8 +1,9 @@
-//! When there is no memory: null, never a panic or an abort, and everything works again once memory was freed.
+//! When there is no memory: null, never a panic or an abort, and everything works again once memory
+//! was freed.
 //!
-//! The limit is the kernel's own (RLIMIT_AS, 256 MiB), set in the process of each case. Blocks are chained through their
-//! first words, so that a case needs no memory besides them; the walk over a chain checks them.
-//! Requests near `isize::MAX` need no limit.
+//! The limit is the kernel's own (RLIMIT_AS, 256 MiB), set in the process of each case. Blocks are
+//! chained through their first words, so that a case needs no memory besides them; the walk over a
+//! chain checks them. Requests near `isize::MAX` need no limit.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::hint::black_box;

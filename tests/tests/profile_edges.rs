@@ -1,7 +1,8 @@
-//! The profile at its edges: forks, threads that end, code before `main`, full tables, modules that come and go.
+//! The profile at its edges: forks, threads that end, code before `main`, full tables, modules that
+//! come and go.
 //!
-//! Modules are built by the case that needs them, with the compiler that built this binary; where there is none, the
-//! case says so and passes. Unsafe here: loading modules and calling them.
+//! Modules are built by the case that needs them, with the compiler that built this binary; where
+//! there is none, the case says so and passes. Unsafe here: loading modules and calling them.
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::ffi::{CStr, CString, c_void};
@@ -162,7 +163,8 @@ extern "C" fn in_each_round(value: *mut c_void) {
 }
 
 fn late_frees() {
-    // A first block, so that the allocator's own key is there before ours: its destructor comes first in each round.
+    // A first block, so that the allocator's own key is there before ours: its destructor comes
+    // first in each round.
     drop(Block::new(24, 8, 1));
     *KEY.lock().expect("no panic") = Some(Key::new(in_each_round));
     for start in [start_tracing as fn(), || start_sampling(64)] {
@@ -513,7 +515,8 @@ fn two_copies() {
             scope.spawn(|| {
                 assert!(allocate(1_000) >= 1_002);
                 used.wait();
-                // Ends when the module is gone: what the copy does at the end of a thread must still be there.
+                // Ends when the module is gone: what the copy does at the end of a thread must
+                // still be there.
                 unloaded.wait();
             });
         }

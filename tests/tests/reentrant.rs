@@ -1,9 +1,9 @@
 //! A fallback that uses the global allocator itself, as one that keeps a log does.
 //!
-//! Whenever it is called it allocates and frees in all ranges of sizes: also when a thread's cache is being swept, flushed
-//! or given up, on slow paths, and while the first cache is made. Calls from within go straight to the system.
-//! Every case ends with everything freed: a block that two calls were handed shows in its bytes, one that was lost in
-//! the counters.
+//! Whenever it is called it allocates and frees in all ranges of sizes: also when a thread's cache
+//! is being swept, flushed or given up, on slow paths, and while the first cache is made. Calls
+//! from within go straight to the system. Every case ends with everything freed: a block that two
+//! calls were handed shows in its bytes, one that was lost in the counters.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

@@ -1,7 +1,9 @@
-//! Reports that the environment asks for: when they are written, where, and what is said when they cannot be.
+//! Reports that the environment asks for: when they are written, where, and what is said when they
+//! cannot be.
 //!
-//! Each case starts this binary again with settings, and looks at its end: the files, standard error to the letter, and
-//! the exit code, which no report may change. Unsafe here: calls of the C library that end a process, send it a signal or make a pipe.
+//! Each case starts this binary again with settings, and looks at its end: the files, standard
+//! error to the letter, and the exit code, which no report may change. Unsafe here: calls of the C
+//! library that end a process, send it a signal or make a pipe.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;

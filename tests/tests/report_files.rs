@@ -1,7 +1,8 @@
-//! Report files where they cannot be written: a full disk, a folder that is read-only, a limit on the size of files.
+//! Report files where they cannot be written: a full disk, a folder that is read-only, a limit on
+//! the size of files.
 //!
-//! Each case is a process of its own, since limits and rights are a process's. In each the program must say one line,
-//! go on, and leave nothing but whole files behind.
+//! Each case is a process of its own, since limits and rights are a process's. In each the program
+//! must say one line, go on, and leave nothing but whole files behind.
 //!
 //! Unsafe here: calls of the C library that set limits and rights.
 
@@ -65,7 +66,8 @@ impl Drop for Folder {
     }
 }
 
-/// Runs `body` with the folder's path in a process of its own, and returns what that said on standard error.
+/// Runs `body` with the folder's path in a process of its own, and returns what that said on
+/// standard error.
 fn in_child(case: &str, folder: &Folder, body: fn(&str)) -> String {
     let path = folder.0.to_str().expect("a path in Unicode");
     if let Ok(folder) = std::env::var(FOLDER) {

@@ -1,9 +1,10 @@
-//! Reports opened by the programs that people open them with: the page in Chromium, DHAT's file in Valgrind's viewer, pprof's in
-//! Go's tool, Prometheus' text in its own client for Python.
+//! Reports opened by the programs that people open them with: the page in Chromium, DHAT's file in
+//! Valgrind's viewer, pprof's in Go's tool, Prometheus' text in its own client for Python.
 //!
-//! A page is loaded without a window, and what it drew is read from its document. Everything that a script logs, an
-//! uncaught error above all, is on the browser's standard error, and is a failure; a case makes sure that one would be
-//! seen. Where there is no Chromium, or no viewer, the cases say so on standard error and pass. No unsafe here.
+//! A page is loaded without a window, and what it drew is read from its document. Everything that a
+//! script logs, an uncaught error above all, is on the browser's standard error, and is a failure;
+//! a case makes sure that one would be seen. Where there is no Chromium, or no viewer, the cases
+//! say so on standard error and pass. No unsafe here.
 
 use std::fs;
 use std::io::Write;
@@ -75,7 +76,8 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // The browser's last process may still write there; what stays is in the system's own folder for that.
+        // The browser's last process may still write there; what stays is in the system's own
+        // folder for that.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -266,8 +268,8 @@ fn the_flame_graph_switches_metric_and_zooms() {
     let blocks: f64 = sites.iter().map(|site| site.allocs).sum();
     assert!((shown.number("flame", "data-total") / blocks - 1.0).abs() < 1e-9);
     assert!(!flame.contains("__rust_alloc"), "the allocator's own frames");
-    // It clicked on the third frame, which by this metric is the logger's: that is what the graph begins with now, and
-    // the way back is not hidden.
+    // It clicked on the third frame, which by this metric is the logger's: that is what the graph
+    // begins with now, and the way back is not hidden.
     assert!(flame.contains("<output>server::log::line (src/log.rs): "), "{flame}");
     let (_, first) = flame.split_once("<span ").expect("a frame");
     assert!(first.starts_with("title=\"server::log::line (src/log.rs)"), "{first}");
@@ -377,7 +379,8 @@ document.body.dataset.ready = \"yes\";
     );
 }
 
-/// What a program prints, if it can be started and ends well; None, and a line that says so, where there is none.
+/// What a program prints, if it can be started and ends well; None, and a line that says so, where
+/// there is none.
 fn read_by(case: &str, program: &str, arguments: &[&str]) -> Option<String> {
     let Ok(output) = Command::new(program).args(arguments).stdin(Stdio::null()).output() else {
         say(&format!("SKIPPED {case}: no {program} here"));

@@ -1,8 +1,9 @@
-//! Parts of reports that something must have happened for: latencies by path, the time line, samples from a seed; and
-//! processes in which the environment does not hold or is inherited.
+//! Parts of reports that something must have happened for: latencies by path, the time line,
+//! samples from a seed; and processes in which the environment does not hold or is inherited.
 //!
-//! Each case runs in a process of its own, and starts this binary again where it needs settings. Unsafe here: calls of the C
-//! library that ask who a process is, signals, and calls of the allocator with unusual layouts.
+//! Each case runs in a process of its own, and starts this binary again where it needs settings.
+//! Unsafe here: calls of the C library that ask who a process is, signals, and calls of the
+//! allocator with unusual layouts.
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::BTreeMap;

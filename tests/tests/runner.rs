@@ -1,7 +1,8 @@
 //! The runner of cases itself: an exact end is told from every other end.
 //!
-//! A test that expects a process to die is worth nothing if it would also pass for another death. `DIES` dies on
-//! purpose; `verdicts` holds its end against expectations that it must not meet. No unsafe here.
+//! A test that expects a process to die is worth nothing if it would also pass for another death.
+//! `DIES` dies on purpose; `verdicts` holds its end against expectations that it must not meet. No
+//! unsafe here.
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! The environment variables, and what they are for: how much free memory is kept, and for how long.
 //!
-//! A case that needs a setting starts itself again with it. The fallback is the ledger, which sees each block
-//! that a cache holds back or hands on. Nothing here expects anything to be done by a certain time: waiting has a limit, and
-//! that is all. No unsafe here.
+//! A case that needs a setting starts itself again with it. The fallback is the ledger, which sees
+//! each block that a cache holds back or hands on. Nothing here expects anything to be done by a
+//! certain time: waiting has a limit, and that is all. No unsafe here.
 
 use std::cell::Cell;
 use std::process::ExitCode;

@@ -1,9 +1,9 @@
 //! Work of the usual kind for longer: right results, and memory that does not grow.
 //!
-//! Each case does the same work over and over. Resident memory is read after each hundredth of it; the slope of the line
-//! through the last half must be flat: not its end alone, which luck can make look well. Bounded by work, not by time,
-//! but for the last, which runs for `SOAK_SECONDS` (2 where that is not set).
-//! No unsafe here.
+//! Each case does the same work over and over. Resident memory is read after each hundredth of it;
+//! the slope of the line through the last half must be flat: not its end alone, which luck can make
+//! look well. Bounded by work, not by time, but for the last, which runs for `SOAK_SECONDS` (2
+//! where that is not set). No unsafe here.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
@@ -36,8 +36,8 @@ fn main() -> ExitCode {
 /// The least that may come at once: a step of one huge page in the middle of the half has a slope of 3.
 const STEP: f64 = 3.0 * MIB;
 
-/// Runs `work(0..rounds)`, and asserts that resident memory does not rise over the last half by more than 1 %, or by
-/// more than `step` where that is more.
+/// Runs `work(0..rounds)`, and asserts that resident memory does not rise over the last half by
+/// more than 1 %, or by more than `step` where that is more.
 fn flat(rounds: usize, step: f64, mut work: impl FnMut(usize)) {
     let samples = 100;
     let mut resident_at = Vec::with_capacity(samples);
@@ -51,7 +51,8 @@ fn flat(rounds: usize, step: f64, mut work: impl FnMut(usize)) {
     assert_flat(&resident_at, step);
 }
 
-/// Resident memory does not rise over the last half by more than 1 %, or by more than `step` where that is more.
+/// Resident memory does not rise over the last half by more than 1 %, or by more than `step` where
+/// that is more.
 fn assert_flat(resident_at: &[f64], step: f64) {
     let half = &resident_at[resident_at.len() / 2..];
     let mean = half.iter().sum::<f64>() / half.len() as f64;
@@ -176,8 +177,9 @@ fn phases() {
 }
 
 fn threads() {
-    // How the threads of a round overlap is for the scheduler to say, and how many pools are in use at once follows from
-    // it. One cache lost by one thread in ten would be 16 MiB over the last half.
+    // How the threads of a round overlap is for the scheduler to say, and how many pools are in use
+    // at once follows from it. One cache lost by one thread in ten would be 16 MiB over the last
+    // half.
     flat(1_000, 8.0 * MIB, |round| {
         let passed: Vec<Block> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4)
@@ -243,7 +245,8 @@ fn hand_over() {
         assert_eq!(consumer.join().expect("no panic"), sent);
         samples
     });
-    // How many batches are under way is for the scheduler to say: 18 of them hold 12 MiB where all are large.
+    // How many batches are under way is for the scheduler to say: 18 of them hold 12 MiB where all
+    // are large.
     assert_flat(&resident_at, 8.0 * MIB);
     assert!(stats().live_blocks <= before + 8, "{}", stats());
 }

@@ -1,10 +1,10 @@
-//! Blocks of 513 to 4,096 bytes where a program uses many of a size: they are cut from spans, large pieces of the system
-//! allocator's memory.
+//! Blocks of 513 to 4,096 bytes where a program uses many of a size: they are cut from spans, large
+//! pieces of the system allocator's memory.
 //!
-//! Whether there are spans is seen in [`memory`]: as long as there is one, some of its bytes are free. Each case makes sure that it
-//! works on spans, fills and checks its blocks, and ends with everything freed: then the counters must say what
-//! they said before, and after `trim` no span may be left.
-//! No unsafe here.
+//! Whether there are spans is seen in [`memory`]: as long as there is one, some of its bytes are
+//! free. Each case makes sure that it works on spans, fills and checks its blocks, and ends with
+//! everything freed: then the counters must say what they said before, and after `trim` no span may
+//! be left. No unsafe here.
 
 use std::ffi::c_void;
 use std::process::ExitCode;
@@ -74,7 +74,8 @@ fn batch(size: usize) -> Vec<Block> {
     (0..2 * MANY / size).map(|tag| block(size, tag)).collect()
 }
 
-/// Twice as many blocks of a class as a thread has when it gets spans: for threads that did not free what others allocated.
+/// Twice as many blocks of a class as a thread has when it gets spans: for threads that did not
+/// free what others allocated.
 fn many(size: usize) -> Vec<Block> {
     let blocks = batch(size);
     assert!(memory().fallback_free > 0, "{size}: no span");
@@ -404,8 +405,8 @@ fn trims() {
     assert_eq!(after.fallback_live_bytes, before.fallback_live_bytes, "{after}");
 }
 
-/// Frees many blocks and works on, without their sizes, until what the thread caches went back by itself. Whether the spans that
-/// became empty by that went with it.
+/// Frees many blocks and works on, without their sizes, until what the thread caches went back by
+/// itself. Whether the spans that became empty by that went with it.
 fn goes_at_once() -> bool {
     let mut small = Vec::with_capacity(500);
     let mut blocks: Vec<Block> =
@@ -429,7 +430,8 @@ fn purged() {
     assert!((0..10).any(|_| goes_at_once()), "empty spans are left every time");
 }
 
-/// What a thread's arrays hold of blocks in spans does not hold the spans for good, as long as the thread works.
+/// What a thread's arrays hold of blocks in spans does not hold the spans for good, as long as the
+/// thread works.
 fn rested() {
     let mut blocks = all_sizes();
     shuffle(&mut blocks, 11);

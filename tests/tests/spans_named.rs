@@ -1,7 +1,9 @@
-//! Who names a fallback is asked for each block, also where it only hands requests on to the system allocator: spans are for that alone.
+//! Who names a fallback is asked for each block, also where it only hands requests on to the system
+//! allocator: spans are for that alone.
 //!
-//! The fallback has no state, so its blocks are cached as the system allocator's are. It enters each block with its layout
-//! (`tests::ledger`), which it must be given back with, and sees no request that is larger than what the program asked for.
+//! The fallback has no state, so its blocks are cached as the system allocator's are. It enters
+//! each block with its layout (`tests::ledger`), which it must be given back with, and sees no
+//! request that is larger than what the program asked for.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::process::ExitCode;
@@ -48,7 +50,8 @@ fn main() -> ExitCode {
     ])
 }
 
-/// 3 MiB of each of four classes: a thread has that many blocks where the system allocator's come from spans.
+/// 3 MiB of each of four classes: a thread has that many blocks where the system allocator's come
+/// from spans.
 fn many() -> Vec<Block> {
     let sizes = [640, 1_024, 2_048, 4_096];
     let of = |size| (0..(3 << 20) / size).map(move |tag: usize| (size - tag % 100, tag as u64));

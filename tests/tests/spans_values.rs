@@ -1,7 +1,8 @@
 //! Two values of the allocator: what one handed out the other takes back, also of blocks that lie in spans.
 //!
-//! All values share pools and caches, and only the first one that frees a block above 512 bytes has its blocks cached. So a program
-//! that names another value in one place, say for a collection with an allocator of its own, has both at the same blocks.
+//! All values share pools and caches, and only the first one that frees a block above 512 bytes has
+//! its blocks cached. So a program that names another value in one place, say for a collection with
+//! an allocator of its own, has both at the same blocks.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::process::ExitCode;
@@ -82,7 +83,8 @@ fn resized() {
         let mut blocks = many(size);
         fastrand::Rng::with_seed(2).shuffle(&mut blocks);
         for block in &mut blocks {
-            // Classes above and below, out of all bins, and into pools; the last size is one of a class again.
+            // Classes above and below, out of all bins, and into pools; the last size is one of a
+            // class again.
             for size in [size * 2, size / 2 + 1, 8_192, 512, 4_096] {
                 assert!(block.resize(size));
             }

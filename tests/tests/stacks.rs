@@ -1,9 +1,10 @@
-//! Call stacks that are not as they should be: cut by the bound, with a frame pointer that cannot be one, on memory that is
-//! not the thread's stack. Each is counted and reported, and the program goes on. And one that is: each caller is named, in its order,
-//! through frames of all kinds.
+//! Call stacks that are not as they should be: cut by the bound, with a frame pointer that cannot
+//! be one, on memory that is not the thread's stack. Each is counted and reported, and the program
+//! goes on. And one that is: each caller is named, in its order, through frames of all kinds.
 //!
-//! Frame pointers are walked only where the whole build keeps them (`-C force-frame-pointers=yes`, as in the checks under AddressSanitizer);
-//! where it does not, the cases see the unwinder bear the same. Unsafe here: calls with a broken frame pointer, and of the C library.
+//! Frame pointers are walked only where the whole build keeps them (`-C force-frame-pointers=yes`,
+//! as in the checks under AddressSanitizer); where it does not, the cases see the unwinder bear the
+//! same. Unsafe here: calls with a broken frame pointer, and of the C library.
 
 use std::hint::black_box;
 use std::process::ExitCode;
@@ -171,7 +172,8 @@ fn with_frame_pointer(above: usize) {
     }
 }
 
-/// Whether this build keeps frame pointers: then the word above the one that they point to is a return address.
+/// Whether this build keeps frame pointers: then the word above the one that they point to is a
+/// return address.
 #[cfg(target_arch = "x86_64")]
 #[inline(never)]
 fn keeps_frame_pointers() -> bool {
@@ -247,7 +249,8 @@ fn elsewhere() {
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = on_signal as extern "C" fn(libc::c_int) as libc::sighandler_t;
     action.sa_flags = libc::SA_ONSTACK;
-    // SAFETY: a valid action. Its handler is only ever called by `raise`, below: between two calls of the allocator.
+    // SAFETY: a valid action. Its handler is only ever called by `raise`, below: between two calls
+    // of the allocator.
     let set = unsafe { libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut()) };
     assert_eq!(set, 0);
     let region = Region::enter("elsewhere");

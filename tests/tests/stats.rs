@@ -1,9 +1,9 @@
 //! The counters, against counters of our own.
 //!
-//! In the thread that made the calls, and at quiescence, every counter is exact: each case does what it does between two
-//! readings, counts it by itself, and compares. Nothing else allocates in these processes.
-//! The size of a block of a pool follows from the mission's words alone: 8-byte steps to 512, a multiple of the alignment.
-//! No unsafe here.
+//! In the thread that made the calls, and at quiescence, every counter is exact: each case does
+//! what it does between two readings, counts it by itself, and compares. Nothing else allocates in
+//! these processes. The size of a block of a pool follows from the mission's words alone: 8-byte
+//! steps to 512, a multiple of the alignment. No unsafe here.
 
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -280,8 +280,9 @@ fn reading_is_free() {
     assert_eq!(live_since(before), [0; 4]);
 }
 
-/// In threads that come one after the other, and so share caches, and side by side: each sees what it did itself, also while it
-/// takes up and leaves the ways of sampling and tracing, and gives back what its cache holds.
+/// In threads that come one after the other, and so share caches, and side by side: each sees what
+/// it did itself, also while it takes up and leaves the ways of sampling and tracing, and gives
+/// back what its cache holds.
 fn own_counts() {
     let work = |index: usize| {
         let mut rng = fastrand::Rng::with_seed(index as u64);

@@ -1,10 +1,12 @@
 //! What a thread does to the allocator on its way out.
 //!
-//! Destructors of thread-local values run before, between and after the allocator's own. The threads here are POSIX
-//! threads that touch the allocator only when a case does (`tests::raw_thread` says in which order glibc
-//! calls what). A constructor that runs before anything has allocated makes the key [`early`], whose number is lower than
-//! that of any key the allocator makes later; [`late`] is made after it. So the destructors below run on both sides of the
-//! allocator's, whichever of the two ways it uses. The last two of the four rounds over keys find its cache long gone.
+//! Destructors of thread-local values run before, between and after the allocator's own. The
+//! threads here are POSIX threads that touch the allocator only when a case does
+//! (`tests::raw_thread` says in which order glibc calls what). A constructor that runs before
+//! anything has allocated makes the key [`early`], whose number is lower than that of any key the
+//! allocator makes later; [`late`] is made after it. So the destructors below run on both sides of
+//! the allocator's, whichever of the two ways it uses. The last two of the four rounds over keys
+//! find its cache long gone.
 //!
 //! Each case compares the counters before and after: a block that is lost with a cache shows as live.
 //! No unsafe here.
@@ -70,7 +72,8 @@ fn ticket(key: usize, rounds: usize, idle: usize) -> usize {
     1 + key + 2 * rounds + 32 * idle
 }
 
-/// Destructor of both keys: allocates, frees, leaves blocks behind, and sets its value again for the next round.
+/// Destructor of both keys: allocates, frees, leaves blocks behind, and sets its value again for
+/// the next round.
 extern "C" fn round(value: *mut c_void) {
     let ticket_number = value.addr() - 1;
     let (key, rounds, idle) = (ticket_number % 2, ticket_number / 2 % 16, ticket_number / 32);
@@ -114,12 +117,13 @@ fn empty_stash() {
     *STASH.lock().expect("no panic") = Vec::new();
 }
 
-/// What heaps may keep while nothing is live: per heap (4) and class (64) an empty pool and the one they last carved
-/// blocks from, of 16 KiB each, and an arena that these do not fill (docs/memory.md).
+/// What heaps may keep while nothing is live: per heap (4) and class (64) an empty pool and the one
+/// they last carved blocks from, of 16 KiB each, and an arena that these do not fill
+/// (docs/memory.md).
 const KEPT: u64 = 4 * 64 * 2 * (16 << 10) + (1 << 20);
 
-/// Runs `wave` a few times and checks that nothing is live that was not before, and memory stays bounded: by what heaps
-/// keep, and once trimmed by nearly nothing.
+/// Runs `wave` a few times and checks that nothing is live that was not before, and memory stays
+/// bounded: by what heaps keep, and once trimmed by nearly nothing.
 fn leaves_nothing(waves: usize, wave: impl Fn()) {
     wave();
     empty_stash();
@@ -229,7 +233,8 @@ fn nested() {
     });
 }
 
-/// Allocates when made, more when dropped, and touches another thread-local that may be made or gone by then.
+/// Allocates when made, more when dropped, and touches another thread-local that may be made or
+/// gone by then.
 struct Local(&'static str, Vec<Block>);
 
 thread_local! {

@@ -1,8 +1,8 @@
 //! Blocks that cross threads, and threads that come and go.
 //!
-//! Every case is bounded by its number of operations, never by time, and ends with everything freed: then the
-//! counters must say what they said before, and the invariants must hold. Each case has the process to itself.
-//! No unsafe here.
+//! Every case is bounded by its number of operations, never by time, and ends with everything
+//! freed: then the counters must say what they said before, and the invariants must hold. Each case
+//! has the process to itself. No unsafe here.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -54,7 +54,8 @@ fn join_all<'scope>(threads: impl IntoIterator<Item = ScopedJoinHandle<'scope, (
 
 /// Runs `body` in a warmed-up process and checks that it left nothing behind.
 fn leaves_nothing(body: impl Fn()) {
-    // The first run makes what lives on: thread-locals of the runtime, and those of a receiver that had to wait.
+    // The first run makes what lives on: thread-locals of the runtime, and those of a receiver that
+    // had to wait.
     let (_send, receive) = sync_channel::<()>(1);
     assert!(receive.recv_timeout(Duration::from_millis(1)).is_err());
     body();
@@ -117,8 +118,9 @@ fn watched_ring() {
     });
 }
 
-/// Reads the counters and trims until `done`; how often. What is read while others work is promised to be near the
-/// truth only; that the calls are safe, and that everything is exact afterwards, is what counts.
+/// Reads the counters and trims until `done`; how often. What is read while others work is promised
+/// to be near the truth only; that the calls are safe, and that everything is exact afterwards, is
+/// what counts.
 fn watch(done: &AtomicBool) -> u64 {
     let mut rounds = 0;
     // Ordering: only the flag is read.
@@ -296,8 +298,9 @@ fn resized_elsewhere() {
     });
 }
 
-/// What a thread keeps that used 16 sizes, up to 48 blocks at once, and rests. Resident memory is that of the whole process:
-/// the threads' stacks and the pages of their caches' arrays count there, some 60 KiB beside the blocks.
+/// What a thread keeps that used 16 sizes, up to 48 blocks at once, and rests. Resident memory is
+/// that of the whole process: the threads' stacks and the pages of their caches' arrays count
+/// there, some 60 KiB beside the blocks.
 fn idle() {
     const THREADS: usize = 1_000;
     let gate = Barrier::new(THREADS + 1);

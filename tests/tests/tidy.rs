@@ -10,7 +10,8 @@
 //! | alloc-core's modules use only what lies above them | the layers of ARCHITECTURE.md |
 //! | nothing in alloc-global calls the C library's mathematics | one call, and every program that uses the allocator loads it |
 //!
-//! Each rule is a function from a file to its breaches, and each has a test that feeds it a breach. No unsafe here.
+//! Each rule is a function from a file to its breaches, and each has a test that feeds it a breach.
+//! No unsafe here.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,7 +42,8 @@ const LAYERS: &[&str] = &[
     "heap",
 ];
 
-/// Pairs of modules that know each other: the header of a chunk lies in its first arena, and an arena names its chunk.
+/// Pairs of modules that know each other: the header of a chunk lies in its first arena, and an
+/// arena names its chunk.
 const TWINS: &[(&str, &str)] = &[("chunk", "arena")];
 
 /// The keyword, in two parts, so that this file keeps the rule that it has none.
@@ -130,7 +132,8 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("dbg", "!("),
 ];
 
-/// Derives write code into other people's crates, where only `allow` keeps lints quiet that may or may not fire.
+/// Derives write code into other people's crates, where only `allow` keeps lints quiet that may or
+/// may not fire.
 const WRITES_CODE: &str = "rc-gc/derive/src/";
 
 fn words(source: &Source) -> Vec<String> {
@@ -177,7 +180,8 @@ fn safe_files(source: &Source) -> Vec<String> {
         .collect()
 }
 
-/// Files of the three crates that users depend on have the keyword in their code only if ARCHITECTURE.md names them.
+/// Files of the three crates that users depend on have the keyword in their code only if
+/// ARCHITECTURE.md names them.
 fn listed_files(source: &Source, listed: &str) -> Vec<String> {
     let module = ["alloc-core/src/", "alloc-global/src/", "rc-gc/src/"]
         .iter()
@@ -194,13 +198,15 @@ fn listed_files(source: &Source, listed: &str) -> Vec<String> {
     vec![format!("{}: {KEYWORD}, but not in ARCHITECTURE.md's list", source.path)]
 }
 
-/// Whether a line of code has the keyword. An attribute such as `link_section` is written as a call of it: it does no such thing itself.
+/// Whether a line of code has the keyword. An attribute such as `link_section` is written as a call
+/// of it: it does no such thing itself.
 fn has_keyword(line: &str) -> bool {
     let line = code(line).replace(&format!("{KEYWORD}("), "");
     line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == KEYWORD)
 }
 
-/// The layer a file of alloc-core belongs to: `src/page_source/os.rs` and `src/heap_tests.rs` are parts of theirs.
+/// The layer a file of alloc-core belongs to: `src/page_source/os.rs` and `src/heap_tests.rs` are
+/// parts of theirs.
 fn layer(path: &str) -> Option<usize> {
     let name = path.strip_prefix("alloc-core/src/")?.split(['/', '.']).next()?;
     let name = name.strip_suffix("_tests").unwrap_or(name);
@@ -231,7 +237,8 @@ fn layers(source: &Source) -> Vec<String> {
     breaches
 }
 
-/// Methods of `f64` that are functions of the C library's part for mathematics, which is a file of its own. The crate libm has them too.
+/// Methods of `f64` that are functions of the C library's part for mathematics, which is a file of
+/// its own. The crate libm has them too.
 const FAR: &[&str] = &[
     "acos", "asin", "atan", "atan2", "cbrt", "cos", "cosh", "exp", "exp2", "exp_m1", "gamma",
     "hypot", "ln", "ln_1p", "log", "log10", "log2", "powf", "sin", "sinh", "tan", "tanh",

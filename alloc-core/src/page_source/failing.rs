@@ -35,8 +35,8 @@ impl<S: PageSource> FailingPages<S> {
         FailingPages { source, first, count, requests, mapped, purges: true }
     }
 
-    /// Refuses every purge as well, each after the first half of the range was given back: as a system does that finds
-    /// locked memory half way.
+    /// Refuses every purge as well, each after the first half of the range was given back: as a
+    /// system does that finds locked memory half way.
     pub fn refusing_purges(self) -> Self {
         FailingPages { purges: false, ..self }
     }

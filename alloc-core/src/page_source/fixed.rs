@@ -11,8 +11,8 @@ use core::ptr::NonNull;
 
 /// Hands out parts of one slice, which it borrows for as long as it lives.
 ///
-/// Invariants: 1. `used` has an element for each whole page of the slice, set while it is handed out; 2. pages
-/// that are not handed out are zero.
+/// Invariants: 1. `used` has an element for each whole page of the slice, set while it is handed
+/// out; 2. pages that are not handed out are zero.
 ///
 /// ```
 /// use alloc_core::{FixedPages, PageSource};
@@ -51,8 +51,8 @@ impl<'a> FixedPages<'a> {
     }
 }
 
-// SAFETY: 1: ranges are runs of pages marked as used from then on (invariant 1), zero (2, kept by `unmap` and
-// `purge`, which clear). 3: the table of pages was allocated by `new`.
+// SAFETY: 1: ranges are runs of pages marked as used from then on (invariant 1), zero (2, kept by
+// `unmap` and `purge`, which clear). 3: the table of pages was allocated by `new`.
 unsafe impl PageSource for FixedPages<'_> {
     fn map(&self, len: usize, align: usize) -> Option<NonNull<u8>> {
         let mut used = self.used.borrow_mut();

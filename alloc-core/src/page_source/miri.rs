@@ -5,8 +5,8 @@
 use super::{OsPages, PageSource};
 use core::ptr::NonNull;
 
-// SAFETY: 1: a block of the C library is exclusive and aligned as asked for; it is zeroed here. 2: `purge` writes zeros.
-// 3: calls the C library only.
+// SAFETY: 1: a block of the C library is exclusive and aligned as asked for; it is zeroed here. 2:
+// `purge` writes zeros. 3: calls the C library only.
 unsafe impl PageSource for OsPages {
     fn map(&self, len: usize, align: usize) -> Option<NonNull<u8>> {
         // Miri ends where the machine that it runs on has no more.

@@ -30,8 +30,9 @@ compile_error!("alloc-core: OsPages needs a Unix; port src/page_source/os.rs to 
 pub struct OsPages;
 
 impl OsPages {
-    /// Asks that the memory around a block of whatever mapping be backed by huge pages: `len` bytes from `start` on, and what
-    /// else lies in their first and last page. A hint that changes no contents; ignored where it does not apply.
+    /// Asks that the memory around a block of whatever mapping be backed by huge pages: `len` bytes
+    /// from `start` on, and what else lies in their first and last page. A hint that changes no
+    /// contents; ignored where it does not apply.
     pub fn advise_huge_around(start: NonNull<u8>, len: usize) {
         #[cfg(all(target_os = "linux", not(miri)))]
         {
@@ -47,7 +48,8 @@ impl OsPages {
         let _ = (start, len);
     }
 
-    /// Makes the page at `start` resident, and the whole huge page if it is to be part of one. What it reads as stays. A hint, from Linux 5.14 on.
+    /// Makes the page at `start` resident, and the whole huge page if it is to be part of one. What
+    /// it reads as stays. A hint, from Linux 5.14 on.
     pub fn populate(start: NonNull<u8>) {
         #[cfg(all(target_os = "linux", not(miri)))]
         // SAFETY: changes no contents; the kernel checks the address itself.

@@ -8,8 +8,8 @@
 //! peak_bytes 240
 //! ```
 //!
-//! More than it says fails; less passes, and a line on standard error says so. `POOLALLOC_UPDATE_BASELINE=1` writes it anew. A
-//! file is written whole or not at all.
+//! More than it says fails; less passes, and a line on standard error says so.
+//! `POOLALLOC_UPDATE_BASELINE=1` writes it anew. A file is written whole or not at all.
 //!
 //! No unsafe here.
 
@@ -34,8 +34,8 @@ pub(super) fn baseline_text(stats: &Measured) -> String {
     text
 }
 
-/// The file of a baseline. The compiler names a source file from where it was started, which may be the package or a folder
-/// around it.
+/// The file of a baseline. The compiler names a source file from where it was started, which may be
+/// the package or a folder around it.
 pub(super) fn baseline_file(name: &str, package: &Path, source: &Path) -> Result<PathBuf, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
@@ -49,7 +49,8 @@ pub(super) fn baseline_file(name: &str, package: &Path, source: &Path) -> Result
     Ok(folder.join(format!("{name}.txt")))
 }
 
-/// Compares counts with a baseline, or writes it. A note for the reader if it was written, or could be lower.
+/// Compares counts with a baseline, or writes it. A note for the reader if it was written, or could
+/// be lower.
 pub(super) fn judge_baseline(
     file: &Path,
     stats: &Measured,

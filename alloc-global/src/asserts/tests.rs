@@ -1,4 +1,5 @@
-//! Tests of the verdicts: limits, sizes, messages, baselines. Whole processes are tested in `tests/answers.rs`.
+//! Tests of the verdicts: limits, sizes, messages, baselines. Whole processes are tested in
+//! `tests/answers.rs`.
 
 use super::baseline::{IN_BASELINE, baseline_text, compare};
 use super::*;

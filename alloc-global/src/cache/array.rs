@@ -1,4 +1,5 @@
-//! The array of one class in a thread's cache: its head, how much room it may have, and where in the cache it lies.
+//! The array of one class in a thread's cache: its head, how much room it may have, and where in
+//! the cache it lies.
 //!
 //! ```text
 //! short: [8][8][8]...[8]                        room for 8 blocks of every bin, side by side
@@ -6,9 +7,10 @@
 //! wide:  [512]...[512][455][409]...[64]         and for 32 KiB
 //! ```
 //!
-//! An array begins in its short place and moves to its long one when it outgrows 8 blocks, to its wide one if it is
-//! allowed to. Packed and of different lengths, the arrays spread over the sets of a first-level cache: with a fixed
-//! distance of a power of two the first lines of all of them would share a few.
+//! An array begins in its short place and moves to its long one when it outgrows 8 blocks, to its
+//! wide one if it is allowed to. Packed and of different lengths, the arrays spread over the sets
+//! of a first-level cache: with a fixed distance of a power of two the first lines of all of them
+//! would share a few.
 //!
 //! Unsafe only to move blocks between the two places. It does not know what the blocks are.
 
@@ -35,8 +37,8 @@ const CLASS_BYTES: usize = 16 << 10;
 /// Bytes of blocks that a class may hold in a wide array.
 const WIDE_BYTES: usize = 32 << 10;
 
-/// Greatest capacity of the arrays above 64, in blocks, and in bytes of blocks. The fallback behind them costs several
-/// times what the shared heaps do.
+/// Greatest capacity of the arrays above 64, in blocks, and in bytes of blocks. The fallback behind
+/// them costs several times what the shared heaps do.
 const MID_SLOTS: usize = 64;
 const MID_BYTES: usize = 64 << 10;
 
@@ -69,8 +71,8 @@ const fn fit(index: usize, bytes: usize, slots: usize) -> u32 {
     if fit > slots { slots as u32 } else { fit as u32 }
 }
 
-/// A new array starts with room for this many blocks and doubles with every miss. Fewer large ones, for the sake of
-/// threads that allocate a little of everything and rest.
+/// A new array starts with room for this many blocks and doubles with every miss. Fewer large ones,
+/// for the sake of threads that allocate a little of everything and rest.
 pub(super) const fn first_cap(index: usize) -> u32 {
     if index * CLASS_STEP <= 128 { 8 } else { 4 }
 }
@@ -196,8 +198,8 @@ impl Array {
     ///
     /// # Safety
     ///
-    /// The array is that of `index` in the cache of `short` and `long`, which is the calling thread's; `cap` is at least its
-    /// length and at most [`wide_cap`] of the index.
+    /// The array is that of `index` in the cache of `short` and `long`, which is the calling
+    /// thread's; `cap` is at least its length and at most [`wide_cap`] of the index.
     pub(super) unsafe fn set_cap(
         &self,
         index: usize,
@@ -209,7 +211,8 @@ impl Array {
         let (len, low) = (self.len(), self.low.load(Relaxed));
         if place != low {
             if len > 0 {
-                // SAFETY: `len` slots of the old place, and room for as many in the new one, which is another.
+                // SAFETY: `len` slots of the old place, and room for as many in the new one, which
+                // is another.
                 unsafe { place.copy_from_nonoverlapping(low, len as usize) };
             }
             self.low.store(place, Relaxed);

@@ -1,7 +1,8 @@
 //! The bins above 64 of a thread's cache: blocks of the registered fallback, of 513 to 4,096 bytes.
 //!
-//! They share the arrays, and so the fast paths, of the small ones (`mid_class` says why); they come from and go to the
-//! fallback one by one, not the shared heaps. Invariants are those of [`Cache`].
+//! They share the arrays, and so the fast paths, of the small ones (`mid_class` says why); they
+//! come from and go to the fallback one by one, not the shared heaps. Invariants are those of
+//! [`Cache`].
 //!
 //! It does not call the fallback itself: that is `fallback` and `visit`.
 
@@ -78,7 +79,8 @@ impl Cache {
         }
     }
 
-    /// Counts blocks that came from the fallback through this cache as if they had come through another one, where they lie.
+    /// Counts blocks that came from the fallback through this cache as if they had come through
+    /// another one, where they lie.
     pub(crate) fn hand_mids_over(&self, other: &Cache, class: LargeClass, blocks: u64) {
         self.note_mid(class, -blocks.cast_signed());
         other.note_mid(class, blocks.cast_signed());
@@ -100,12 +102,13 @@ impl Cache {
         }
     }
 
-    /// Fills a bin above 64 with what `take` puts into the places it is given, the newest last, and of which it returns how many. Whether
-    /// there was any.
+    /// Fills a bin above 64 with what `take` puts into the places it is given, the newest last, and
+    /// of which it returns how many. Whether there was any.
     ///
     /// # Safety
     ///
-    /// The cache is that of the calling thread. What `take` puts there are free blocks of its class of the registered fallback.
+    /// The cache is that of the calling thread. What `take` puts there are free blocks of its class
+    /// of the registered fallback.
     pub(crate) unsafe fn take_mid(
         &self,
         bin: CacheBin,
@@ -124,8 +127,9 @@ impl Cache {
         taken > 0
     }
 
-    /// Hands the `count` oldest of the fallback's blocks in a bin above 64 to other threads if `pass_on` and they asked for some, the
-    /// rest to `keep`, which takes as many as it returns, the first ones, and what is left to `free`, which gives it back.
+    /// Hands the `count` oldest of the fallback's blocks in a bin above 64 to other threads if
+    /// `pass_on` and they asked for some, the rest to `keep`, which takes as many as it returns,
+    /// the first ones, and what is left to `free`, which gives it back.
     ///
     /// # Safety
     ///
@@ -146,7 +150,8 @@ impl Cache {
         }
         // Out of the array first: the fallback may call back in.
         let mut out = [const { MaybeUninit::<Block>::uninit() }; SLOTS];
-        // SAFETY: `count` is at most the length, at most 64: slots of the array (1), the owner's access (3).
+        // SAFETY: `count` is at most the length, at most 64: slots of the array (1), the owner's
+        // access (3).
         unsafe { low.copy_to_nonoverlapping(out.as_mut_ptr(), count as usize) };
         // SAFETY: `count` is at most the length.
         let rest = unsafe { low.add(count as usize) };
@@ -203,8 +208,8 @@ impl Cache {
         }
     }
 
-    /// Bytes of the fallback's blocks that may come to lie in a list, which this thread allocated and did not free; what it freed for
-    /// others makes up for none.
+    /// Bytes of the fallback's blocks that may come to lie in a list, which this thread allocated
+    /// and did not free; what it freed for others makes up for none.
     pub(crate) fn fallback_live(&self) -> usize {
         usize::try_from(self.fallback_net()).unwrap_or(0)
     }
@@ -233,7 +238,8 @@ impl Cache {
         live.cast_signed()
     }
 
-    /// How many of the fallback's blocks this thread was handed, wrapping: by the cache of large ones, and by arrays, the drain's among them.
+    /// How many of the fallback's blocks this thread was handed, wrapping: by the cache of large
+    /// ones, and by arrays, the drain's among them.
     pub(crate) fn fallback_taken(&self) -> u64 {
         // Relaxed: this thread's own, or nobody's.
         let large = self.counters.fallback_allocs.load(Relaxed);

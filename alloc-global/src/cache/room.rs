@@ -7,9 +7,10 @@
 //!   full for the eighth time in a row       16 KiB again: the class shrinks, it does not swing
 //! ```
 //!
-//! A program that frees 200 blocks and takes 200, over and over, would exchange half an array with the heaps each time; a longer
-//! array spares that. One that builds for long and drops for long would gain nothing: its blocks go through the heaps anyway,
-//! and a long array only keeps them from others.
+//! A program that frees 200 blocks and takes 200, over and over, would exchange half an array with
+//! the heaps each time; a longer array spares that. One that builds for long and drops for long
+//! would gain nothing: its blocks go through the heaps anyway, and a long array only keeps them
+//! from others.
 //!
 //! It does not move blocks to or from the heaps: that is [`Cache`].
 
@@ -19,13 +20,15 @@ use crate::mid_class::BIN_TABLE;
 use alloc_core::SizeClass;
 use core::cell::Cell;
 
-/// The most misses of one kind in a row, all of which a wide array would have spared, that count as a swing.
+/// The most misses of one kind in a row, all of which a wide array would have spared, that count as
+/// a swing.
 const SWING: i8 = 2;
 
 /// Spills in a row after which a class shrinks rather than swings.
 const SHRINK: i8 = 8;
 
-/// For each class how many misses of one kind the last ones were: that many refills, or less 0, spills. All zero: none yet.
+/// For each class how many misses of one kind the last ones were: that many refills, or less 0,
+/// spills. All zero: none yet.
 pub(super) struct Runs([Cell<i8>; BIN_TABLE]);
 
 impl Runs {
@@ -33,7 +36,8 @@ impl Runs {
         Runs([const { Cell::new(0) }; BIN_TABLE])
     }
 
-    /// Notes a miss: an empty array if `step` is 1, a full one if it is -1. Returns the run up to it, and the new one.
+    /// Notes a miss: an empty array if `step` is 1, a full one if it is -1. Returns the run up to
+    /// it, and the new one.
     fn note(&self, class: SizeClass, step: i8) -> (i8, i8) {
         let Some(run) = self.0.get(class.index()) else { return (0, 0) };
         let before = run.get();
@@ -73,7 +77,8 @@ impl Cache {
         unsafe { self.grow(class) / 2 }
     }
 
-    /// Grows an array that was found full, if it should be longer; else returns how many of its blocks should go.
+    /// Grows an array that was found full, if it should be longer; else returns how many of its
+    /// blocks should go.
     ///
     /// # Safety
     ///
@@ -121,8 +126,9 @@ impl Cache {
         true
     }
 
-    /// Takes more blocks of a class from the heap if the `turn` just handed on was short and left none: the next one is
-    /// longer by as many. Some 4 KiB are enough to make turns cheap, and few enough to stay in a first-level cache.
+    /// Takes more blocks of a class from the heap if the `turn` just handed on was short and left
+    /// none: the next one is longer by as many. Some 4 KiB are enough to make turns cheap, and few
+    /// enough to stay in a first-level cache.
     ///
     /// # Safety
     ///
@@ -143,8 +149,8 @@ impl Cache {
         unsafe { self.fill(class, wanted - turn) };
     }
 
-    /// Sees to it that the next blocks of a class come from the heap by dozens: for a thread that hands them on in turns
-    /// (`watch`), whose turns are as long as there are blocks.
+    /// Sees to it that the next blocks of a class come from the heap by dozens: for a thread that
+    /// hands them on in turns (`watch`), whose turns are as long as there are blocks.
     ///
     /// # Safety
     ///
@@ -174,8 +180,8 @@ mod tests {
         SizeClass::from_index(size / 8).unwrap()
     }
 
-    /// Misses as `refill` and `spill` take them, `f` for a full array, `e` for an empty one; what was in between does not
-    /// matter, so the slots stay uninitialised.
+    /// Misses as `refill` and `spill` take them, `f` for a full array, `e` for an empty one; what
+    /// was in between does not matter, so the slots stay uninitialised.
     fn miss(cache: &Cache, class: SizeClass, misses: &str) -> u32 {
         let bin = cache.bin(class);
         for miss in misses.chars() {

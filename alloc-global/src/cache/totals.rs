@@ -1,7 +1,7 @@
 //! What went through a cache since it was made: the counts of a thread are differences of these.
 //!
-//! Frees are not counted as they happen. What a class's array holds is what was put in and came from the heap, less what was
-//! handed out and went to the heap; all but the first are known.
+//! Frees are not counted as they happen. What a class's array holds is what was put in and came
+//! from the heap, less what was handed out and went to the heap; all but the first are known.
 //!
 //! No unsafe here.
 
@@ -45,7 +45,8 @@ impl CacheTotals {
         self.with(other, u64::wrapping_sub)
     }
 
-    /// Adds the array of one class: `allocs` handed out, `len` in it, `taken` from elsewhere less what went there.
+    /// Adds the array of one class: `allocs` handed out, `len` in it, `taken` from elsewhere less
+    /// what went there.
     fn add(&mut self, allocs: u64, len: u64, taken: u64, size: usize) {
         let frees = allocs.wrapping_add(len).wrapping_sub(taken);
         self.allocs = self.allocs.wrapping_add(allocs);

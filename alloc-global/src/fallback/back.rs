@@ -13,7 +13,8 @@ pub(crate) fn make_room() -> bool {
     trim_system() || bytes > 0 || shorter
 }
 
-/// Gives back what is kept for reuse, of pools and of the fallback's blocks. Returns the bytes that the system and the fallback got.
+/// Gives back what is kept for reuse, of pools and of the fallback's blocks. Returns the bytes that
+/// the system and the fallback got.
 pub(crate) fn give_all_back() -> usize {
     // Caches first: their blocks may be all that is out of a pool or a span.
     let kept = thread::flush() + flush_others() + depot::flush();

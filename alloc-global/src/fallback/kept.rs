@@ -1,7 +1,8 @@
-//! What a thread keeps of the fallback's blocks in lists, those above 1 KiB: taking them, putting them back, moving between them, counting.
+//! What a thread keeps of the fallback's blocks in lists, those above 1 KiB: taking them, putting
+//! them back, moving between them, counting.
 //!
-//! The calling thread's own cache only; visits keep others out of it (`visit`). It does not call the fallback but to give a
-//! block back that there is no room for.
+//! The calling thread's own cache only; visits keep others out of it (`visit`). It does not call
+//! the fallback but to give a block back that there is no room for.
 
 use super::MOVES_PAGES;
 use crate::cache::{Cache, bump};
@@ -17,7 +18,8 @@ use core::ptr::NonNull;
 /// Cached allocations between two looks at the clock.
 const LOOK: u64 = 64;
 
-/// Lets a thread's cache make way for bytes that come fresh from the fallback. Returns what is in use without them.
+/// Lets a thread's cache make way for bytes that come fresh from the fallback. Returns what is in
+/// use without them.
 pub(super) fn make_way(cache: Option<&'static Cache>, bytes: usize) -> usize {
     let Some(visit) = cache.and_then(Visit::of_owner) else { return 0 };
     let live = visit.cache.own_fallback_live();
@@ -25,8 +27,8 @@ pub(super) fn make_way(cache: Option<&'static Cache>, bytes: usize) -> usize {
     live
 }
 
-/// Works out how much this thread's cache may hold after a free of `size` bytes, which `live` no longer has in it. If it holds much, sees to
-/// it that somebody looks when that is due to go back.
+/// Works out how much this thread's cache may hold after a free of `size` bytes, which `live` no
+/// longer has in it. If it holds much, sees to it that somebody looks when that is due to go back.
 pub(super) fn ask_room(cache: &'static Cache, live: usize, size: usize) {
     let now = purge::now();
     if let Some(visit) = Visit::of_owner(cache) {
@@ -62,8 +64,8 @@ pub(super) fn note_grown(class: Option<LargeClass>, live: usize) {
     }
 }
 
-/// Takes a cached block of a class for a request of `size` bytes. Also this thread's cache, and whether it is time to
-/// look at the clock.
+/// Takes a cached block of a class for a request of `size` bytes. Also this thread's cache, and
+/// whether it is time to look at the clock.
 #[inline]
 pub(super) fn pop(class: LargeClass, size: usize) -> Option<(Block, &'static Cache, bool)> {
     let cache = thread::home();
@@ -89,7 +91,8 @@ pub(super) fn look_and_return(cache: &'static Cache, block: Block) -> *mut u8 {
 ///
 /// # Safety
 ///
-/// It is a free block of that class of the registered fallback, and the caller's, who gives it up if it was kept.
+/// It is a free block of that class of the registered fallback, and the caller's, who gives it up
+/// if it was kept.
 #[inline]
 pub(super) unsafe fn push(class: LargeClass, block: Block, size: usize) -> bool {
     let cache = thread::home();
@@ -113,7 +116,8 @@ const fn batch(class: LargeClass) -> usize {
     }
 }
 
-/// Takes a block of a class for a request of `size` bytes, and some for the cache, that other threads left in the depot.
+/// Takes a block of a class for a request of `size` bytes, and some for the cache, that other
+/// threads left in the depot.
 pub(super) fn take_passed_on(class: LargeClass, size: usize) -> Option<Block> {
     let who = thread::attached()?.who();
     if !depot::is_stocked(class, who) {
@@ -146,8 +150,9 @@ pub(super) fn take_passed_on(class: LargeClass, size: usize) -> Option<Block> {
     Some(unsafe { newest.assume_init() })
 }
 
-/// Leaves a freed block, which was asked for with `size` bytes and for which this thread's cache has no room, to threads that asked for some,
-/// and half of what the cache has of each class that they asked for: there is room for a while then.
+/// Leaves a freed block, which was asked for with `size` bytes and for which this thread's cache
+/// has no room, to threads that asked for some, and half of what the cache has of each class that
+/// they asked for: there is room for a while then.
 pub(super) fn pass_on(cache: &'static Cache, class: LargeClass, block: Block, size: usize) -> bool {
     if !depot::is_wanted(class, cache.who()) {
         return false;
@@ -166,11 +171,13 @@ pub(super) fn pass_on(cache: &'static Cache, class: LargeClass, block: Block, si
     true
 }
 
-/// Puts blocks that the array of a bin above 64 has no room for into this thread's cache. How many found room, the first ones.
+/// Puts blocks that the array of a bin above 64 has no room for into this thread's cache. How many
+/// found room, the first ones.
 ///
 /// # Safety
 ///
-/// They are free blocks of that class of the registered fallback, and the caller's, who gives up those that were kept.
+/// They are free blocks of that class of the registered fallback, and the caller's, who gives up
+/// those that were kept.
 pub(super) unsafe fn keep_mids(
     cache: &'static Cache,
     class: LargeClass,

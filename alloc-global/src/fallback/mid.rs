@@ -1,4 +1,5 @@
-//! Blocks of 513 to 4,096 bytes where the arrays that they share with the small ones are empty or full (`mid_class`).
+//! Blocks of 513 to 4,096 bytes where the arrays that they share with the small ones are empty or
+//! full (`mid_class`).
 //!
 //! ```text
 //! empty:  half an array out of the thread's cache of large blocks, if it keeps such, or the depot; else one block of
@@ -68,7 +69,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         block
     }
 
-    /// A block out of a span, and more for the array, if the thread uses many of the class, or such a span is there already.
+    /// A block out of a span, and more for the array, if the thread uses many of the class, or such
+    /// a span is there already.
     ///
     /// # Safety
     ///
@@ -123,7 +125,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     ///
     /// # Safety
     ///
-    /// The cache is that of the calling thread; `asked` is what the fallback is asked for on behalf of `bin`.
+    /// The cache is that of the calling thread; `asked` is what the fallback is asked for on behalf
+    /// of `bin`.
     unsafe fn stock_mid(&self, cache: &'static Cache, bin: CacheBin, asked: Layout) {
         let mut stock = [null_mut(); MID_BATCH];
         let want = (cache.mid_half(bin) as usize / 2).saturating_sub(1);
@@ -135,8 +138,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
                 break;
             }
         }
-        // The first one last, so that it is handed out first: programs walk what they built in the order in which they built
-        // it, and memory is fastest upwards.
+        // The first one last, so that it is handed out first: programs walk what they built in the
+        // order in which they built it, and memory is fastest upwards.
         for block in stock.iter().rev().copied().filter_map(NonNull::new) {
             // SAFETY: the cache is this thread's.
             if unsafe { cache.push(bin, block) } {
@@ -148,7 +151,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         }
     }
 
-    /// Takes a block for a bin above 64 that is full: makes room by growth, or by giving the older half back.
+    /// Takes a block for a bin above 64 that is full: makes room by growth, or by giving the older
+    /// half back.
     ///
     /// # Safety
     ///
@@ -195,8 +199,8 @@ unsafe fn give_back(bin: CacheBin, block: Block) {
     }
 }
 
-/// A block of a bin above 64 that was found empty, if there is one all the same, the thread's cache of large blocks has some, or other
-/// threads left some in the depot.
+/// A block of a bin above 64 that was found empty, if there is one all the same, the thread's cache
+/// of large blocks has some, or other threads left some in the depot.
 ///
 /// # Safety
 ///

@@ -31,7 +31,8 @@ pub struct Growth {
     pub region: String,
     /// The thread.
     pub thread: String,
-    /// Later less earlier. The errors are at most so large: blocks that were live both times have none in common.
+    /// Later less earlier. The errors are at most so large: blocks that were live both times have
+    /// none in common.
     pub growth: Totals,
 }
 
@@ -95,7 +96,8 @@ impl Snapshot {
 }
 
 impl Diff {
-    /// Puts call sites together, the most growth first. Reads debug information, except by thread and by region.
+    /// Puts call sites together, the most growth first. Reads debug information, except by thread
+    /// and by region.
     pub fn group_by(&self, grouping: Grouping) -> Vec<Group> {
         let rows = if needs_symbols(grouping) { self.rows.as_slice() } else { &[] };
         let addresses = rows.iter().flat_map(|row| row.stack.iter().copied());

@@ -1,9 +1,10 @@
 //! Questions to a snapshot: by whom, from where, how sure.
 //!
-//! An estimate from samples has an error. A block of `s` bytes is in with the chance `p = 1 - exp(-s / rate)` and
-//! counts `1 / p` times then. Blocks are samples independently of each other, so variances add up, and each sample
-//! brings its own: `(s / p)^2 * (1 - p)`. For blocks much smaller than the rate the relative standard error comes to
-//! `sqrt(rate / bytes)`; for much larger ones, and where all is traced, it is 0.
+//! An estimate from samples has an error. A block of `s` bytes is in with the chance
+//! `p = 1 - exp(-s / rate)` and counts `1 / p` times then. Blocks are samples independently of each
+//! other, so variances add up, and each sample brings its own: `(s / p)^2 * (1 - p)`. For blocks
+//! much smaller than the rate the relative standard error comes to `sqrt(rate / bytes)`; for much
+//! larger ones, and where all is traced, it is 0.
 //!
 //! The shape of the questions is that of Python's `tracemalloc`.
 //!
@@ -93,8 +94,8 @@ pub struct Group {
 
 /// The standard error of the sum, or difference, of two estimates that are independent of each other.
 ///
-/// Not by `hypot`: for that one function every program would load the C library's mathematics as it starts. Errors are far from where
-/// a square overflows.
+/// Not by `hypot`: for that one function every program would load the C library's mathematics as it
+/// starts. Errors are far from where a square overflows.
 pub(super) fn joint_error(one: f64, other: f64) -> f64 {
     (one * one + other * other).sqrt()
 }
@@ -105,7 +106,8 @@ fn relative_error(variance: f64, estimate: f64) -> f64 {
 }
 
 impl Site {
-    /// The relative standard error of the bytes that it allocated: 0.1 is 10 %; 0 where every block was recorded.
+    /// The relative standard error of the bytes that it allocated: 0.1 is 10 %; 0 where every block
+    /// was recorded.
     pub fn alloc_error(&self) -> f64 {
         relative_error(self.alloc_bytes_variance, self.alloc_bytes)
     }
@@ -268,7 +270,8 @@ impl Snapshot {
         self.sites.get(..n).unwrap_or(&self.sites)
     }
 
-    /// Puts call sites together, the most live bytes first. Reads debug information, except by thread and by region.
+    /// Puts call sites together, the most live bytes first. Reads debug information, except by
+    /// thread and by region.
     ///
     /// ```
     /// use alloc_global::{Grouping, Snapshot};
@@ -282,8 +285,8 @@ impl Snapshot {
         grouped(rows, grouping, &symbols)
     }
 
-    /// Only the call sites that some including filter matches, if there is one, and that no excluding filter does.
-    /// Reads debug information.
+    /// Only the call sites that some including filter matches, if there is one, and that no
+    /// excluding filter does. Reads debug information.
     pub fn filter(&self, filters: &[Filter]) -> Snapshot {
         self.filter_with(filters, &self.symbols(true))
     }
@@ -301,9 +304,9 @@ impl Snapshot {
         kept
     }
 
-    /// Call sites of which blocks are live and none that was recorded was ever freed, the most live bytes first. Not
-    /// each is a leak: what a program needs to its end is there too. What grows from one snapshot to the next
-    /// is the better sign.
+    /// Call sites of which blocks are live and none that was recorded was ever freed, the most live
+    /// bytes first. Not each is a leak: what a program needs to its end is there too. What grows
+    /// from one snapshot to the next is the better sign.
     pub fn leaks(&self) -> Vec<&Site> {
         self.sites.iter().filter(|site| site.is_never_freed()).collect()
     }
@@ -331,8 +334,8 @@ pub(crate) fn short(bytes: f64) -> String {
 /// Rows of a table that [`Snapshot`] and [`Diff`](crate::Diff) print.
 pub(crate) const ROWS: usize = 10;
 
-/// The ten call sites with the most live bytes, by function, each with its error, and what the counters say. Reads debug
-/// information.
+/// The ten call sites with the most live bytes, by function, each with its error, and what the
+/// counters say. Reads debug information.
 impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let groups = self.group_by(Grouping::Function);

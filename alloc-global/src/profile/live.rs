@@ -10,30 +10,32 @@
 //! filter: a count per 15 bits of the address, that stays at 255 once it was there
 //! ```
 //!
-//! Blocks that lie side by side, as most do that are allocated one after the other, have their heads side by side and their
-//! entries too: a table of all blocks is many times larger than a processor's caches. Nevertheless what an event waits for is
-//! memory, so the processor is told to fetch it as early as may be.
+//! Blocks that lie side by side, as most do that are allocated one after the other, have their
+//! heads side by side and their entries too: a table of all blocks is many times larger than a
+//! processor's caches. Nevertheless what an event waits for is memory, so the processor is told to
+//! fetch it as early as may be.
 //!
-//! Each bucket, each count of the filter, each list of free entries and each row of entries not used yet belongs to one of 64
-//! stripes, and each stripe has a leaf lock, held for some ten steps, and cache lines of its own. A small table has fewer: those
-//! that its buckets tell apart.
+//! Each bucket, each count of the filter, each list of free entries and each row of entries not
+//! used yet belongs to one of 64 stripes, and each stripe has a leaf lock, held for some ten steps,
+//! and cache lines of its own. A small table has fewer: those that its buckets tell apart.
 //!
-//! Order. A block is removed before its memory can be handed out again, and added before the program has it: its
-//! removal comes before the lock or queue by which another thread gets the block, and that before its next
-//! addition. So an address is in the table at most once; one that was freed unseen (while nothing was watched) is
-//! replaced when it comes again. For the same reason the filter needs no order of its own: the count of a block
-//! went up before the program could pass the block on, and comes down only when it is freed.
+//! Order. A block is removed before its memory can be handed out again, and added before the
+//! program has it: its removal comes before the lock or queue by which another thread gets the
+//! block, and that before its next addition. So an address is in the table at most once; one that
+//! was freed unseen (while nothing was watched) is replaced when it comes again. For the same
+//! reason the filter needs no order of its own: the count of a block went up before the program
+//! could pass the block on, and comes down only when it is freed.
 //!
 //! Invariants, for who holds the stripe:
 //!
-//! 1. An entry is in the chain of its address's bucket, in its stripe's list of free entries or in its row of unused ones, in one of
-//!    them and once; or on its way from one stripe to another.
+//! 1. An entry is in the chain of its address's bucket, in its stripe's list of free entries or in
+//!    its row of unused ones, in one of them and once; or on its way from one stripe to another.
 //! 2. No two entries have the same address.
 //! 3. A count of the filter is at least the number of entries that it counts, or 255.
 //! 4. The samples among the entries are counted by their classes (`classes`).
 //!
-//! The filter has 32,768 counts: with `n` recorded blocks live, `1 - exp(-n / 32768)` of all others are taken for
-//! recorded (1,000: 3 %; 10,000: 26 %), and cost a look into their bucket.
+//! The filter has 32,768 counts: with `n` recorded blocks live, `1 - exp(-n / 32768)` of all others
+//! are taken for recorded (1,000: 3 %; 10,000: 26 %), and cost a look into their bucket.
 
 mod chains;
 mod check;
@@ -82,14 +84,16 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// The bytes that the allocator's own counters count for the block: its class's, above 4 KiB the layout's.
+    /// The bytes that the allocator's own counters count for the block: its class's, above 4 KiB
+    /// the layout's.
     #[inline]
     pub(crate) fn counted(&self) -> u64 {
         counted(self.requested, self.size)
     }
 }
 
-/// Entries that a stripe takes out of the unused ones at once: not many, for few samples are to need few pages.
+/// Entries that a stripe takes out of the unused ones at once: not many, for few samples are to
+/// need few pages.
 const ROW: usize = 16;
 
 /// What a stripe has to itself.
@@ -161,8 +165,8 @@ const PAGE_BITS: u32 = 12;
 /// Bits of an address below those of the filter.
 const FILTER_SHIFT: u32 = 5;
 
-/// Bits of an address below those of its bucket: hardly any two blocks have one, for who looks for one of them would wait for the
-/// other's entry too.
+/// Bits of an address below those of its bucket: hardly any two blocks have one, for who looks for
+/// one of them would wait for the other's entry too.
 const BUCKET_SHIFT: u32 = 4;
 
 /// Bits of an address below those that choose the place of its buckets.
@@ -291,9 +295,11 @@ impl Live {
         spot.parts.fetch_slot(head.load(Ordering::Relaxed));
     }
 
-    /// Adds a block, and calls `then` with what became of it, while the stripe is held. `spot` is where it is to be, if that is known.
+    /// Adds a block, and calls `then` with what became of it, while the stripe is held. `spot` is
+    /// where it is to be, if that is known.
     ///
-    /// `wanted` is asked under the stripe too: who knows that it is false, and finds the stripe empty, knows that it stays so.
+    /// `wanted` is asked under the stripe too: who knows that it is false, and finds the stripe
+    /// empty, knows that it stays so.
     #[inline]
     pub(crate) fn add(
         &self,
@@ -361,7 +367,8 @@ impl Live {
         }
     }
 
-    /// Gives a block another size, and calls `then` with its entry before and after if it is there, while the stripe is held.
+    /// Gives a block another size, and calls `then` with its entry before and after if it is there,
+    /// while the stripe is held.
     pub(crate) fn resize(&self, block: Block, requested: u64, then: impl FnOnce(Entry, Entry)) {
         let Some(spot) = self.spot(block) else { return };
         let _stripe = self.part(spot.bucket).lock.lock();
@@ -389,7 +396,8 @@ impl Live {
         used + 1 >= self.capacity(&self.parts(start)) && !self.exhausted.load(Ordering::Relaxed)
     }
 
-    /// An entry that any stripe can spare; 0 where none can. Until [`put_spare`](Live::put_spare) it is this thread's alone.
+    /// An entry that any stripe can spare; 0 where none can. Until [`put_spare`](Live::put_spare)
+    /// it is this thread's alone.
     #[cold]
     #[inline(never)]
     fn take_spare(&self) -> u32 {
@@ -444,7 +452,8 @@ impl Live {
         Held { live: self, guards: self.stripes.each_ref().map(|part| part.lock.lock()) }
     }
 
-    /// Whether no block is recorded. Takes one stripe after the other: holds for good where nothing is added any more.
+    /// Whether no block is recorded. Takes one stripe after the other: holds for good where nothing
+    /// is added any more.
     pub(crate) fn is_empty(&self) -> bool {
         self.stripes.iter().all(|part| part.lock.lock().live == 0)
     }

@@ -1,7 +1,7 @@
 //! What a thread knows of itself while it is watched: its name, its region, whether it is to be left out.
 //!
-//! Plain thread-local words: constant-initialised, without a destructor, so they can be used before `main`, in
-//! destructors of other thread-locals, and after them.
+//! Plain thread-local words: constant-initialised, without a destructor, so they can be used before
+//! `main`, in destructors of other thread-locals, and after them.
 
 use super::names::Names;
 use super::stack::Bounds;
@@ -25,7 +25,8 @@ pub(crate) struct Local {
     lane: Cell<u8>,
     /// Whether the thread gave its lane back.
     left: Cell<bool>,
-    /// The address of the block that it allocated last, of those that are all recorded; 0 once that block is freed.
+    /// The address of the block that it allocated last, of those that are all recorded; 0 once that
+    /// block is freed.
     last: Cell<usize>,
     /// Where its stack lies.
     pub(crate) bounds: Cell<Bounds>,
@@ -52,7 +53,8 @@ pub(crate) static NAMES: Names = Names::new();
 /// Tokens given to threads.
 static TOKENS: AtomicU32 = AtomicU32::new(0);
 
-/// Which lanes are some thread's, a bit for each. Lane 0 is everybody's, and what is recorded there takes its time.
+/// Which lanes are some thread's, a bit for each. Lane 0 is everybody's, and what is recorded there
+/// takes its time.
 ///
 /// A thread whose end is not seen keeps its lane for good: the more of those, the more threads have lane 0.
 ///
@@ -68,7 +70,8 @@ fn take_lane() -> u8 {
         let bit = taken.trailing_ones();
         (bit < LANE_COUNT).then_some(taken | 1 << bit)
     };
-    // Acquire: pairs with the Release in `give_lane`: the counts that its last thread wrote are there. Relaxed on failure: nothing is read.
+    // Acquire: pairs with the Release in `give_lane`: the counts that its last thread wrote are
+    // there. Relaxed on failure: nothing is read.
     match LANES.fetch_update(Ordering::Acquire, Ordering::Relaxed, free) {
         Ok(before) => before.trailing_ones() as u8,
         Err(_) => 0,
@@ -143,7 +146,8 @@ impl Local {
         self.last.set(address);
     }
 
-    /// Whether a block that is freed is the one that was allocated last. Only the first time: then it is none.
+    /// Whether a block that is freed is the one that was allocated last. Only the first time: then
+    /// it is none.
     #[inline]
     pub(crate) fn take_last(&self, address: usize) -> bool {
         let is_last = self.last.get() == address;
@@ -168,8 +172,8 @@ impl Local {
 /// Threads without a name of their own that are told apart; later ones share one name.
 const NUMBERED: u32 = 256;
 
-/// The name of the calling thread: "main" for the first, the system's name for one that was given a name, a number
-/// for one that was not.
+/// The name of the calling thread: "main" for the first, the system's name for one that was given a
+/// name, a number for one that was not.
 fn thread_name(token: u32) -> u16 {
     let mut name = [0u8; 16];
     #[cfg(target_os = "linux")]
@@ -224,9 +228,10 @@ fn main_name() -> [u8; 16] {
 
 /// A named part of a program: while it lives, what its thread allocates is attributed to it.
 ///
-/// Regions nest; the innermost counts. Guards are to be dropped in the reverse order of their making, as scopes do.
-/// Up to 896 names of regions and threads are kept, each cut to 63 bytes; where there is no room for another, the
-/// region has no name. Costs a look-up under a lock on entry (some 100 instructions), and a store at the end.
+/// Regions nest; the innermost counts. Guards are to be dropped in the reverse order of their
+/// making, as scopes do. Up to 896 names of regions and threads are kept, each cut to 63 bytes;
+/// where there is no room for another, the region has no name. Costs a look-up under a lock on
+/// entry (some 100 instructions), and a store at the end.
 ///
 /// ```
 /// let _region = alloc_global::Region::enter("parse");
@@ -256,8 +261,8 @@ impl Drop for Region {
     }
 }
 
-/// Runs `f`, and records nothing of what the calling thread allocates meanwhile; what it frees is still recorded as
-/// freed. For tools, and for caches that would only be noise in a profile.
+/// Runs `f`, and records nothing of what the calling thread allocates meanwhile; what it frees is
+/// still recorded as freed. For tools, and for caches that would only be noise in a profile.
 ///
 /// ```
 /// let table = alloc_global::untracked(|| vec![0u8; 1 << 20]);

@@ -2,9 +2,10 @@
 //!
 //! Asked for when a snapshot is taken: of a library that was unloaded before, only bare addresses remain.
 //!
-//! The loader keeps a lock meanwhile that the C library does not take around a fork (glibc 2.36): a child made at that
-//! moment would wait for good when it asks itself. So whoever asks holds a lock of ours, and a fork waits for that. The same
-//! goes for the lock of the `backtrace` crate, which resolves addresses (`symbols`).
+//! The loader keeps a lock meanwhile that the C library does not take around a fork (glibc 2.36): a
+//! child made at that moment would wait for good when it asks itself. So whoever asks holds a lock
+//! of ours, and a fork waits for that. The same goes for the lock of the `backtrace` crate, which
+//! resolves addresses (`symbols`).
 
 use super::snapshot::Module;
 #[cfg(feature = "report")]
@@ -12,11 +13,12 @@ use crate::lock::Guard;
 use crate::lock::Lock;
 use core::ffi::{CStr, c_int, c_void};
 
-/// Held while the loader is asked, or debug information read. The outermost of all locks: what is found is written down under
-/// it, in memory of ours.
+/// Held while the loader is asked, or debug information read. The outermost of all locks: what is
+/// found is written down under it, in memory of ours.
 static LOADER: Lock<()> = Lock::new(());
 
-/// Keeps forks waiting while it is held: for code that takes a lock which fork knows nothing of. Not to be taken twice.
+/// Keeps forks waiting while it is held: for code that takes a lock which fork knows nothing of.
+/// Not to be taken twice.
 #[cfg(feature = "report")]
 pub(super) fn keep_forks_waiting() -> Guard<'static, ()> {
     LOADER.lock()

@@ -4,7 +4,8 @@
 //! slot n, 64 bytes:  | length (1) | the name, cut to 63 bytes |      open addressing; number n + 1, 0 is no name
 //! ```
 //!
-//! A bounded table under a leaf lock, in pages of its own. What does not fit has no name; names stay for good.
+//! A bounded table under a leaf lock, in pages of its own. What does not fit has no name; names
+//! stay for good.
 
 use super::pages::Area;
 use crate::lock::Lock;

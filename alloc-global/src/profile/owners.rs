@@ -1,6 +1,7 @@
 //! Who allocated a block that is still live: the call sites of given addresses, by stack and by name.
 //!
-//! Nothing is allocated while the tables are held; names are looked up afterwards, once per site. No unsafe here.
+//! Nothing is allocated while the tables are held; names are looked up afterwards, once per site.
+//! No unsafe here.
 
 use super::local::untracked;
 use super::modules;
@@ -37,7 +38,8 @@ impl Owners {
         Some((site, stack))
     }
 
-    /// The names of the sites, by their numbers. Reads debug information; a site of which no frame is known has none.
+    /// The names of the sites, by their numbers. Reads debug information; a site of which no frame
+    /// is known has none.
     pub(crate) fn names(&self) -> HashMap<usize, String> {
         untracked(|| {
             let addresses = self.stacks.values().flatten().copied();

@@ -1,11 +1,13 @@
 //! Memory of the profile itself: mapped from the system, never from the allocator that is watched.
 //!
-//! Each table has one [`Area`], mapped at its first use and never given back. Its length is fixed by the cap; pages
-//! that no entry reached are not backed by memory, so an area costs what was used of it.
+//! Each table has one [`Area`], mapped at its first use and never given back. Its length is fixed
+//! by the cap; pages that no entry reached are not backed by memory, so an area costs what was used
+//! of it.
 //!
 //! Invariants:
 //!
-//! 1. An area is zeroed when it is first seen, and stays mapped at one address with one length for the life of the process.
+//! 1. An area is zeroed when it is first seen, and stays mapped at one address with one length for
+//!    the life of the process.
 //! 2. The areas of all tables together are at most [`cap`] bytes long.
 
 use crate::residency;
@@ -18,7 +20,8 @@ use once_cell::race::OnceNonZeroUsize;
 /// Bytes that the tables may take where nobody asked for more or less.
 const DEFAULT_CAP: usize = 4 << 20;
 
-/// The same where every block is recorded: some three million live ones, and 200,000 sites. Pages are backed as they are used.
+/// The same where every block is recorded: some three million live ones, and 200,000 sites. Pages
+/// are backed as they are used.
 const TRACE_CAP: usize = 320 << 20;
 
 /// Below this the tables would hold nothing of use.
@@ -33,8 +36,9 @@ static ASKED: AtomicUsize = AtomicUsize::new(0);
 /// What is: fixed when the first table is mapped.
 static CAP: OnceNonZeroUsize = OnceNonZeroUsize::new();
 
-/// Sets the bytes that the tables of the profile together may take: 4 MiB unless set (320 MiB where the first event is one of a trace of all blocks), from 256 KiB to 16 GiB. `false` where the first watched event was
-/// recorded already: then nothing changes.
+/// Sets the bytes that the tables of the profile together may take: 4 MiB unless set (320 MiB where
+/// the first event is one of a trace of all blocks), from 256 KiB to 16 GiB. `false` where the
+/// first watched event was recorded already: then nothing changes.
 pub fn limit_profile(bytes: usize) -> bool {
     // Relaxed: a value of its own.
     ASKED.store(bytes.clamp(LEAST_CAP, MOST_CAP), Ordering::Relaxed);

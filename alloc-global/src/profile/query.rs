@@ -7,7 +7,8 @@ use super::record::TABLES;
 use super::rounding::Estimate;
 use std::collections::HashMap;
 
-/// Live blocks by what was asked for: requested bytes and bytes of the block, and how many. At most `most` rows, the largest sums of bytes.
+/// Live blocks by what was asked for: requested bytes and bytes of the block, and how many. At most
+/// `most` rows, the largest sums of bytes.
 pub(crate) fn requested(most: usize) -> Vec<(u64, u64, Estimate)> {
     untracked(|| {
         let mut rows: HashMap<(u64, u64), Estimate> = HashMap::new();

@@ -1,8 +1,8 @@
 //! One watched event: from the slow paths of the allocator into the profile's tables.
 //!
-//! Reached from `GlobalAlloc`: nothing here allocates from the allocator, panics, or waits on a lock while
-//! another is held. What the C library does for a thread's first event (it looks up where the stack lies) is done
-//! while the thread is untracked and holds no lock.
+//! Reached from `GlobalAlloc`: nothing here allocates from the allocator, panics, or waits on a
+//! lock while another is held. What the C library does for a thread's first event (it looks up
+//! where the stack lies) is done while the thread is untracked and holds no lock.
 //!
 //! It decides nothing: who calls has chosen the block.
 
@@ -14,15 +14,16 @@ use super::{live, pages};
 use crate::{stats, watch};
 use alloc_core::{Block, SizeClass};
 
-/// The tables of the process: half of what they may take for sites, and half, less what else there is, for blocks.
+/// The tables of the process: half of what they may take for sites, and half, less what else there
+/// is, for blocks.
 pub(super) static TABLES: Tables = Tables::new(
     || pages::cap() / 2,
     || (pages::cap() / 2).saturating_sub(live::FILTER + stack::rule_bytes_wanted() + (64 << 10)),
     stats::peaks,
 );
 
-/// A block was allocated and chosen: stands for `1 / (1 - exp(-size / rate))` blocks like it, or, where `rate`
-/// is at most 1, for itself.
+/// A block was allocated and chosen: stands for `1 / (1 - exp(-size / rate))` blocks like it, or,
+/// where `rate` is at most 1, for itself.
 ///
 /// `requested` is the size of the layout, `size` what the block takes: that of its class, or of the
 /// layout that the fallback was asked for.
@@ -52,7 +53,8 @@ fn is_wanted() -> bool {
     cfg!(test) || watch::is_recording()
 }
 
-/// Whether no block is on record. After whoever asks saw that nothing is to be recorded any more, it stays so.
+/// Whether no block is on record. After whoever asks saw that nothing is to be recorded any more,
+/// it stays so.
 pub(crate) fn is_empty() -> bool {
     TABLES.is_empty()
 }
@@ -62,8 +64,9 @@ pub(crate) fn forget_live() {
     TABLES.forget_live();
 }
 
-/// Writes the return addresses of the calling thread's stack into `frames`, the innermost first, and says how many. As for an event, but
-/// nothing is recorded. None where only the unwinder could tell, unless it may be asked.
+/// Writes the return addresses of the calling thread's stack into `frames`, the innermost first,
+/// and says how many. As for an event, but nothing is recorded. None where only the unwinder could
+/// tell, unless it may be asked.
 #[inline(never)]
 pub(crate) fn stack_here(frames: &mut [usize], may_unwind: bool) -> usize {
     let fp = frame_pointer();
@@ -81,7 +84,8 @@ pub(crate) fn is_recorded(block: Block) -> bool {
     TABLES.may_hold(block)
 }
 
-/// Whether any of these blocks of a class, or above 512 bytes, may be: nothing for each, or where such samples are live, four instructions.
+/// Whether any of these blocks of a class, or above 512 bytes, may be: nothing for each, or where
+/// such samples are live, four instructions.
 #[inline]
 pub(crate) fn are_recorded(class: Option<SizeClass>, blocks: &[Block]) -> bool {
     TABLES.may_hold_any(class, blocks)
@@ -114,7 +118,8 @@ fn microseconds(coarse: bool) -> u64 {
     time.tv_sec.unsigned_abs() * 1_000_000 + time.tv_nsec.unsigned_abs() / 1_000
 }
 
-/// The rate that is set, or where that is none, that of the last event; and microseconds since the first event.
+/// The rate that is set, or where that is none, that of the last event; and microseconds since the
+/// first event.
 pub(super) fn rate_and_duration() -> (u64, u64) {
     let (last, start) = TABLES.rate_and_start();
     let rate = match crate::watch::rate() {

@@ -1,12 +1,13 @@
-//! What rounding requests up to size classes costs, by class and by call site, and which class would save how much.
+//! What rounding requests up to size classes costs, by class and by call site, and which class
+//! would save how much.
 //!
 //! ```text
 //! requests of a class:   .. 1100  1104  1120 ..    ..  1270 |1280
 //!                                         ^c                ^size     an additional class c saves (size - c) for each at or below c
 //! ```
 //!
-//! Up to 512 bytes there is a class for every 8 bytes, so nothing is to be gained there by another one: what is lost is
-//! less than 8 bytes a block, or an alignment's.
+//! Up to 512 bytes there is a class for every 8 bytes, so nothing is to be gained there by another
+//! one: what is lost is less than 8 bytes a block, or an alignment's.
 //!
 //! No unsafe here.
 
@@ -72,10 +73,12 @@ pub struct RoundingSite {
     pub lost_bytes_error: f64,
 }
 
-/// What rounding costs, by class, the largest loss first; and which additional or other class would save how many bytes.
+/// What rounding costs, by class, the largest loss first; and which additional or other class would
+/// save how many bytes.
 ///
-/// It knows what the profile knows: live blocks that were sampled or traced. Empty where nothing is watched. It is advice
-/// to those who choose sizes (a buffer of 1,281 bytes takes 1,536), and to the maker of the class table.
+/// It knows what the profile knows: live blocks that were sampled or traced. Empty where nothing is
+/// watched. It is advice to those who choose sizes (a buffer of 1,281 bytes takes 1,536), and to
+/// the maker of the class table.
 ///
 /// ```
 /// for class in alloc_global::rounding().iter().take(5) {
@@ -268,7 +271,8 @@ mod tests {
         assert_eq!(classes.len(), 2);
         let (large, sites) = &classes[0];
         assert_eq!((large.class_size, large.blocks, large.lost_bytes), (1_280, 110.0, 18_800.0));
-        // 1,100 needs 1,104, a multiple of 16: 100 blocks save 176 each; 1,200 would save 110 blocks 80 each.
+        // 1,100 needs 1,104, a multiple of 16: 100 blocks save 176 each; 1,200 would save 110
+        // blocks 80 each.
         let saves =
             |size, saved_bytes| Some(BetterClass { size, saved_bytes, saved_bytes_error: 0.0 });
         assert_eq!(large.additional, saves(1_104, 17_600.0));

@@ -5,25 +5,27 @@
 //!        slot: 0 is empty, else the place of a record in the area, in steps of 64 bytes
 //! ```
 //!
-//! What a site allocated is what was freed of it plus what is live, which the live table knows. A record counts what came as
-//! well, so that it can remember the most bytes that were there at once.
+//! What a site allocated is what was freed of it plus what is live, which the live table knows. A
+//! record counts what came as well, so that it can remember the most bytes that were there at once.
 //!
-//! What a site had when the process had most is known without a walk over all sites: each new peak of the process has a
-//! number (`stats`), and the first event of a site after it notes what the site had until then. A site without an event since
-//! has what it has. The process's peak is known to 64 KiB a thread, and so is this.
+//! What a site had when the process had most is known without a walk over all sites: each new peak
+//! of the process has a number (`stats`), and the first event of a site after it notes what the
+//! site had until then. A site without an event since has what it has. The process's peak is known
+//! to 64 KiB a thread, and so is this.
 //!
-//! Threads count in lanes of their own (`local`): a key has a record for each lane that met it, all with one number, and what is
-//! read of a number is the sum of its records.
+//! Threads count in lanes of their own (`local`): a key has a record for each lane that met it, all
+//! with one number, and what is read of a number is the sum of its records.
 //!
 //! Invariants:
 //!
-//! 1. A record is written before its place is stored in the index (Release), and its key never changes after.
-//! 2. No two records have the same key and lane: only the holder of `end` adds one, after it looked again. Those of one key have
-//!    the number of the first.
+//! 1. A record is written before its place is stored in the index (Release), and its key never
+//!    changes after.
+//! 2. No two records have the same key and lane: only the holder of `end` adds one, after it looked
+//!    again. Those of one key have the number of the first.
 //! 3. `index` never fills up: as many slots as the area has 256 bytes, and a record has more.
-//! 4. Counts are changed under the lock of a stripe of the live table: who holds all stripes sees them at rest. Two stripes
-//!    may change one site at once, in lane 0 or where a block ends in another thread's hands: a maximum may then miss the other's
-//!    block.
+//! 4. Counts are changed under the lock of a stripe of the live table: who holds all stripes sees
+//!    them at rest. Two stripes may change one site at once, in lane 0 or where a block ends in
+//!    another thread's hands: a maximum may then miss the other's block.
 //!
 //! It does not resolve addresses, and forgets no site.
 
@@ -282,8 +284,8 @@ impl Sites {
         OTHER
     }
 
-    /// What is counted of a site that `intern` returned, and whether it is in this lane of the calling thread: then nobody else
-    /// counts there what came.
+    /// What is counted of a site that `intern` returned, and whether it is in this lane of the
+    /// calling thread: then nobody else counts there what came.
     #[inline]
     pub(crate) fn counts(&self, site: SiteRef, lane: u8) -> (&Counts, bool) {
         match self.area.mapped() {
@@ -315,7 +317,8 @@ impl Sites {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Calls `f` with every record, those of new numbers in their order; `peak` is the number of the process's last peak.
+    /// Calls `f` with every record, those of new numbers in their order; `peak` is the number of
+    /// the process's last peak.
     pub(crate) fn for_each(&self, peak: u64, mut f: impl FnMut(SiteView<'_>)) {
         // Acquire: pairs with the Release in `insert`: so many records are there.
         let records = self.records.load(Ordering::Acquire);

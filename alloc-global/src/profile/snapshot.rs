@@ -2,8 +2,9 @@
 //!
 //! Invariants:
 //!
-//! 1. Estimates are unbiased per sample, then summed: a sample of `s` bytes stands for `1 / (1 - exp(-s / rate))`
-//!    blocks of `s` bytes (Go's issue 26618 shows what the other order costs).
+//! 1. Estimates are unbiased per sample, then summed: a sample of `s` bytes stands for
+//!    `1 / (1 - exp(-s / rate))` blocks of `s` bytes (Go's issue 26618 shows what the other order
+//!    costs).
 //! 2. Sites are distinct by stack, region and thread; their sums are the totals, what was dropped apart.
 //!
 //! No unsafe here.
@@ -40,7 +41,8 @@ pub struct Snapshot {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Site {
-    /// Addresses of the calls, the innermost first: return addresses less one. Empty where no stack could be had.
+    /// Addresses of the calls, the innermost first: return addresses less one. Empty where no stack
+    /// could be had.
     pub stack: Vec<u64>,
     /// Whether the walk of the stack was cut, by the bound or by what looked corrupt.
     pub truncated: bool,
@@ -50,10 +52,12 @@ pub struct Site {
     pub thread: String,
     /// Blocks allocated.
     pub allocs: f64,
-    /// Their bytes, as the counters have them: up to 4 KiB those of the block, above it those of the layout.
+    /// Their bytes, as the counters have them: up to 4 KiB those of the block, above it those of
+    /// the layout.
     pub alloc_bytes: f64,
-    /// The variance of `alloc_bytes`: the square of its standard error. Of each sample its own chance is known, so it holds for
-    /// blocks of any sizes and across changes of the rate; 0 where every block was recorded.
+    /// The variance of `alloc_bytes`: the square of its standard error. Of each sample its own
+    /// chance is known, so it holds for blocks of any sizes and across changes of the rate; 0 where
+    /// every block was recorded.
     pub alloc_bytes_variance: f64,
     /// Blocks live.
     pub live: f64,
@@ -67,14 +71,15 @@ pub struct Site {
     pub live_requested_bytes: f64,
     /// Bytes that the live blocks have beyond that: lost to rounding. See [`rounding`](crate::rounding).
     pub live_lost_bytes: f64,
-    /// What was live of it when that was most. An estimate from samples rests on those that were live then: its relative
-    /// standard error is that of as many bytes live now. Where every block is traced and several threads have one name, the sum
-    /// of what each allocated and had live at most; and what another thread frees at that very moment may still be in it.
+    /// What was live of it when that was most. An estimate from samples rests on those that were
+    /// live then: its relative standard error is that of as many bytes live now. Where every block
+    /// is traced and several threads have one name, the sum of what each allocated and had live at
+    /// most; and what another thread frees at that very moment may still be in it.
     pub most: Peak,
     /// What was live of it when the process had most bytes live, to 64 KiB a thread.
     pub at_peak: Peak,
-    /// Blocks freed before the thread allocated again: temporary, in heaptrack's sense. Known where all are traced,
-    /// else 0: what came between a sample and its end is not known.
+    /// Blocks freed before the thread allocated again: temporary, in heaptrack's sense. Known where
+    /// all are traced, else 0: what came between a sample and its end is not known.
     pub temporary: f64,
     /// Samples that the estimates of allocations rest on.
     pub samples: u64,
@@ -95,14 +100,14 @@ pub struct Peak {
     pub blocks: f64,
 }
 
-/// How long freed blocks lived: a count per power of two of microseconds. Where every block is traced, times are read from
-/// a clock that advances every few milliseconds (4 on most systems).
+/// How long freed blocks lived: a count per power of two of microseconds. Where every block is
+/// traced, times are read from a clock that advances every few milliseconds (4 on most systems).
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Lifetimes {
-    /// `counts[i]`: blocks that lived from `2^i` to `2^(i+1)` microseconds; in `counts[0]` also shorter ones, in the
-    /// last also longer ones (six days and up).
+    /// `counts[i]`: blocks that lived from `2^i` to `2^(i+1)` microseconds; in `counts[0]` also
+    /// shorter ones, in the last also longer ones (six days and up).
     #[cfg_attr(feature = "serde", serde(serialize_with = "as_list"))]
     pub counts: [f64; 40],
 }

@@ -6,20 +6,23 @@
 //!                          +-> | caller's frame pointer | return address |   further up, at least 16 bytes
 //! ```
 //!
-//! A probe, once per process, calls a chain of functions of this crate and looks whether the walk finds them: the flag
-//! that keeps frame pointers (`-C force-frame-pointers=yes`) holds for all crates of a build, and the standard library
-//! has them. With frame pointers a stack costs some 15 instructions a frame, by rules (`rules`) some 30; the unwinder costs microseconds.
+//! A probe, once per process, calls a chain of functions of this crate and looks whether the walk
+//! finds them: the flag that keeps frame pointers (`-C force-frame-pointers=yes`) holds for all
+//! crates of a build, and the standard library has them. With frame pointers a stack costs some 15
+//! instructions a frame, by rules (`rules`) some 30; the unwinder costs microseconds.
 //!
 //! Invariants:
 //!
-//! 1. The walk reads only words that lie wholly between the frame it starts from and the top of the thread's stack.
+//! 1. The walk reads only words that lie wholly between the frame it starts from and the top of the
+//!    thread's stack.
 //! 2. Frame pointers grow strictly, so the walk ends; it keeps at most `limit` frames.
 //! 3. What is kept are return addresses; a snapshot shows them less one: addresses inside the call.
 //!
-//! A frame pointer outside of the stack ends it: above stands code that keeps none, such as the C library's
-//! start of a program. One inside that is not aligned or does not grow is corrupt, and is counted as such. Code without
-//! frame pointers in the middle of a stack cuts off what called it, unseen. Frames of the allocator itself are kept: they are
-//! left out by their names, when those are known.
+//! A frame pointer outside of the stack ends it: above stands code that keeps none, such as the C
+//! library's start of a program. One inside that is not aligned or does not grow is corrupt, and is
+//! counted as such. Code without frame pointers in the middle of a stack cuts off what called it,
+//! unseen. Frames of the allocator itself are kept: they are left out by their names, when those
+//! are known.
 
 use super::local::Local;
 #[cfg(target_os = "linux")]
@@ -63,10 +66,12 @@ const OWN_FRAMES: usize = 6;
 /// The most frames that can be asked for.
 pub(crate) const MOST_ASKED: usize = MOST_FRAMES - OWN_FRAMES;
 
-/// Sets how many frames of a stack are kept, from 1 to 58 (more is taken for 58), for what is recorded from now on; 26 unless
-/// set. Those of the allocator itself are not counted. The same as the number in `POOLALLOC_TRACE`.
+/// Sets how many frames of a stack are kept, from 1 to 58 (more is taken for 58), for what is
+/// recorded from now on; 26 unless set. Those of the allocator itself are not counted. The same as
+/// the number in `POOLALLOC_TRACE`.
 ///
-/// Call sites whose stacks were cut at different depths are different sites: set it before the profile is switched on.
+/// Call sites whose stacks were cut at different depths are different sites: set it before the
+/// profile is switched on.
 ///
 /// ```
 /// alloc_global::limit_frames(16);
@@ -135,7 +140,8 @@ impl Stack {
         true
     }
 
-    /// Ends a walk: `next` is the address that would have come after. Some chains end with a frame without one.
+    /// Ends a walk: `next` is the address that would have come after. Some chains end with a frame
+    /// without one.
     #[inline]
     fn strip(&mut self, next: usize) {
         if self.frames().last() == Some(&0) {
@@ -186,8 +192,8 @@ impl Bounds {
         end.checked_sub(2 * size_of::<usize>()).map_or(Bounds::NONE, |high| Bounds { low, high })
     }
 
-    /// Those of the calling thread, from the C library. It may allocate with `malloc` and read `/proc/self/maps`, so
-    /// this is called once per thread, and while the thread is untracked.
+    /// Those of the calling thread, from the C library. It may allocate with `malloc` and read
+    /// `/proc/self/maps`, so this is called once per thread, and while the thread is untracked.
     #[cold]
     fn look_up() -> Bounds {
         #[cfg(target_os = "linux")]
@@ -287,8 +293,8 @@ fn first_probe(local: &Local) -> bool {
     found
 }
 
-/// Captures the stack of the calling thread, from the frame at `fp` on, into an empty stack. Where only the unwinder can tell, and may not be
-/// asked, it stays empty.
+/// Captures the stack of the calling thread, from the frame at `fp` on, into an empty stack. Where
+/// only the unwinder can tell, and may not be asked, it stays empty.
 #[inline]
 pub(crate) fn capture(local: &Local, fp: usize, stack: &mut Stack, may_unwind: bool) {
     if has_frame_pointers(local) {
@@ -306,7 +312,8 @@ pub(crate) fn capture(local: &Local, fp: usize, stack: &mut Stack, may_unwind: b
     }
 }
 
-/// By the C library's unwinder: no frame pointers, and no rules, or a stack that is not the thread's own (a coroutine's).
+/// By the C library's unwinder: no frame pointers, and no rules, or a stack that is not the
+/// thread's own (a coroutine's).
 #[cold]
 #[inline(never)]
 fn unwind(stack: &mut Stack) {
@@ -323,7 +330,8 @@ fn unwind(stack: &mut Stack) {
                 address => stack.push(address),
             }
         };
-        // SAFETY: the lock it does without guards the search for symbols on other systems; nothing here does that.
+        // SAFETY: the lock it does without guards the search for symbols on other systems; nothing
+        // here does that.
         unsafe { backtrace::trace_unsynchronized(keep) };
     }
     #[cfg(not(feature = "report"))]
@@ -335,7 +343,8 @@ mod tests {
     use super::*;
     use crate::profile::local;
 
-    /// A stack made of words: `(frame pointer as an index, or a raw value; return address)` at the given places.
+    /// A stack made of words: `(frame pointer as an index, or a raw value; return address)` at the
+    /// given places.
     fn walked(words: &[usize], first: usize, limit: usize) -> (Vec<usize>, End) {
         let start = words.as_ptr().expose_provenance();
         let bounds = Bounds::of(start, start + size_of_val(words));
@@ -418,7 +427,8 @@ mod tests {
             assert!(stack.frames().is_empty());
             return;
         }
-        // The test is called from a closure of the runner: whichever way the stack was had, it is not empty.
+        // The test is called from a closure of the runner: whichever way the stack was had, it is
+        // not empty.
         assert!(stack.frames().len() > 3, "{} frames", stack.frames().len());
         let here = captured as fn() -> Stack as usize;
         // In one module of code, the crate's own frames are not far from each other.

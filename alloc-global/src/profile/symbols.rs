@@ -1,9 +1,10 @@
 //! What addresses stand for: functions, files and lines, found late and in this process.
 //!
-//! Reads the debug information of the program and its libraries, by the `backtrace` crate (feature `report`), while the
-//! thread is untracked. That takes time and memory by the megabyte: it is for the end of a program, for tests and for questions,
-//! not for every minute of a server. A snapshot has all it needs to do it elsewhere. Without the feature, and where nothing
-//! is known, an address is named by its module and offset.
+//! Reads the debug information of the program and its libraries, by the `backtrace` crate (feature
+//! `report`), while the thread is untracked. That takes time and memory by the megabyte: it is for
+//! the end of a program, for tests and for questions, not for every minute of a server. A snapshot
+//! has all it needs to do it elsewhere. Without the feature, and where nothing is known, an address
+//! is named by its module and offset.
 
 use super::local::untracked;
 #[cfg(feature = "report")]
@@ -23,7 +24,8 @@ pub(crate) struct Frame {
 
 /// Symbols from the debug information of this process: the program and what is loaded into it.
 ///
-/// Reading it takes time and memory by the megabyte, the first time most of all. Nothing of that is in the profile.
+/// Reading it takes time and memory by the megabyte, the first time most of all. Nothing of that is
+/// in the profile.
 ///
 /// ```
 /// use alloc_global::{DebugInfo, report};
@@ -71,8 +73,8 @@ pub(crate) const MACHINERY: &[&str] = &[
 /// Beginnings of names of functions of the standard library.
 pub(crate) const STANDARD: &[&str] = &["alloc::", "core::", "std::", "hashbrown::"];
 
-/// Where the sources of these functions lie, for names without a path: debug information of `debug = "line-tables-only"` has no
-/// other.
+/// Where the sources of these functions lie, for names without a path: debug information of
+/// `debug = "line-tables-only"` has no other.
 const MACHINERY_FILES: &[&str] = &["/library/alloc/src/alloc.rs", "/library/alloc/src/raw_vec"];
 const STANDARD_FILES: &[&str] =
     &["/library/alloc/src/", "/library/core/src/", "/library/std/src/", "/hashbrown-"];
@@ -144,15 +146,16 @@ impl Symbols {
         Symbols { known: known.into_iter().collect() }
     }
 
-    /// The frames of a stack, the innermost first, without those of the allocator and those that start programs and threads.
+    /// The frames of a stack, the innermost first, without those of the allocator and those that
+    /// start programs and threads.
     pub(crate) fn frames<'a>(&'a self, stack: &'a [u64]) -> impl Iterator<Item = &'a Frame> + 'a {
         let all = stack.iter().filter_map(|address| self.known.get(address)).flatten();
         let outermost = |frame: &&Frame| frame.function.contains("__rust_begin_short_backtrace");
         all.skip_while(|frame| frame.is_machinery()).take_while(move |frame| !outermost(frame))
     }
 
-    /// The frame that an allocation is put down to: the innermost that is the program's own, else the innermost that is
-    /// not the allocator's.
+    /// The frame that an allocation is put down to: the innermost that is the program's own, else
+    /// the innermost that is not the allocator's.
     pub(crate) fn culprit<'a>(&'a self, stack: &'a [u64]) -> Option<&'a Frame> {
         let own = self.frames(stack).find(|frame| !frame.is_of_others());
         own.or_else(|| self.frames(stack).next())
@@ -174,7 +177,8 @@ fn look_up(address: u64) -> Vec<Frame> {
     let mut frames = Vec::new();
     // The crate takes what it is given for a return address, one past the call.
     let at = usize::try_from(address).map_or(0, |address| address.wrapping_add(1));
-    // The crate has a lock of its own, and asks the loader: no child may be made meanwhile. For one address at a time.
+    // The crate has a lock of its own, and asks the loader: no child may be made meanwhile. For one
+    // address at a time.
     let _forks_wait = modules::keep_forks_waiting();
     backtrace::resolve(core::ptr::without_provenance_mut(at), |symbol| {
         if let Some(name) = symbol.name() {
@@ -203,7 +207,8 @@ fn bare(address: u64, modules: &[Module]) -> String {
     }
 }
 
-/// The path at the beginning of a piece of a demangled name, without what marks references, slices and objects.
+/// The path at the beginning of a piece of a demangled name, without what marks references, slices
+/// and objects.
 fn path_at(name: &str) -> &str {
     let name = name.trim_start_matches(['<', '&', '[', '(', '*']);
     let words = ["dyn ", "mut ", "const "].iter();
@@ -212,8 +217,8 @@ fn path_at(name: &str) -> &str {
     name.get(..end.unwrap_or(name.len())).unwrap_or(name).trim_end_matches(':')
 }
 
-/// The path of the type or function that a demangled name begins with: of `<a::B<T> as c::D>::e`, `a::B`; of a type that
-/// belongs to no crate, such as `u8` or a parameter, that of the trait.
+/// The path of the type or function that a demangled name begins with: of `<a::B<T> as c::D>::e`,
+/// `a::B`; of a type that belongs to no crate, such as `u8` or a parameter, that of the trait.
 fn leading_path(function: &str) -> &str {
     let own = path_at(function);
     let of_trait = function.split_once(" as ").map(|(_, of_trait)| path_at(of_trait));
@@ -228,8 +233,8 @@ pub(crate) fn crate_of(function: &str) -> &str {
     leading_path(function).split("::").next().unwrap_or_default()
 }
 
-/// The module of a function, by its name: the path up to the first type, or without the function. Types are told from modules
-/// by their capitals.
+/// The module of a function, by its name: the path up to the first type, or without the function.
+/// Types are told from modules by their capitals.
 pub(crate) fn module_of(function: &str) -> &str {
     let path = leading_path(function);
     let is_type = |part: &str| part.starts_with(|c: char| c.is_uppercase());

@@ -2,9 +2,10 @@
 //!
 //! Invariants:
 //!
-//! 1. The blocks of a site are those freed of it and those live, each in one of the two: a block moves from one to the
-//!    other under the lock of its stripe.
-//! 2. So the sums over all sites, with that of what had no room, are the sums of all events, while all stripes are held.
+//! 1. The blocks of a site are those freed of it and those live, each in one of the two: a block
+//!    moves from one to the other under the lock of its stripe.
+//! 2. So the sums over all sites, with that of what had no room, are the sums of all events, while
+//!    all stripes are held.
 //!
 //! No unsafe here.
 
@@ -31,7 +32,8 @@ pub(crate) struct Allocation {
 /// Who frees a block.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Freed {
-    /// Whether the block is the one that the calling thread allocated last, of those that were all recorded.
+    /// Whether the block is the one that the calling thread allocated last, of those that were all
+    /// recorded.
     pub(crate) is_last: bool,
     /// The lane that is the thread's alone, or 0.
     pub(crate) lane: u8,
@@ -109,7 +111,8 @@ pub(crate) struct Known<'a> {
     pub(crate) tally: Tally,
 }
 
-/// How many blocks a sample stands for, in parts of [`WEIGHT_ONE`], rounded up or down by chance so that the mean is right.
+/// How many blocks a sample stands for, in parts of [`WEIGHT_ONE`], rounded up or down by chance so
+/// that the mean is right.
 fn weight(size: u64, rate: u64, dice: u64) -> u64 {
     if rate <= 1 {
         return WEIGHT_ONE;
@@ -135,7 +138,8 @@ fn bytes(weight: u64, size: u64) -> u64 {
 }
 
 impl Tables {
-    /// Tables that take as many bytes as `sites` and `live` say. `peak` tells the number of the process's last peak.
+    /// Tables that take as many bytes as `sites` and `live` say. `peak` tells the number of the
+    /// process's last peak.
     pub(crate) const fn new(sites: fn() -> usize, live: fn() -> usize, peak: fn() -> u64) -> Self {
         Tables {
             sites: Sites::new(sites),
@@ -148,8 +152,8 @@ impl Tables {
         }
     }
 
-    /// Records an allocation, unless it is not `wanted` any more. `walk` writes its stack; what an event waits for most is memory, which
-    /// comes meanwhile.
+    /// Records an allocation, unless it is not `wanted` any more. `walk` writes its stack; what an
+    /// event waits for most is memory, which comes meanwhile.
     #[inline]
     pub(crate) fn on_alloc(
         &self,
@@ -245,10 +249,11 @@ impl Tables {
         self.live.may_hold_any(class, blocks)
     }
 
-    /// Records that a block is free. `now` tells the time, coarse for a block that was one of all, else fine.
+    /// Records that a block is free. `now` tells the time, coarse for a block that was one of all,
+    /// else fine.
     ///
-    /// The last block of a thread that shares lane 0 may be taken for temporary though another thread of that lane freed it, and a
-    /// third had it since.
+    /// The last block of a thread that shares lane 0 may be taken for temporary though another
+    /// thread of that lane freed it, and a third had it since.
     #[inline]
     pub(crate) fn on_free(&self, block: Block, by: Freed, now: impl Fn(bool) -> u64) {
         let Some(spot) = self.live.spot(block) else { return };
@@ -274,7 +279,8 @@ impl Tables {
         });
     }
 
-    /// Calls `f` with every site of which anything is known. All stripes are held while it is put together, not while `f` runs.
+    /// Calls `f` with every site of which anything is known. All stripes are held while it is put
+    /// together, not while `f` runs.
     pub(crate) fn for_each(&self, mut f: impl FnMut(Known<'_>)) {
         let tallies = self.tallies();
         let mut tallies = tallies.iter().enumerate().peekable();
@@ -288,8 +294,8 @@ impl Tables {
         });
     }
 
-    /// The numbers of the sites of live blocks. `blocks` is in order; `sites` is as long, and left alone where a block
-    /// is not recorded.
+    /// The numbers of the sites of live blocks. `blocks` is in order; `sites` is as long, and left
+    /// alone where a block is not recorded.
     pub(crate) fn sites_of(&self, blocks: &[usize], sites: &mut [Option<usize>]) {
         self.live.hold().for_each(|address, entry| {
             let found = blocks.binary_search(&address).ok();
@@ -304,7 +310,8 @@ impl Tables {
         self.sites.number(entry.site)
     }
 
-    /// The stacks of those sites, by their numbers: addresses of calls, which are return addresses less one.
+    /// The stacks of those sites, by their numbers: addresses of calls, which are return addresses
+    /// less one.
     pub(crate) fn stacks_of(&self, sites: &[Option<usize>]) -> HashMap<usize, Vec<u64>> {
         let wanted: HashSet<usize> = sites.iter().flatten().copied().collect();
         let mut stacks = HashMap::new();

@@ -254,8 +254,8 @@ fn overflow_keeps_totals() {
     assert!(tables.bytes() <= (16 << 10) + FILTER);
 }
 
-/// Runs `blocks` allocations of one size through a sampler at `rate`; returns the estimated blocks and bytes, and
-/// how many samples they rest on.
+/// Runs `blocks` allocations of one size through a sampler at `rate`; returns the estimated blocks
+/// and bytes, and how many samples they rest on.
 fn estimate(seed: u64, size: usize, rate: u64, blocks: usize) -> (f64, f64, u64) {
     let tables = Tables::new(|| 64 << 10, || 4 << 20, || 0);
     let mut dice = Dice(seed);
@@ -276,8 +276,8 @@ fn estimate(seed: u64, size: usize, rate: u64, blocks: usize) -> (f64, f64, u64)
 
 #[test]
 fn estimates_are_unbiased_within_three_sigma() {
-    // Small, middling and large against the rate; that blocks of at least the rate were counted 1.58 times each
-    // was Go's issue 26618.
+    // Small, middling and large against the rate; that blocks of at least the rate were counted
+    // 1.58 times each was Go's issue 26618.
     for (size, rate, blocks) in [
         (16, 4096, 2_000_000),
         (1 << 20, 512 << 10, 20_000),
@@ -289,7 +289,8 @@ fn estimates_are_unbiased_within_three_sigma() {
         let chosen = if rate <= 1 { 1.0 } else { -(-(size as f64) / rate as f64).exp_m1() };
         for seed in 1..=5 {
             let (weight, bytes, samples) = estimate(seed, size, rate, blocks);
-            // The variance of a sum of blocks, each in with the chance `chosen` and a weight of its inverse.
+            // The variance of a sum of blocks, each in with the chance `chosen` and a weight of its
+            // inverse.
             let sigma = (blocks as f64 * (1.0 - chosen) / chosen).sqrt();
             // Rounding to parts of a block is by chance too: at most half a part each.
             let slack = 3.0 * sigma + samples as f64 / WEIGHT_ONE as f64 / 2.0;
@@ -304,7 +305,8 @@ fn estimates_are_unbiased_within_three_sigma() {
     }
 }
 
-/// How far estimates of live bytes were off, squared, and what they said of that, over many runs of the same blocks.
+/// How far estimates of live bytes were off, squared, and what they said of that, over many runs of
+/// the same blocks.
 fn squares(sizes: &[usize], rate: u64) -> (f64, f64) {
     const RUNS: u64 = 600;
     let tables = Tables::new(|| 16 << 10, || 256 << 10, || 0);
@@ -457,7 +459,8 @@ fn a_site_remembers_its_most_and_what_it_had_when_the_process_had_most() {
         tables.on_alloc(allocation(n * 16, size, 1), &mut stack(&[frame]), |_| (), || true);
     };
     let go = |n: usize| tables.on_free(block(n * 16), Freed::default(), |_| 200);
-    // Site 1 has its most before the peak of the process, site 2 at it, site 3 after it; site 4 rests from before it.
+    // Site 1 has its most before the peak of the process, site 2 at it, site 3 after it; site 4
+    // rests from before it.
     (1..=4).for_each(|n| come(n, 100, 1));
     come(10, 50, 4);
     (2..=4).for_each(go);

@@ -17,18 +17,20 @@ pub(crate) const OTHER: &str = "[other]";
 impl Snapshot {
     /// Takes a snapshot of the running program.
     ///
-    /// Exact in itself: all counts are of one moment. Events that are recorded meanwhile wait for as long as it takes to
-    /// walk the live blocks and the sites, some nanoseconds each; all else goes on. What this allocates is
-    /// not in the profile.
+    /// Exact in itself: all counts are of one moment. Events that are recorded meanwhile wait for
+    /// as long as it takes to walk the live blocks and the sites, some nanoseconds each; all else
+    /// goes on. What this allocates is not in the profile.
     ///
-    /// Where blocks are sampled, the end of a small block is noted when it leaves the cache of the thread that freed it. Those in
-    /// the calling thread's cache are noted here; freed blocks that lie in other threads' caches, at most 512 of a size class
-    /// in each, still count as live if they are samples. [`thread_flush`](crate::thread_flush) in those threads ends that.
+    /// Where blocks are sampled, the end of a small block is noted when it leaves the cache of the
+    /// thread that freed it. Those in the calling thread's cache are noted here; freed blocks that
+    /// lie in other threads' caches, at most 512 of a size class in each, still count as live if
+    /// they are samples. [`thread_flush`](crate::thread_flush) in those threads ends that.
     ///
     /// In the child of a fork, what the parent had recorded before is in its snapshots too.
     ///
-    /// Where the program was built without frame pointers, its unwind tables say where callers are, at some 5 ns a frame; without
-    /// glibc 2.35 on x86-64, and on the stacks of coroutines, it is the C library's unwinder that says it, at microseconds a stack.
+    /// Where the program was built without frame pointers, its unwind tables say where callers are,
+    /// at some 5 ns a frame; without glibc 2.35 on x86-64, and on the stacks of coroutines, it is
+    /// the C library's unwinder that says it, at microseconds a stack.
     ///
     /// ```
     /// let snapshot = alloc_global::Snapshot::take();

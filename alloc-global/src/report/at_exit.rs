@@ -5,8 +5,9 @@
 //! POOLALLOC_SIGNAL                      handler: sem_post -> a thread of our own: sem_wait, write
 //! ```
 //!
-//! A child of `fork` writes its own where the path has its number in it (`%p`), and none where it would overwrite its
-//! parent's. A panic on the way is one line, and the program ends as it would have.
+//! A child of `fork` writes its own where the path has its number in it (`%p`), and none where it
+//! would overwrite its parent's. A panic on the way is one line, and the program ends as it would
+//! have.
 
 use super::model::Report;
 use super::write::{Format, write_or_say};
@@ -44,7 +45,8 @@ impl Semaphore {
     }
 }
 
-/// Sees to what the environment asks for. Called once, when the first thread gets its cache; allocates nothing from us.
+/// Sees to what the environment asks for. Called once, when the first thread gets its cache;
+/// allocates nothing from us.
 pub(crate) fn start_from_environment() {
     if config::REPORT.get().is_empty() && config::PROFILE.get().is_empty() {
         if config::signal() != 0 {
@@ -81,17 +83,18 @@ fn register() -> bool {
     is_done
 }
 
-/// Writes a report to this path when the process ends, as `POOLALLOC_REPORT` and `POOLALLOC_PROFILE` do: by return from `main` or
-/// [`std::process::exit`]. The ending names the format, and `1` stands for one screen of text on standard error; places in it
-/// are those of [`write()`](super::write()). Two paths at most, those of the environment among them.
+/// Writes a report to this path when the process ends, as `POOLALLOC_REPORT` and
+/// `POOLALLOC_PROFILE` do: by return from `main` or [`std::process::exit`]. The ending names the
+/// format, and `1` stands for one screen of text on standard error; places in it are those of
+/// [`write()`](super::write()). Two paths at most, those of the environment among them.
 ///
 /// Of what was not switched on there is nothing in it: see [`start_sampling`](crate::start_sampling),
 /// [`start_latency`](crate::start_latency) and [`start_time_line`](super::start_time_line).
 ///
 /// # Errors
 ///
-/// `InvalidInput` where no format has the ending or the path is longer than 1,024 bytes, `AlreadyExists` for a third path,
-/// `OutOfMemory` where the system has no room to note it.
+/// `InvalidInput` where no format has the ending or the path is longer than 1,024 bytes,
+/// `AlreadyExists` for a third path, `OutOfMemory` where the system has no room to note it.
 ///
 /// ```no_run
 /// alloc_global::report::write_at_exit("heap-%e-%p.html")?;
@@ -114,13 +117,14 @@ pub fn write_at_exit(template: impl AsRef<Path>) -> io::Result<()> {
     if register() { Ok(()) } else { Err(io::ErrorKind::OutOfMemory.into()) }
 }
 
-/// Writes the reports of [`write_at_exit`] whenever this signal comes, as `POOLALLOC_SIGNAL` does. A thread of our own does it, which a child
-/// of `fork` does not have; there this can be called again.
+/// Writes the reports of [`write_at_exit`] whenever this signal comes, as `POOLALLOC_SIGNAL` does.
+/// A thread of our own does it, which a child of `fork` does not have; there this can be called
+/// again.
 ///
 /// # Errors
 ///
-/// What the system says about the signal, `OutOfMemory` where no thread could be started, `WouldBlock` where another thread is
-/// about to start it.
+/// What the system says about the signal, `OutOfMemory` where no thread could be started,
+/// `WouldBlock` where another thread is about to start it.
 ///
 /// ```
 /// // SIGUSR2 on Linux.
@@ -131,8 +135,8 @@ pub fn write_on_signal(signal: i32) -> io::Result<()> {
     listen(signal)
 }
 
-/// Has a thread of our own write reports whenever the signal comes. Allocates nothing, and waits for nobody: the
-/// environment is read with this.
+/// Has a thread of our own write reports whenever the signal comes. Allocates nothing, and waits
+/// for nobody: the environment is read with this.
 fn listen(signal: libc::c_int) -> io::Result<()> {
     start_listener()?;
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();

@@ -1,12 +1,14 @@
-//! DHAT's format, version 2: JSON that `dh_view.html` of Valgrind (3.17 or later) and the Firefox Profiler open.
+//! DHAT's format, version 2: JSON that `dh_view.html` of Valgrind (3.17 or later) and the Firefox
+//! Profiler open.
 //!
 //! 1. No two program points have the same frames: the viewer refuses a file in which two have.
-//! 2. Every frame but the root reads `0xADDRESS: function (file:line:column)`, the shape that the Firefox Profiler parses.
+//! 2. Every frame but the root reads `0xADDRESS: function (file:line:column)`, the shape that the
+//!    Firefox Profiler parses.
 //! 3. Where lifetimes are known, all fields that go with them are there; where not, none of them.
 //!
-//! *Max* of a point is the most bytes that its sites had, each at its own moment; *At t-gmax* is what they had when the process
-//! had most, which is known to 64 KiB a thread. When that was is not known: its time is the end, and `mode` says so.
-//! Blocks that are still live have no lifetime yet.
+//! *Max* of a point is the most bytes that its sites had, each at its own moment; *At t-gmax* is
+//! what they had when the process had most, which is known to 64 KiB a thread. When that was is not
+//! known: its time is the end, and `mode` says so. Blocks that are still live have no lifetime yet.
 //!
 //! No unsafe here.
 

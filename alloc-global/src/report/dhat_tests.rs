@@ -1,5 +1,6 @@
-//! The rules of DHAT's format, checked on what is written. They are those of `dh_main.c`, which describes the format,
-//! of `dh_view.js`, which stops at what breaks them, and of the Firefox Profiler, which parses frames.
+//! The rules of DHAT's format, checked on what is written. They are those of `dh_main.c`, which
+//! describes the format, of `dh_view.js`, which stops at what breaks them, and of the Firefox
+//! Profiler, which parses frames.
 //!
 //! No unsafe here.
 

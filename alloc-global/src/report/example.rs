@@ -1,8 +1,8 @@
-//! A made-up report with every part filled, and made-up symbols for it: for examples, for tests of formats, and for
-//! whoever writes a reader.
+//! A made-up report with every part filled, and made-up symbols for it: for examples, for tests of
+//! formats, and for whoever writes a reader.
 //!
-//! It agrees with itself as a real one does: parts sum to what they are parts of, estimates are near the exact
-//! counters. Nothing in it was measured. It is the same on every call.
+//! It agrees with itself as a real one does: parts sum to what they are parts of, estimates are
+//! near the exact counters. Nothing in it was measured. It is the same on every call.
 //!
 //! No unsafe here.
 
@@ -22,7 +22,8 @@ const MIB: u64 = 1 << 20;
 const FALLBACK_LIVE: u64 = 9 * MIB + 12_345;
 const FALLBACK_CACHED: u64 = MIB + 4_096;
 
-/// Functions by address: module offset, then inlined calls, the innermost first, as `(function, file, line, column)`.
+/// Functions by address: module offset, then inlined calls, the innermost first, as
+/// `(function, file, line, column)`.
 type Place = (u64, &'static [(&'static str, &'static str, u32, u32)]);
 
 const PROGRAM: u64 = 0x55d0_0000_0000;
@@ -296,7 +297,8 @@ fn rounding(classes: &[ClassStats]) -> Vec<Rounding> {
     rows
 }
 
-/// The sites: share of what is live in percent, mean block, thread, region, temporary share, and the stack's offsets.
+/// The sites: share of what is live in percent, mean block, thread, region, temporary share, and
+/// the stack's offsets.
 type Row = (f64, f64, &'static str, &'static str, f64, &'static [u64]);
 
 const MAIN: u64 = PROGRAM + 0x3800;

@@ -39,8 +39,8 @@ pub struct Frame {
 /// assert_eq!(named.resolve(&[7])[0][0].function, "function_7");
 /// ```
 pub trait Symbols {
-    /// The frames at each of these addresses, the innermost inlined call first; none where nothing is known. One
-    /// answer per address, in their order.
+    /// The frames at each of these addresses, the innermost inlined call first; none where nothing
+    /// is known. One answer per address, in their order.
     fn resolve(&self, addresses: &[u64]) -> Vec<Vec<Frame>>;
 }
 

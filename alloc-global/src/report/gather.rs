@@ -18,20 +18,23 @@ static GC_SOURCE: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 /// What [`set_gc_source`] takes.
 pub type GcSource = fn() -> GcReport;
 
-/// Names the function that reports on garbage collection, for the `gc` part of reports; the last one named counts.
+/// Names the function that reports on garbage collection, for the `gc` part of reports; the last
+/// one named counts.
 ///
 /// It is called on the thread that makes a report.
 pub fn set_gc_source(source: GcSource) {
-    // Release: pairs with the Acquire in `gc`. A function pointer as a pointer: Rust's are alike on every supported platform.
+    // Release: pairs with the Acquire in `gc`. A function pointer as a pointer: Rust's are alike on
+    // every supported platform.
     GC_SOURCE.store(source as *mut (), Ordering::Release);
 }
 
 impl Report {
     /// Everything that is known about this process now.
     ///
-    /// The profile is there if blocks were sampled or traced, latencies if calls were timed, the time line if
-    /// `POOLALLOC_REPORT` or [`start_time_line`](super::start_time_line) asked for it. Walks all pools while other threads wait at their slow paths:
-    /// milliseconds per GiB of arenas. It names no call site: the formats do, by the symbols that they are given.
+    /// The profile is there if blocks were sampled or traced, latencies if calls were timed, the
+    /// time line if `POOLALLOC_REPORT` or [`start_time_line`](super::start_time_line) asked for it.
+    /// Walks all pools while other threads wait at their slow paths: milliseconds per GiB of
+    /// arenas. It names no call site: the formats do, by the symbols that they are given.
     ///
     /// ```
     /// use alloc_global::DebugInfo;
@@ -57,8 +60,9 @@ impl Report {
         })
     }
 
-    /// What [`pprof`](super::pprof), [`dhat`](super::dhat) and [`folded`](super::folded) write: the profile beside what
-    /// [`of_process`](Report::of_process) knows. For what asks every few seconds.
+    /// What [`pprof`](super::pprof), [`dhat`](super::dhat) and [`folded`](super::folded) write: the
+    /// profile beside what [`of_process`](Report::of_process) knows. For what asks every few
+    /// seconds.
     ///
     /// ```
     /// use alloc_global::report::{self, NoSymbols, Report};
@@ -69,7 +73,8 @@ impl Report {
         gather_with(|_| {}, |_| {})
     }
 
-    /// What [`prometheus`](super::prometheus) writes: no heat map, no pins, no requested sizes, no time line.
+    /// What [`prometheus`](super::prometheus) writes: no heat map, no pins, no requested sizes, no
+    /// time line.
     ///
     /// ```
     /// use alloc_global::report::{self, Report};

@@ -7,8 +7,9 @@
 //! | `/metrics` | [`metrics`] | Prometheus |
 //! | `/report` | [`report`](fn@report) | a browser |
 //!
-//! The paths are those that scrapers look for by default. Reports name functions, files and threads of the program:
-//! serve them on the loopback interface or behind something that asks who is calling.
+//! The paths are those that scrapers look for by default. Reports name functions, files and threads
+//! of the program: serve them on the loopback interface or behind something that asks who is
+//! calling.
 //!
 //! What it does not do: listen. No unsafe here.
 

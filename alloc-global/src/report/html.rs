@@ -9,7 +9,8 @@
 //! ```
 //!
 //! 1. The page's policy forbids it to load anything.
-//! 2. Data cannot end its element or begin a script: every `<` in it is written `\u003c`, which JSON reads as the same.
+//! 2. Data cannot end its element or begin a script: every `<` in it is written `\u003c`, which
+//!    JSON reads as the same.
 //! 3. The script adds data as text, never as markup.
 //!
 //! No unsafe here.

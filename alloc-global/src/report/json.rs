@@ -1,6 +1,7 @@
 //! JSON: everything that a report knows, for programs to read.
 //!
-//! 1. `version` is 1. It changes when a field changes its meaning or goes away; fields may be added without that.
+//! 1. `version` is 1. It changes when a field changes its meaning or goes away; fields may be added
+//!    without that.
 //! 2. Addresses are texts in hexadecimal: JavaScript's numbers are exact to 2^53 only.
 //! 3. What was not switched on is `null`, not empty.
 //!

@@ -1,9 +1,10 @@
 //! What a report is made of: one value that all formats are written from.
 //!
-//! Each part that something else must have been switched on for is an `Option`, and a format leaves out what is
-//! `None`. Times of pauses and latencies are in nanoseconds, sizes in bytes.
+//! Each part that something else must have been switched on for is an `Option`, and a format leaves
+//! out what is `None`. Times of pauses and latencies are in nanoseconds, sizes in bytes.
 //!
-//! What it does not do: gather anything but what is always known ([`Report::of_process`]); see [`Report::gather`].
+//! What it does not do: gather anything but what is always known ([`Report::of_process`]); see
+//! [`Report::gather`].
 //!
 //! No unsafe here.
 
@@ -126,8 +127,8 @@ pub struct GcGeneration {
 pub struct TimePoint {
     /// Milliseconds since the process began.
     pub ms: u64,
-    /// Bytes in blocks, those in the caches of threads among them, to 64 KiB a thread; in the last point what
-    /// [`Stats::live_bytes`](crate::Stats) says.
+    /// Bytes in blocks, those in the caches of threads among them, to 64 KiB a thread; in the last
+    /// point what [`Stats::live_bytes`](crate::Stats) says.
     pub live_bytes: u64,
     /// Bytes of arenas.
     pub mapped_bytes: u64,
@@ -135,8 +136,9 @@ pub struct TimePoint {
     pub resident_bytes: u64,
 }
 
-/// An executable part of a file in memory, as the system maps it. What symbolises a profile elsewhere needs the
-/// offset: the address in the file follows from it, and not from the module's first address alone.
+/// An executable part of a file in memory, as the system maps it. What symbolises a profile
+/// elsewhere needs the offset: the address in the file follows from it, and not from the module's
+/// first address alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mapping {
     /// Its first address.

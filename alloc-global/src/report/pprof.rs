@@ -9,8 +9,9 @@
 //! | period | `space` bytes: the sampling rate |
 //! | label `bytes` | mean size of a block of the sample |
 //!
-//! Values are unbiased already. Addresses are return addresses less one, as the format wants them. Where symbols are
-//! known they are inside; where not, a reader finds them by build identifier, and the mapping's offset in the file.
+//! Values are unbiased already. Addresses are return addresses less one, as the format wants them.
+//! Where symbols are known they are inside; where not, a reader finds them by build identifier, and
+//! the mapping's offset in the file.
 //!
 //! No unsafe here.
 

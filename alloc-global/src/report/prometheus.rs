@@ -2,10 +2,10 @@
 //!
 //! 1. Every name begins with `poolalloc_`; units are bytes and seconds; counters end in `_total`.
 //! 2. Every metric has one `HELP` and one `TYPE`, before its samples, and its samples stand together.
-//! 3. The labels are size classes, parts, paths, generations and the few names that the tool itself gives: never a call
-//!    site or a type, of which there is no end.
-//! 4. Of one process no counter is ever below what was said of it before: a reading of `stats` while threads work may be, and
-//!    Prometheus would take that for a restart.
+//! 3. The labels are size classes, parts, paths, generations and the few names that the tool itself
+//!    gives: never a call site or a type, of which there is no end.
+//! 4. Of one process no counter is ever below what was said of it before: a reading of `stats`
+//!    while threads work may be, and Prometheus would take that for a restart.
 //!
 //! No unsafe here.
 
@@ -43,8 +43,8 @@ const BOUNDS_NS: [u64; 19] = [
     1_000_000_000,
 ];
 
-/// The report's numbers in Prometheus' text format. Where it is one of this process, counters are at least what they were
-/// in any before, also where this report is the older one.
+/// The report's numbers in Prometheus' text format. Where it is one of this process, counters are
+/// at least what they were in any before, also where this report is the older one.
 ///
 /// ```
 /// use alloc_global::report::{self, Report};
@@ -306,8 +306,8 @@ fn latency(text: &mut Text, paths: &[Latency]) {
     }
 }
 
-/// All values together, in seconds, as exact as the histogram's cells. Summed as whole numbers: those do not step back when
-/// another value comes in.
+/// All values together, in seconds, as exact as the histogram's cells. Summed as whole numbers:
+/// those do not step back when another value comes in.
 fn sum(histogram: &Histogram<u64>) -> f64 {
     let steps = histogram.iter_recorded();
     let sum: u128 = steps

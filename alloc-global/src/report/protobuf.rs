@@ -5,7 +5,8 @@
 //! varint = 7 bits a byte, the lowest first, the top bit set in all but the last
 //! ```
 //!
-//! Zeros and empty texts are left out, as proto3 has it; inside packed fields and repeated messages they are kept.
+//! Zeros and empty texts are left out, as proto3 has it; inside packed fields and repeated messages
+//! they are kept.
 //!
 //! No unsafe here.
 

@@ -1,7 +1,8 @@
 //! Call stacks with names: every address resolved once, what says nothing cut off at both ends.
 //!
 //! 1. A stack is never cut to nothing: where all of it is the allocator's, all of it stays.
-//! 2. Sites whose stacks look the same after that are one: readers such as DHAT's refuse a stack that comes twice.
+//! 2. Sites whose stacks look the same after that are one: readers such as DHAT's refuse a stack
+//!    that comes twice.
 //! 3. A stack that could not be had is one frame that says so, and a cut one ends in a frame that says so.
 //!
 //! No unsafe here.
@@ -45,14 +46,15 @@ pub(super) struct Resolved(HashMap<u64, Place>);
 
 /// What an address stands for.
 struct Place {
-    /// Inlined calls, the innermost first, less those of the allocator and of the runtime, unless there are no others.
+    /// Inlined calls, the innermost first, less those of the allocator and of the runtime, unless
+    /// there are no others.
     frames: Vec<Frame>,
     /// Whether the allocator's calls were among the innermost.
     machinery: bool,
     /// Whether any call is left without them.
     rest: bool,
-    /// Whether all calls are the standard library's or the allocator's, so that further out more of the allocator's may
-    /// follow.
+    /// Whether all calls are the standard library's or the allocator's, so that further out more of
+    /// the allocator's may follow.
     standard: bool,
     /// Whether the runtime begins here: what lies outside of it is the runtime's.
     runtime: bool,
@@ -175,8 +177,8 @@ impl Resolved {
         calls
     }
 
-    /// Sites summed by what `key` makes of their calls, in the order in which they first appear. The first one's
-    /// stack, region and thread stand for all.
+    /// Sites summed by what `key` makes of their calls, in the order in which they first appear.
+    /// The first one's stack, region and thread stand for all.
     pub(super) fn merged<K: Clone + Eq + Hash>(
         &self,
         sites: &[Site],
@@ -221,7 +223,8 @@ fn add(sum: &mut Site, site: &Site) {
     }
 }
 
-/// The call that names a site on one line: the first that is not the standard library's, else the innermost.
+/// The call that names a site on one line: the first that is not the standard library's, else the
+/// innermost.
 pub(super) fn naming(calls: &[Call]) -> Option<&Call> {
     calls.iter().find(|call| !call.frame.is_standard()).or(calls.first())
 }

@@ -248,8 +248,8 @@ fn named(
     sites
 }
 
-/// The call sites of which nothing was freed: leaks are among them, and what the program needs to its end. `sites` has them by
-/// name; by their stacks they were told apart.
+/// The call sites of which nothing was freed: leaks are among them, and what the program needs to
+/// its end. `sites` has them by name; by their stacks they were told apart.
 fn never_freed(text: &mut String, sites: &[(String, Site)]) {
     let all = sites.iter().fold(0.0, |all, (_, site)| all + site.live_bytes);
     let _ = writeln!(text, "never freed: {} at {} call sites", bytes(all), sites.len());

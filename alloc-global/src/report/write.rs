@@ -7,7 +7,8 @@
 //! ```
 //!
 //! 1. A file under the final name is whole. What was there before stays until then.
-//! 2. What exists and is no regular file (a pipe, a device) is written to as it is: it has no whole to keep.
+//! 2. What exists and is no regular file (a pipe, a device) is written to as it is: it has no whole
+//!    to keep.
 //! 3. A failure is one line on standard error, and nothing else: the program goes on.
 //!
 //! What it does not do: make folders. No unsafe here.
@@ -63,7 +64,8 @@ impl Format {
             (".pb.gz", Format::Pprof),
             (".folded", Format::Folded),
         ];
-        // Not the path's extension: a format's ending may have two dots. Nothing is allocated: settings are read with this.
+        // Not the path's extension: a format's ending may have two dots. Nothing is allocated:
+        // settings are read with this.
         let path = path.as_ref().as_os_str().as_bytes();
         let found = endings.into_iter().find(|(ending, _)| path.ends_with(ending.as_bytes()));
         found.map(|(_, format)| format)
@@ -109,8 +111,8 @@ impl std::error::Error for WriteError {
 
 /// Writes the report to the file that `template` names, in the format of its ending, and returns its path.
 ///
-/// In the template `%p` stands for the process, `%t` for the report's time in seconds since 1970, `%e` for the
-/// program's name and `%%` for `%`.
+/// In the template `%p` stands for the process, `%t` for the report's time in seconds since 1970,
+/// `%e` for the program's name and `%%` for `%`.
 ///
 /// # Errors
 ///
@@ -141,8 +143,8 @@ pub fn write(
     Ok(path)
 }
 
-/// As [`write()`]; a failure is one line on standard error. The template `1` stands for one screen of text on standard
-/// error. Returns whether the report was written.
+/// As [`write()`]; a failure is one line on standard error. The template `1` stands for one screen
+/// of text on standard error. Returns whether the report was written.
 pub fn write_or_say(template: impl AsRef<Path>, report: &Report, symbols: &dyn Symbols) -> bool {
     let template = template.as_ref();
     if template == Path::new("1") {

@@ -1,4 +1,5 @@
-//! Who allocates in a scope: stacks, each with what it allocated and what of that is live, in pages of their own.
+//! Who allocates in a scope: stacks, each with what it allocated and what of that is live, in pages
+//! of their own.
 //!
 //! ```text
 //! slot 0: all that has no other    slots 1 to 255: a stack each, in the order of its hash's probe; at most half are used
@@ -6,7 +7,8 @@
 //!
 //! Invariants:
 //!
-//! 1. The counts of all slots sum to what was noted: a stack that has no room, or was not walked, counts in slot 0.
+//! 1. The counts of all slots sum to what was noted: a stack that has no room, or was not walked,
+//!    counts in slot 0.
 //! 2. A slot that is used stays: a site's number is good for as long as the table is there.
 //!
 //! For one thread, the scope's. Nothing here allocates. Unsafe to use those pages.
@@ -21,7 +23,8 @@ const SLOTS: usize = 256;
 /// Frames of each stack.
 const FRAMES: usize = 32;
 
-/// Stacks that are walked where that takes the C library's unwinder, at microseconds each: those of the first allocations.
+/// Stacks that are walked where that takes the C library's unwinder, at microseconds each: those of
+/// the first allocations.
 const MOST_UNWOUND: u32 = 4_096;
 
 /// What one site did in a scope.
@@ -101,7 +104,8 @@ impl Sites {
         }
     }
 
-    /// The return addresses of each stack, the innermost first, and what it did; the empty one is all that has no other.
+    /// The return addresses of each stack, the innermost first, and what it did; the empty one is
+    /// all that has no other.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&[usize], SiteCounts)> {
         let used = self.table().slots.iter().filter(|slot| slot.counts.allocs > 0);
         used.map(|slot| (slot.stack.get(..slot.frames).unwrap_or_default(), slot.counts))

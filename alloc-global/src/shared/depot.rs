@@ -6,19 +6,23 @@
 //!                         half of it      a lock each      half of it
 //! ```
 //!
-//! Where one thread allocates what another frees, each block would be sorted into its pool, and looked for there again: some
-//! 50 and 40 instructions where the blocks of a batch lie in as many pools. Here a batch costs a lock and two copies of its
-//! addresses. As in the depot of the fallback's blocks ([`crate::depot`]), which has the same source, a shelf takes blocks only if
-//! another thread than the one that frees them asked in vain since the last sweep: one thread alone, and threads that keep
-//! to themselves, sort theirs into pools, so that pools become free. A thread that ends is nobody by then (`who` is 0): what it asked for
-//! itself counts, and the next thread finds what it left.
+//! Where one thread allocates what another frees, each block would be sorted into its pool, and
+//! looked for there again: some 50 and 40 instructions where the blocks of a batch lie in as many
+//! pools. Here a batch costs a lock and two copies of its addresses. As in the depot of the
+//! fallback's blocks ([`crate::depot`]), which has the same source, a shelf takes blocks only if
+//! another thread than the one that frees them asked in vain since the last sweep: one thread
+//! alone, and threads that keep to themselves, sort theirs into pools, so that pools become free. A
+//! thread that ends is nobody by then (`who` is 0): what it asked for itself counts, and the next
+//! thread finds what it left.
 //!
 //! Invariants:
 //!
-//! 1. What lies on a shelf are blocks of its class out of the shared heaps, each there once, and in no cache.
+//! 1. What lies on a shelf are blocks of its class out of the shared heaps, each there once, and in
+//!    no cache.
 //! 2. There are at most `most(class)` of them: 64 KiB, or [`SLOTS`] blocks.
 //!
-//! For bins and pools these blocks are out; the counters count them as free in a cache. It does not know bins: who sweeps sorts them.
+//! For bins and pools these blocks are out; the counters count them as free in a cache. It does not
+//! know bins: who sweeps sorts them.
 
 use crate::shelf::{Shelf, Slots, Stock, Who};
 use crate::{config, purge};
@@ -58,7 +62,8 @@ fn place_of(class: SizeClass) -> Option<(&'static Place, &'static Slots<SLOTS>)>
     Some((PLACES.get(class.index())?, SLOTS_OF.get(class.index())?))
 }
 
-/// Takes blocks for the end of `out`, the newest last; without any, notes that `who` asked. Returns how many.
+/// Takes blocks for the end of `out`, the newest last; without any, notes that `who` asked. Returns
+/// how many.
 #[inline]
 pub(super) fn take(class: SizeClass, who: Who, out: &mut [MaybeUninit<Block>]) -> usize {
     let Some((Place { shelf, .. }, slots)) = place_of(class) else { return 0 };
@@ -78,7 +83,8 @@ pub(super) fn take(class: SizeClass, who: Who, out: &mut [MaybeUninit<Block>]) -
     taken
 }
 
-/// Leaves the last of `blocks` here, if another thread than `who` asked for some. Returns how many are left to be sorted: the first ones.
+/// Leaves the last of `blocks` here, if another thread than `who` asked for some. Returns how many
+/// are left to be sorted: the first ones.
 ///
 /// # Safety
 ///
@@ -87,7 +93,8 @@ pub(super) fn take(class: SizeClass, who: Who, out: &mut [MaybeUninit<Block>]) -
 pub(super) unsafe fn give(class: SizeClass, who: Who, blocks: &mut [Block]) -> usize {
     let all = blocks.len();
     let Some((Place { shelf, given_at }, slots)) = place_of(class) else { return all };
-    // Without a delay all that is free goes back at once, also from within a sweep, whose blocks must not come back here.
+    // Without a delay all that is free goes back at once, also from within a sweep, whose blocks
+    // must not come back here.
     if !shelf.is_asked_by_another(who) || config::purge_delay_ms() == 0 {
         return all;
     }
@@ -129,8 +136,8 @@ fn empty(
     }
 }
 
-/// Calls `sort` with what lay here since `before`: all on shelves to which nothing came since, and what was not touched since the last
-/// sweep on the others.
+/// Calls `sort` with what lay here since `before`: all on shelves to which nothing came since, and
+/// what was not touched since the last sweep on the others.
 pub(super) fn sweep(before: u64, sort: impl FnMut(SizeClass, &mut [Block])) {
     let old = |place: &Place, stock: &mut Stock| {
         let untouched = stock.sweep();

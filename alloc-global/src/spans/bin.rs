@@ -11,8 +11,8 @@
 //! 2. `out` is the number of blocks out of the spans of both, of which there are `spans`.
 //! 3. `empty` is the number of spans with every block free; at most [`KEEP_EMPTY`].
 //!
-//! It asks nobody for memory and takes no lock: who holds it exclusively, holds its spans' headers. What it does with an emptied pool, and
-//! why, is said in alloc-core's `bin`.
+//! It asks nobody for memory and takes no lock: who holds it exclusively, holds its spans' headers.
+//! What it does with an emptied pool, and why, is said in alloc-core's `bin`.
 
 use super::span::{self, Free, Rest, Span};
 use crate::large_class::LargeClass;
@@ -83,7 +83,8 @@ impl Bin {
         self.spans
     }
 
-    /// Bytes free in its spans: those in blocks that were handed out before and not given back to the system, and all others.
+    /// Bytes free in its spans: those in blocks that were handed out before and not given back to
+    /// the system, and all others.
     pub(crate) fn free_bytes(&self, class: LargeClass) -> (usize, usize) {
         let touched = self.partial.iter().map(Span::touched_bytes).sum();
         (touched, self.spans * span::BYTES - touched - self.out * class.size())
@@ -115,8 +116,9 @@ impl Bin {
         self.empty += 1;
     }
 
-    /// Takes back those of `blocks` that lie in spans; the others move to the front. Returns how many those are. A span that becomes empty
-    /// so goes to `emptied`, if the bin has an empty one already.
+    /// Takes back those of `blocks` that lie in spans; the others move to the front. Returns how
+    /// many those are. A span that becomes empty so goes to `emptied`, if the bin has an empty one
+    /// already.
     ///
     /// # Safety
     ///
@@ -179,8 +181,9 @@ impl Bin {
         self.partial.iter().count()
     }
 
-    /// Takes the free blocks out of the next span that rests, or of the next one if `at_once`. Looks at no more than `left` spans, which are
-    /// fewer then, and notes in `waits` whether one of them may rest at the next look.
+    /// Takes the free blocks out of the next span that rests, or of the next one if `at_once`.
+    /// Looks at no more than `left` spans, which are fewer then, and notes in `waits` whether one
+    /// of them may rest at the next look.
     pub(crate) fn take_resting(
         &mut self,
         left: &mut usize,
@@ -410,7 +413,8 @@ mod tests {
         }
     }
 
-    /// Looks at all spans; gives back pages of those that rest, and how many; whether some may rest next time.
+    /// Looks at all spans; gives back pages of those that rest, and how many; whether some may rest
+    /// next time.
     fn purge(case: &mut Case, at_once: bool) -> (usize, bool) {
         let (mut left, mut pages, mut waits) = (case.bin.partly_used(), 0, false);
         while let Some(resting) = case.bin.take_resting(&mut left, at_once, &mut waits) {

@@ -5,11 +5,13 @@
 //!                             0: in no span; n: the nth page of one, from 1
 //! ```
 //!
-//! Who asks about a block has it: if it lies in a span, the bytes were set before the block was handed out, and if not, those of a span that
-//! was there before were cleared before its memory went back to the system allocator. Both lead to the one who asks by way of the locks and the
+//! Who asks about a block has it: if it lies in a span, the bytes were set before the block was
+//! handed out, and if not, those of a span that was there before were cleared before its memory
+//! went back to the system allocator. Both lead to the one who asks by way of the locks and the
 //! program's own handing over. Therefore Relaxed is enough for the bytes.
 //!
-//! Leaves are mapped when they are first needed and stay; of each only pages that stand for 16 MiB with spans are ever touched.
+//! Leaves are mapped when they are first needed and stay; of each only pages that stand for 16 MiB
+//! with spans are ever touched.
 
 use alloc_core::{OsPages, PAGE_SIZE, PageSource};
 use core::ptr::null_mut;

@@ -15,8 +15,8 @@
 //!  40 bits[7]: bit i of the whole is set if block i was carved and is free
 //! ```
 //!
-//! Free blocks are bits, as in pools, and for the same reasons: they are handed out in address order, a batch needs no
-//! memory of the blocks, and a double free is seen when it arrives.
+//! Free blocks are bits, as in pools, and for the same reasons: they are handed out in address
+//! order, a batch needs no memory of the blocks, and a double free is seen when it arrives.
 //!
 //! Invariants:
 //!
@@ -120,8 +120,8 @@ impl Deref for Span {
     type Target = Header;
     #[inline(always)]
     fn deref(&self) -> &Header {
-        // SAFETY: handles are made by `init` and `of_block` for spans that are in use. All fields are `Cell`s, so shared
-        // references may coexist.
+        // SAFETY: handles are made by `init` and `of_block` for spans that are in use. All fields
+        // are `Cell`s, so shared references may coexist.
         unsafe { self.0.as_ref() }
     }
 }
@@ -156,7 +156,8 @@ const fn header_in_page(base: usize) -> usize {
 }
 
 impl Span {
-    /// Makes a span of `memory`, with all blocks free and none carved; `None` if there is no room to note where it is.
+    /// Makes a span of `memory`, with all blocks free and none carved; `None` if there is no room
+    /// to note where it is.
     ///
     /// # Safety
     ///
@@ -240,7 +241,8 @@ impl Span {
         self.free.get() as usize
     }
 
-    /// Bytes free in blocks that were handed out before and not given back to the system since, as far as that is known.
+    /// Bytes free in blocks that were handed out before and not given back to the system since, as
+    /// far as that is known.
     pub(crate) fn touched_bytes(self) -> usize {
         let free = (self.carved.get() as usize - self.out()) * self.size.get() as usize;
         free.saturating_sub(self.given_back.get() as usize * PAGE_SIZE)
@@ -257,8 +259,8 @@ impl Span {
         self.free.get() == self.capacity.get()
     }
 
-    /// Takes blocks for the end of `out` and returns how many: as many as it has and `out` holds. The lowest address comes last, so that
-    /// who pops from the end goes up.
+    /// Takes blocks for the end of `out` and returns how many: as many as it has and `out` holds.
+    /// The lowest address comes last, so that who pops from the end goes up.
     pub(crate) fn take(self, out: &mut [MaybeUninit<Block>]) -> usize {
         let size = self.size.get() as usize;
         let want = out.len().min(self.free());
@@ -282,7 +284,8 @@ impl Span {
         want
     }
 
-    /// Takes the block back that lies so many bytes behind the first whole page; `false` if it is free already.
+    /// Takes the block back that lies so many bytes behind the first whole page; `false` if it is
+    /// free already.
     ///
     /// # Safety
     ///
@@ -327,8 +330,8 @@ impl Span {
         (free, count)
     }
 
-    /// Takes back what `take_free` took, of which so many pages were given back to the system. A block of it that came back meanwhile, a
-    /// second time that is, is returned.
+    /// Takes back what `take_free` took, of which so many pages were given back to the system. A
+    /// block of it that came back meanwhile, a second time that is, is returned.
     pub(crate) fn give_free(self, free: &Free, pages: usize) -> Option<Block> {
         let (mut count, mut twice) = (0, None);
         for (number, (given, word)) in free.iter().zip(&self.bits).enumerate() {
@@ -351,7 +354,8 @@ impl Span {
         twice
     }
 
-    /// Gives the pages of free blocks back to the system, as far as [`GRANULE`] or more of them lie together. Returns how many.
+    /// Gives the pages of free blocks back to the system, as far as [`GRANULE`] or more of them lie
+    /// together. Returns how many.
     ///
     /// # Safety
     ///
@@ -374,7 +378,8 @@ impl Span {
             }
             // SAFETY: free blocks lie there: inside the span.
             let first = unsafe { self.base().add(start) };
-            // SAFETY: the caller's promise; whole pages of memory that is ours. What they read as then is nobody's concern.
+            // SAFETY: the caller's promise; whole pages of memory that is ours. What they read as
+            // then is nobody's concern.
             if unsafe { OsPages.purge(first, end - start) } {
                 pages += (end - start) / PAGE_SIZE;
             }

@@ -1,11 +1,12 @@
-//! What is watched of blocks above 512 bytes, and how those of up to 4,096 are sampled: they pass through the drain like the small
-//! ones, a few at a time.
+//! What is watched of blocks above 512 bytes, and how those of up to 4,096 are sampled: they pass
+//! through the drain like the small ones, a few at a time.
 //!
-//! What counts down is one distance in bytes for all of them. It is charged for a block when that goes to the drain, and gets
-//! back what lies there when the drain is emptied (2 in `watch`).
+//! What counts down is one distance in bytes for all of them. It is charged for a block when that
+//! goes to the drain, and gets back what lies there when the drain is emptied (2 in `watch`).
 //!
-//! A block that goes through the drain was taken by the thread's cache, and comes back to it: counts of what came from the
-//! fallback stay there, but for blocks that leave the drain another way.
+//! A block that goes through the drain was taken by the thread's cache, and comes back to it:
+//! counts of what came from the fallback stay there, but for blocks that leave the drain another
+//! way.
 
 use super::{EPOCH, Mode, PAUSED, Watch, forget, forget_all, note_alloc, update};
 use crate::cache::Cache;
@@ -21,8 +22,8 @@ use core::sync::atomic::Ordering;
 /// Blocks at a time.
 const TURN: u64 = 16;
 
-/// A block of a bin above 64 for an allocation that is no sample. `None` where it may be one, the cache has no block of the bin, or
-/// nothing is sampled.
+/// A block of a bin above 64 for an allocation that is no sample. `None` where it may be one, the
+/// cache has no block of the bin, or nothing is sampled.
 ///
 /// # Safety
 ///
@@ -125,7 +126,8 @@ pub(crate) fn large_resize(block: *mut u8, new: Layout) {
     }
 }
 
-/// A free and an allocation above 512 bytes were one `realloc`; `moves` is what the thread's count of such stood at before.
+/// A free and an allocation above 512 bytes were one `realloc`; `moves` is what the thread's count
+/// of such stood at before.
 pub(crate) fn note_large_realloc(moves: u64) {
     let Some(scope) = thread::attached().and_then(|cache| cache.watch.scope.get()) else { return };
     // Otherwise the scope finds it in that count when it closes.

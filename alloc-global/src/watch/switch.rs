@@ -43,7 +43,8 @@ pub(crate) fn set_rate(rate: u64) {
     EPOCH.fetch_add(1, Ordering::Release);
 }
 
-/// As [`set_rate`], and the calling thread acts on it now: its fast paths might never take it to a slow one.
+/// As [`set_rate`], and the calling thread acts on it now: its fast paths might never take it to a
+/// slow one.
 fn switch(rate: u64) {
     set_rate(rate);
     if let Some(cache) = thread::attached() {
@@ -65,10 +66,11 @@ pub(crate) fn is_watched() -> bool {
     WATCHED.load(Ordering::Relaxed)
 }
 
-/// Records a sample of what the process allocates from now on, `mean_bytes` apart on average (512 KiB is
-/// what production systems use): in the calling thread at once, in every other from its next slow path on: when
-/// its cache has no block of a class, or no room for one, or at a request above 4 KiB. A thread that only frees and takes the same few
-/// small blocks may not come to one; [`thread_flush`](crate::thread_flush) makes it follow. 0 is taken for 1: every block.
+/// Records a sample of what the process allocates from now on, `mean_bytes` apart on average (512
+/// KiB is what production systems use): in the calling thread at once, in every other from its next
+/// slow path on: when its cache has no block of a class, or no room for one, or at a request above
+/// 4 KiB. A thread that only frees and takes the same few small blocks may not come to one;
+/// [`thread_flush`](crate::thread_flush) makes it follow. 0 is taken for 1: every block.
 ///
 /// Costs the fast paths nothing; each sample a walk of the stack. The same as `POOLALLOC_SAMPLE`.
 ///
@@ -83,24 +85,28 @@ pub fn start_sampling(mean_bytes: u64) {
     switch(mean_bytes.clamp(1, PAUSED - 1));
 }
 
-/// Records every block that the process allocates from now on, with its stack; threads see it as they do
-/// [`start_sampling`]. The same as `POOLALLOC_TRACE`, with the depth of [`limit_frames`](crate::limit_frames), 26 unless set.
+/// Records every block that the process allocates from now on, with its stack; threads see it as
+/// they do [`start_sampling`]. The same as `POOLALLOC_TRACE`, with the depth of
+/// [`limit_frames`](crate::limit_frames), 26 unless set.
 ///
-/// Every operation goes out of line: an allocation and its free cost 80 to 400 ns more, least where the program has frame pointers.
+/// Every operation goes out of line: an allocation and its free cost 80 to 400 ns more, least where
+/// the program has frame pointers.
 pub fn start_tracing() {
     switch(1);
 }
 
-/// Records no more blocks. What was recorded stays, and frees of those blocks are still seen: that leaves threads
-/// with the cost of sampling, less the samples, until the last of those blocks is freed. See [`stop_and_forget`].
+/// Records no more blocks. What was recorded stays, and frees of those blocks are still seen: that
+/// leaves threads with the cost of sampling, less the samples, until the last of those blocks is
+/// freed. See [`stop_and_forget`].
 pub fn stop_profiling() {
     if rate() != 0 {
         switch(PAUSED);
     }
 }
 
-/// As [`stop_profiling`], and forgets the blocks that are live: they count as freed, and how long they lived is not known. From
-/// their next slow path on, threads pay what they paid before anything was recorded.
+/// As [`stop_profiling`], and forgets the blocks that are live: they count as freed, and how long
+/// they lived is not known. From their next slow path on, threads pay what they paid before
+/// anything was recorded.
 ///
 /// ```
 /// alloc_global::start_sampling(512 << 10);

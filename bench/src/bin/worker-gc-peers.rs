@@ -1,6 +1,6 @@
-//! Runs one workload of the suite `gc` on a collector that others wrote, as `BENCH_COLLECTOR` says, on the system's
-//! allocator. Each as its own documentation uses it. The interpreter on
-//! each is compiled from the same files. Unsafe code only for what the `Trace`s of some of them ask for.
+//! Runs one workload of the suite `gc` on a collector that others wrote, as `BENCH_COLLECTOR` says,
+//! on the system's allocator. Each as its own documentation uses it. The interpreter on each is
+//! compiled from the same files. Unsafe code only for what the `Trace`s of some of them ask for.
 
 #[path = "../scheme/on_bacon_rajan.rs"]
 mod on_bacon_rajan;

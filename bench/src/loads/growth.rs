@@ -1,5 +1,5 @@
-//! Blocks above 512 bytes: vectors and strings that grow, random large sizes, batches, aligned buffers. One thread.
-//! No unsafe here.
+//! Blocks above 512 bytes: vectors and strings that grow, random large sizes, batches, aligned
+//! buffers. One thread. No unsafe here.
 //!
 //! They measure what lies behind the pools: the fallback, its cache, reallocation, page faults.
 
@@ -135,7 +135,8 @@ pub(crate) fn batch_large(scale: &Scale) -> Outcome {
     })
 }
 
-/// A buffer of whole lines of a cache, of sectors of a disk, or of pages; none of them initialised but the first.
+/// A buffer of whole lines of a cache, of sectors of a disk, or of pages; none of them initialised
+/// but the first.
 enum Buffer {
     Lines(Vec<Line>),
     Sectors(Vec<Sector>),

@@ -13,8 +13,8 @@ use super::suite::Contender;
 /// The workers' binaries by name.
 pub(crate) type Workers = HashMap<String, PathBuf>;
 
-/// Builds the workers of these contenders with this cargo profile, and what the compiler is told beside it; cargo's own words
-/// go to stderr.
+/// Builds the workers of these contenders with this cargo profile, and what the compiler is told
+/// beside it; cargo's own words go to stderr.
 pub(crate) fn build(
     contenders: &[&Contender],
     profile: &str,

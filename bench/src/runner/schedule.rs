@@ -1,8 +1,9 @@
 //! In which order things run, and what is kept of each. No unsafe here.
 //!
-//! A round is every workload on every contender, contenders in turn, so that what disturbs the machine for a while disturbs
-//! neighbours alike; and there and back (A B C, C B A, ..), so that none always comes after the same one: memory that one has
-//! given back is cheaper for the next. A cell that failed is not run again.
+//! A round is every workload on every contender, contenders in turn, so that what disturbs the
+//! machine for a while disturbs neighbours alike; and there and back (A B C, C B A, ..), so that
+//! none always comes after the same one: memory that one has given back is cheaper for the next. A
+//! cell that failed is not run again.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
-//! The program on `boa_gc`. Unsafe code only to implement its trait, whose derive would forbid to take values apart.
+//! The program on `boa_gc`. Unsafe code only to implement its trait, whose derive would forbid to
+//! take values apart.
 
 use boa_gc::{Finalize, Gc as Handle, GcRefCell, Trace, custom_trace, force_collect};
 

@@ -1,4 +1,5 @@
-//! The program on `dumpster`. Unsafe code only to implement its trait for types without its derive's way to skip a field.
+//! The program on `dumpster`. Unsafe code only to implement its trait for types without its
+//! derive's way to skip a field.
 
 use std::cell::RefCell;
 

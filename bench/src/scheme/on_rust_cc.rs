@@ -1,4 +1,5 @@
-//! The program on `rust-cc`. Unsafe code only to implement its trait, whose derive would forbid to take values apart.
+//! The program on `rust-cc`. Unsafe code only to implement its trait, whose derive would forbid to
+//! take values apart.
 
 use std::cell::RefCell;
 

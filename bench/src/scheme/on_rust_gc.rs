@@ -1,4 +1,5 @@
-//! The program on `gc`. Unsafe code only to implement its trait, whose derive would forbid to take values apart.
+//! The program on `gc`. Unsafe code only to implement its trait, whose derive would forbid to take
+//! values apart.
 
 use gc::{Finalize, Gc as Handle, GcCell, Trace, custom_trace, force_collect};
 

@@ -5,8 +5,9 @@
 //! holds_gc   <A as Trace>::holds_gc(depth) || <B as Trace>::holds_gc(depth) ..
 //! ```
 //!
-//! Skipped fields appear in neither. (The names written begin with `__`: a constant of the user's would be taken for
-//! a pattern.) This file runs nothing unsafe; what it writes does, in the user's crate.
+//! Skipped fields appear in neither. (The names written begin with `__`: a constant of the user's
+//! would be taken for a pattern.) This file runs nothing unsafe; what it writes does, in the user's
+//! crate.
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};

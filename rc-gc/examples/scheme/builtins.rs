@@ -129,7 +129,8 @@ fn index(value: &Value) -> std::result::Result<usize, String> {
     }
 }
 
-/// Puts a value into a cell. The old one is dropped after the cell is given back: its drop may run anything.
+/// Puts a value into a cell. The old one is dropped after the cell is given back: its drop may run
+/// anything.
 fn set(slot: &Slot, value: &Value) -> Result {
     let old = std::mem::replace(&mut *slot.borrow_mut(), value.clone());
     drop(old);

@@ -6,11 +6,13 @@
 //!                                 └──────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Candidates are fed as soon as fewer than 16 objects wait, so that a chain is not followed one object at a time. Objects
-//! of one type that follow one another are traced in one call (`Vtable::trace`).
+//! Candidates are fed as soon as fewer than 16 objects wait, so that a chain is not followed one
+//! object at a time. Objects of one type that follow one another are traced in one call
+//! (`Vtable::trace`).
 //!
-//! What an object's mark word says of it: VISITED, garbage unless found to be live; its upper bits then count the handles
-//! not yet explained. A live one is not VISITED after pass 2, and as old as the present epoch.
+//! What an object's mark word says of it: VISITED, garbage unless found to be live; its upper bits
+//! then count the handles not yet explained. A live one is not VISITED after pass 2, and as old as
+//! the present epoch.
 
 use super::{Scratch, Tracing};
 use crate::Generation;
@@ -108,10 +110,11 @@ impl Inner {
     }
 }
 
-/// After pass 1, sees to objects with more handles than a mark word can count: it has the remainder of a division by 2^24.
-/// The sum over all objects is known without such a loss; so if the remainders are all that is left, they are right. Else
-/// one of them at least is held by 2^24 handles or more, and as it is not known which, all are taken as live. So are they
-/// if the count of one means nothing.
+/// After pass 1, sees to objects with more handles than a mark word can count: it has the remainder
+/// of a division by 2^24. The sum over all objects is known without such a loss; so if the
+/// remainders are all that is left, they are right. Else one of them at least is held by 2^24
+/// handles or more, and as it is not known which, all are taken as live. So are they if the count
+/// of one means nothing.
 #[cold]
 fn settle(s: &mut Scratch, unexplained: u64) {
     let counted: u64 = s.visited.iter().map(|obj| u64::from(obj.mark() / STEP)).sum();
@@ -121,8 +124,8 @@ fn settle(s: &mut Scratch, unexplained: u64) {
     }
 }
 
-/// What becomes of an object that is found to be live: it is as old as the present epoch, and if the collection is a
-/// full one, no candidate.
+/// What becomes of an object that is found to be live: it is as old as the present epoch, and if
+/// the collection is a full one, no candidate.
 #[derive(Clone, Copy)]
 pub(super) struct Verdict {
     epoch: u32,
@@ -137,8 +140,9 @@ impl Verdict {
     }
 }
 
-/// Pass 2: takes what is held from outside, and all it reaches, out of the set; how many. In groups, as pass 1, but the
-/// last found first: what leads far waits on the stack, and the stack stays short.
+/// Pass 2: takes what is held from outside, and all it reaches, out of the set; how many. In
+/// groups, as pass 1, but the last found first: what leads far waits on the stack, and the stack
+/// stays short.
 pub(super) fn rescue(s: &mut Scratch, verdict: Verdict) -> usize {
     let (mut at, mut live) = (0, 0);
     loop {
@@ -214,7 +218,8 @@ unsafe fn trace_again(objects: &[Obj], tracer: &mut Tracer, verify: &Verify) -> 
     unsafe { trace(objects, tracer) }
 }
 
-/// Adds an object with mark word `mark` to the set, with `explained` of its handles explained; how many are left.
+/// Adds an object with mark word `mark` to the set, with `explained` of its handles explained; how
+/// many are left.
 ///
 /// # Safety
 /// `s.visited` has room for one more.

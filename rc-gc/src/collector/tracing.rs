@@ -1,14 +1,16 @@
 //! What holds while edges are followed: nothing that the collector has a pointer to is freed.
 //!
-//! The set is held by nobody: its objects may be garbage. `Trace` does nothing with handles, by contract, but if it panics
-//! the panic hook runs first, on top of it, and that is anybody's safe code. So until the collector is told of the panic
+//! The set is held by nobody: its objects may be garbage. `Trace` does nothing with handles, by
+//! contract, but if it panics the panic hook runs first, on top of it, and that is anybody's safe
+//! code. So until the collector is told of the panic
 //!
 //! * the last drop of a handle is put off, as if it came too deep, and done afterwards ([`Inner::depth`]);
 //! * `try_unwrap` and `make_mut` see a handle that is not the only one;
 //! * no heap of the thread collects: it would take VISITED for its own (header invariant 4).
 //!
-//! Leaves without drop glue are freed at once: the collector never looks at one. The rest - clones, new objects, first decrements, `get_mut` -
-//! is seen by counts and PURPLE, from which `spare` starts.
+//! Leaves without drop glue are freed at once: the collector never looks at one. The rest - clones,
+//! new objects, first decrements, `get_mut` - is seen by counts and PURPLE, from which `spare`
+//! starts.
 
 use std::cell::Cell;
 

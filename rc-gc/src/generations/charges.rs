@@ -4,11 +4,13 @@
 //! charge ──► fresh ──full collection: times the part of the objects that survived──► held
 //! ```
 //!
-//! Nobody says when such memory goes; it does with its objects. So of what was charged, as large a part is taken to be held after
-//! a full collection as objects survived. Where most objects are short-lived and the memory is not, that is too little, and full
-//! collections come after a constant number of bytes instead of a part of what is held.
+//! Nobody says when such memory goes; it does with its objects. So of what was charged, as large a
+//! part is taken to be held after a full collection as objects survived. Where most objects are
+//! short-lived and the memory is not, that is too little, and full collections come after a
+//! constant number of bytes instead of a part of what is held.
 //!
-//! 1. `add` gives away each whole step of `fresh` once: what many small charges take from the budget is what one large does.
+//! 1. `add` gives away each whole step of `fresh` once: what many small charges take from the
+//!    budget is what one large does.
 
 use std::cell::Cell;
 
@@ -50,7 +52,8 @@ impl Charges {
         after / STEP_BYTES as u64 - before / STEP_BYTES as u64
     }
 
-    /// Whether they have grown by `percent` of what is held, the heap's own memory included, and `slack` bytes.
+    /// Whether they have grown by `percent` of what is held, the heap's own memory included, and
+    /// `slack` bytes.
     pub(super) fn swollen(&self, live: u64, percent: u64, slack: u64) -> bool {
         let base = self.held.get().saturating_add(live.saturating_mul(OBJECT));
         self.fresh.get() > (base / 100).saturating_mul(percent).saturating_add(slack)

@@ -1,4 +1,5 @@
-//! How an object becomes a candidate, and stops being one: PURPLE, and a bit in its pool or a place in the list of large ones.
+//! How an object becomes a candidate, and stops being one: PURPLE, and a bit in its pool or a place
+//! in the list of large ones.
 //!
 //! The first candidate of a pool puts the pool into a list of its heap (pool invariant 5).
 //! It does not know what candidates are good for.
@@ -27,11 +28,13 @@ impl Inner {
         }
     }
 
-    /// The part of `set_candidate` that is the pool's: a bit, for the generation that the object is in, so that no
-    /// collection of a younger one looks at it. The pool's first puts the pool into a list; see `noted`.
+    /// The part of `set_candidate` that is the pool's: a bit, for the generation that the object is
+    /// in, so that no collection of a younger one looks at it. The pool's first puts the pool into
+    /// a list; see `noted`.
     ///
     /// # Safety
-    /// The object is in that pool of that heap. If nothing keeps the heap, it is not used afterwards, nor is the object.
+    /// The object is in that pool of that heap. If nothing keeps the heap, it is not used
+    /// afterwards, nor is the object.
     #[inline(always)]
     pub(crate) unsafe fn set_pool_candidate(heap: NonNull<Inner>, pool: PoolRef, obj: Obj) {
         // SAFETY: a heap lives as long as its objects; not used across the calls at the end.

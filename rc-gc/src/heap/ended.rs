@@ -5,12 +5,13 @@
 //!                                                                        └─► heap freed, if nothing is left
 //! ```
 //!
-//! Nothing is allocated there any more, so no allocation starts a collection. A decrement does: whatever made garbage of
-//! a cycle was one. So that most need no collection to be noticed, no pool is in a list of candidates; the first
-//! candidate puts it there, off the fast path. A pool that is in one, because there was no credit, is not looked for.
+//! Nothing is allocated there any more, so no allocation starts a collection. A decrement does:
+//! whatever made garbage of a cycle was one. So that most need no collection to be noticed, no pool
+//! is in a list of candidates; the first candidate puts it there, off the fast path. A pool that is
+//! in one, because there was no credit, is not looked for.
 //!
-//! Credit is paid with visits and earned with objects freed: a large structure to which many handles lead is not gone
-//! over for each of them.
+//! Credit is paid with visits and earned with objects freed: a large structure to which many
+//! handles lead is not gone over for each of them.
 
 use std::ptr::NonNull;
 
@@ -21,7 +22,8 @@ use crate::pools::{IN_FRESH, IN_MID, IN_OLD, PoolRef};
 use crate::release::{Panic, discard};
 use crate::thread::free_if_done;
 
-/// Visits that need not be earned: some hundredths of a second in large collections, a second in a million small ones.
+/// Visits that need not be earned: some hundredths of a second in large collections, a second in a
+/// million small ones.
 const CREDIT: i64 = 1 << 20;
 
 impl Inner {
@@ -54,12 +56,13 @@ impl Inner {
         pools
     }
 
-    /// A pool has a candidate and did not, or a large object is one; if the heap has ended, that collects. USER CODE: its panics go no further, as in `thread::retire`;
-    /// at the end of a thread they could only abort the process.
+    /// A pool has a candidate and did not, or a large object is one; if the heap has ended, that
+    /// collects. USER CODE: its panics go no further, as in `thread::retire`; at the end of a
+    /// thread they could only abort the process.
     ///
     /// # Safety
-    /// The heap exists. If no collection and no drop in it is under way, the caller does not use it afterwards, nor an
-    /// object of it that it does not hold.
+    /// The heap exists. If no collection and no drop in it is under way, the caller does not use it
+    /// afterwards, nor an object of it that it does not hold.
     #[inline(always)]
     pub(crate) unsafe fn noted(heap: NonNull<Inner>) {
         // SAFETY: by contract.
@@ -87,7 +90,8 @@ impl Inner {
         }
     }
 
-    /// A full collection of a heap that has ended: the number of objects freed, and the first panic. USER CODE.
+    /// A full collection of a heap that has ended: the number of objects freed, and the first
+    /// panic. USER CODE.
     ///
     /// # Safety
     /// As for `noted`.
@@ -124,7 +128,8 @@ impl Inner {
         let visited = || self.counters.all()[Generation::Old.index()].visited as i64;
         let (pools, before) = (self.relist(), visited());
         let (freed, panic) = self.collect_now(Generation::Old);
-        // A word of 64 blocks is asked for its candidates at a time: a pool costs a part of what a visit does.
+        // A word of 64 blocks is asked for its candidates at a time: a pool costs a part of what a
+        // visit does.
         let cost = pools / 64 + visited() - before - freed as i64;
         self.credit.set(self.credit.get() - cost.max(0));
         (freed, panic)

@@ -1,4 +1,5 @@
-//! How an object's memory goes back: to the word that is handed out, its pool, the arenas, the global allocator.
+//! How an object's memory goes back: to the word that is handed out, its pool, the arenas, the
+//! global allocator.
 //!
 //! ```text
 //!  free ─┬─ of the word handed out last ──► Cache

@@ -45,9 +45,11 @@ impl Inner {
         bytes
     }
 
-    /// After a full collection that freed `freed` objects: keeps a quarter of the arenas in use for growth, at least two.
+    /// After a full collection that freed `freed` objects: keeps a quarter of the arenas in use for
+    /// growth, at least two.
     ///
-    /// Going over all pools with free blocks waits until a sixteenth of the heap was freed: a program may collect often.
+    /// Going over all pools with free blocks waits until a sixteenth of the heap was freed: a
+    /// program may collect often.
     pub(crate) fn trim_some(&self, freed: u64) {
         let freed = self.untrimmed.get() + freed;
         self.untrimmed.set(freed);
@@ -91,9 +93,9 @@ impl Inner {
         self.large.for_each(f);
     }
 
-    /// Calls `f` with every object and the size of its block, dead and unborn objects too. Changes nothing, and leaves
-    /// out what is being changed at this moment, so it may be called at any: from drops, from inside an allocation.
-    /// `f` must not allocate from or free to this heap.
+    /// Calls `f` with every object and the size of its block, dead and unborn objects too. Changes
+    /// nothing, and leaves out what is being changed at this moment, so it may be called at any:
+    /// from drops, from inside an allocation. `f` must not allocate from or free to this heap.
     #[cfg(feature = "report")]
     pub(crate) fn for_each_sized(&self, mut f: impl FnMut(Obj, usize)) {
         self.large.for_each_sized(&mut f);

@@ -165,8 +165,8 @@ mod slotmap {
 
     macro_rules! values {
         ($([$($other:ident: $bound:path),*] $type:ty;)*) => {$(
-            // SAFETY: passes on to each value, once. Iterating makes keys, which is no user code that could do harm: `Key` is
-            // an unsafe trait, and a key must do as `KeyData` does.
+            // SAFETY: passes on to each value, once. Iterating makes keys, which is no user code
+            // that could do harm: `Key` is an unsafe trait, and a key must do as `KeyData` does.
             unsafe impl<V: Trace, $($other: $bound),*> Trace for $type {
                 #[inline]
                 fn trace(&self, tracer: &mut Tracer) {

@@ -8,8 +8,8 @@
 //! | `ManuallyDrop`, `MaybeUninit` | whether there is a value is not known |
 //! | `LazyCell`, `LazyLock` | before Rust 1.94 there is no way to look without forcing them |
 //!
-//! Guards (`MutexGuard`, `Ref`) are not among them: `guard.trace(tracer)`, by hand, would stop at the guard and not reach what
-//! it guards, which would leak without a word.
+//! Guards (`MutexGuard`, `Ref`) are not among them: `guard.trace(tracer)`, by hand, would stop at
+//! the guard and not reach what it guards, which would leak without a word.
 //!
 //! Nothing here looks at a value, so nothing here can be wrong at run time: what is not reported
 //! counts as held from outside.

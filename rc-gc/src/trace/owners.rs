@@ -224,8 +224,8 @@ unsafe impl<B: ToOwned<Owned: Trace> + ?Sized> Trace for Cow<'_, B> {
 unsafe impl<T: Trace> Trace for Cell<T> {
     #[inline]
     fn trace(&self, tracer: &mut Tracer) {
-        // SAFETY: nothing writes to the cell while this borrow lasts: tracing runs no user code. (A panic hook might, but what
-        // is borrowed here is not looked at after it.)
+        // SAFETY: nothing writes to the cell while this borrow lasts: tracing runs no user code. (A
+        // panic hook might, but what is borrowed here is not looked at after it.)
         let value = unsafe { &*self.as_ptr() };
         value.trace(tracer);
     }
@@ -270,8 +270,8 @@ macro_rules! guarded {
 pub(super) use guarded;
 
 guarded! {
-    // SAFETY: the reference ends with the visit, and meanwhile no user code runs that could borrow the cell. (A panic hook
-    // might, but what is borrowed here is not looked at after it.)
+    // SAFETY: the reference ends with the visit, and meanwhile no user code runs that could borrow
+    // the cell. (A panic hook might, but what is borrowed here is not looked at after it.)
     RefCell => |this| unsafe { this.try_borrow_unguarded() }.ok();
     // A poisoned lock counts as locked: its contents stay, until `clear_poison`.
     Mutex => |this| this.try_lock().ok();

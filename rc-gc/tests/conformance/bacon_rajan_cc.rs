@@ -1,7 +1,8 @@
 //! bacon_rajan_cc's tests: std's own suite of `Rc` first, then cycles and `Weak`s.
 //!
-//! Without meaning here: buffers of roots that a program looks at (`number_of_roots_buffered`), colours of objects, and a
-//! memory block that outlives its value until the buffer is emptied: freed here at once. No unsafe here.
+//! Without meaning here: buffers of roots that a program looks at (`number_of_roots_buffered`),
+//! colours of objects, and a memory block that outlives its value until the buffer is emptied:
+//! freed here at once. No unsafe here.
 
 use std::cell::{Cell, RefCell};
 

@@ -1,7 +1,8 @@
 //! boa_gc's tests (a marking collector whose roots are counts minus edges).
 //!
-//! Without meaning here: ephemerons and weak maps: there are none in this crate; the nearest, a map whose keys are watched, is
-//! tested. Bytes are counted by pool, not by object, so the exact accounting is of objects. No unsafe here.
+//! Without meaning here: ephemerons and weak maps: there are none in this crate; the nearest, a map
+//! whose keys are watched, is tested. Bytes are counted by pool, not by object, so the exact
+//! accounting is of objects. No unsafe here.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

@@ -1,7 +1,8 @@
 //! dumpster's tests of its single-threaded `Gc`, and those of its test crate.
 //!
-//! Without meaning here: `new_cyclic` hands out a `Weak` as std's does, so handles inside are upgraded later, not rehydrated; a
-//! dead handle may be cloned. `trybuild` tests of the derive are tests of the derive. Unsafe code only for a `Trace` that panics.
+//! Without meaning here: `new_cyclic` hands out a `Weak` as std's does, so handles inside are
+//! upgraded later, not rehydrated; a dead handle may be cloned. `trybuild` tests of the derive are
+//! tests of the derive. Unsafe code only for a `Trace` that panics.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -322,7 +323,8 @@ fn leak_by_creation_in_drop() {
     nothing_left();
 }
 
-/// A hundred thousand random operations on fifty handles, then the end: every object is dropped exactly once.
+/// A hundred thousand random operations on fifty handles, then the end: every object is dropped
+/// exactly once.
 #[test]
 fn unsync_fuzz() {
     let log = Log::default();

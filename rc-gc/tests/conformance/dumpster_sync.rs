@@ -35,7 +35,8 @@ fn deadlock() {
     nothing_left();
 }
 
-/// While a member of a cycle is borrowed the cycle stays, also if the borrow is all that is left besides it.
+/// While a member of a cycle is borrowed the cycle stays, also if the borrow is all that is left
+/// besides it.
 #[test]
 fn open_drop() {
     let log = Log::default();
@@ -67,7 +68,8 @@ fn eventually_collect() {
     nothing_left();
 }
 
-/// An edge that moves to another object between the visits of two collections never lets go of what is held.
+/// An edge that moves to another object between the visits of two collections never lets go of what
+/// is held.
 #[test]
 fn malicious() {
     let log = Log::default();

@@ -1,8 +1,9 @@
 //! The tests of the `gc` crate (a marking collector that counts roots).
 //!
-//! Without meaning here: rooting and unrooting when a value goes into or out of a cell (`gccell_rooting` asks the same of
-//! counts); finalizers of values that were never on the heap; a `finalize` that the derive writes. A wrong ignored field is a leak here,
-//! not an access to freed memory. Unsafe code only to take back raw pointers.
+//! Without meaning here: rooting and unrooting when a value goes into or out of a cell
+//! (`gccell_rooting` asks the same of counts); finalizers of values that were never on the heap; a
+//! `finalize` that the derive writes. A wrong ignored field is a leak here, not an access to freed
+//! memory. Unsafe code only to take back raw pointers.
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -141,7 +142,8 @@ fn ignore_trace() {
     nothing_left();
 }
 
-/// Gymnastics: rings that share members are made, cut and joined; what cannot be reached goes, what can stays.
+/// Gymnastics: rings that share members are made, cut and joined; what cannot be reached goes, what
+/// can stays.
 #[test]
 fn test_cycle() {
     let log = Log::default();

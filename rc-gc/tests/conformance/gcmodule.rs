@@ -1,8 +1,9 @@
 //! jrsonnet-gcmodule's tests (CPython's algorithm over lists of objects).
 //!
-//! Without meaning here: handles that are shared by threads and collected under one lock (`thread` tests: `Gc` is not
-//! `Send`); counts of tracked objects by list; `update_with` is `make_mut` here. A `Trace` that visits a field twice breaks the
-//! contract of an unsafe trait: `verify` names it (`edges`). Unsafe code only for a `Trace` by hand.
+//! Without meaning here: handles that are shared by threads and collected under one lock (`thread`
+//! tests: `Gc` is not `Send`); counts of tracked objects by list; `update_with` is `make_mut` here.
+//! A `Trace` that visits a field twice breaks the contract of an unsafe trait: `verify` names it
+//! (`edges`). Unsafe code only for a `Trace` by hand.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -227,7 +228,8 @@ fn weak_double_free() {
     nothing_left();
 }
 
-/// Graphs of 16 nodes from the bits of a number, with collections in between: what is dropped is what cannot be reached.
+/// Graphs of 16 nodes from the bits of a number, with collections in between: what is dropped is
+/// what cannot be reached.
 #[test]
 fn random_graphs_of_16() {
     for seed in 0..if cfg!(miri) { 5 } else { 3000u64 } {

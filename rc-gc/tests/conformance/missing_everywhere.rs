@@ -1,9 +1,10 @@
 //! What no collector's suite asks: the ends of counts, edges between generations, borrows that are never
 //! returned, threads that end, user code that collects, memory that ends.
 //!
-//! In other files of this folder's parent: a list of ten million (`bounds`); 2^30 clones, a leaked borrow in garbage, a thread that ends
-//! with leaked handles (`leaks`, which leak by design); memory that ends (`memory_ends`, which ends processes). Without meaning
-//! here: freezing a heap, which is not offered. Unsafe code only for a `Trace` that collects.
+//! In other files of this folder's parent: a list of ten million (`bounds`); 2^30 clones, a leaked
+//! borrow in garbage, a thread that ends with leaked handles (`leaks`, which leak by design);
+//! memory that ends (`memory_ends`, which ends processes). Without meaning here: freezing a heap,
+//! which is not offered. Unsafe code only for a `Trace` that collects.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
@@ -31,7 +32,8 @@ fn many_handles() {
     nothing_left();
 }
 
-/// An object with more edges into it than 24 bits can count is collected if all are from garbage, and not if all but one are.
+/// An object with more edges into it than 24 bits can count is collected if all are from garbage,
+/// and not if all but one are.
 #[test]
 fn many_edges() {
     #[derive(Trace)]
@@ -63,8 +65,9 @@ fn aged(id: usize, age: usize, log: &Log) -> Gc<Node> {
     node
 }
 
-/// Edges from old to young and back, for each pair of ages: garbage waits for exactly the collection that covers its oldest
-/// member, and what is held from outside, by the older or the younger, stays whichever is collected.
+/// Edges from old to young and back, for each pair of ages: garbage waits for exactly the
+/// collection that covers its oldest member, and what is held from outside, by the older or the
+/// younger, stays whichever is collected.
 #[test]
 fn edges_between_generations() {
     for (older, younger) in [(0, 0), (1, 0), (2, 0), (1, 1), (2, 1), (2, 2)] {
@@ -147,7 +150,8 @@ fn promotion_counts() {
     nothing_left();
 }
 
-/// Locks that a panic poisoned are no reason for another: what they hold is live, until the poison is cleared.
+/// Locks that a panic poisoned are no reason for another: what they hold is live, until the poison
+/// is cleared.
 #[test]
 fn poisoned_mutex() {
     #[derive(Trace)]

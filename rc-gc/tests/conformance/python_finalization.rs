@@ -1,9 +1,10 @@
-//! CPython's test_finalization, the suite of PEP 442: each finalizer once, on whole objects, and what comes back
-//! comes back with all it holds.
+//! CPython's test_finalization, the suite of PEP 442: each finalizer once, on whole objects, and
+//! what comes back comes back with all it holds.
 //!
-//! Without meaning here: the legacy finalizers (`legacy`, `legacy_resurrect`, `legacy_self_cycle`): there is one kind.
-//! Different on purpose: an object that cannot be in a cycle (`non_gc_resurrect`) is finalized once too, where Python does it
-//! again for want of a bit. No unsafe here.
+//! Without meaning here: the legacy finalizers (`legacy`, `legacy_resurrect`, `legacy_self_cycle`):
+//! there is one kind. Different on purpose: an object that cannot be in a cycle
+//! (`non_gc_resurrect`) is finalized once too, where Python does it again for want of a bit. No
+//! unsafe here.
 
 use std::cell::RefCell;
 
@@ -49,8 +50,8 @@ impl Scene {
         Actor::make(id, finalize, move |actor: &Actor| dropped.note(actor.id))
     }
 
-    /// A ring of these kinds, `times` over; its handles are dropped and it is collected. What came back is dropped
-    /// and collected too: each finalizer ran once by then, and all is gone.
+    /// A ring of these kinds, `times` over; its handles are dropped and it is collected. What came
+    /// back is dropped and collected too: each finalizer ran once by then, and all is gone.
     fn chain(kinds: &[Kind], times: usize) {
         let scene = Scene::default();
         let all: Vec<Kind> = kinds.repeat(times);

@@ -1,13 +1,16 @@
 //! CPython's test_gc: what is garbage, in which order it is finalized, watched and dropped, and what the
 //! counters say. Resurrection, and collections that start by themselves, are in `python_gc_automatic`.
 //!
-//! Without meaning here: classes, modules, frames and bound types as objects (`class`, `newstyleclass`, `frame`,
-//! `do_not_cleanup_type_subclasses`, `ast_fini`, `warnings_fini`): types are no objects in Rust. Uncollectable
-//! garbage (`legacy_finalizer`, `saveall`, `collect_garbage`): there is none, so there is no list of it.
-//! Freezing, lists of objects, referrers and referents (`freeze`, `traverse_frozen`, `deferred_refcount_frozen`,
-//! `get_objects*`, `get_referents*`, `is_finalized`: that a finalizer runs once is asked for itself), callbacks around collections (`GCCallbackTests`), counts since the last
-//! collection (`get_count`) and debug output (`gc_debug_stats`): tested by those who add them. `tuple_untrack`:
-//! what is tracked follows from the type and never changes. Unsafe code only for one `Trace` that leaves out an edge.
+//! Without meaning here: classes, modules, frames and bound types as objects (`class`,
+//! `newstyleclass`, `frame`, `do_not_cleanup_type_subclasses`, `ast_fini`, `warnings_fini`): types
+//! are no objects in Rust. Uncollectable garbage (`legacy_finalizer`, `saveall`,
+//! `collect_garbage`): there is none, so there is no list of it. Freezing, lists of objects,
+//! referrers and referents (`freeze`, `traverse_frozen`, `deferred_refcount_frozen`,
+//! `get_objects*`, `get_referents*`, `is_finalized`: that a finalizer runs once is asked for
+//! itself), callbacks around collections (`GCCallbackTests`), counts since the last collection
+//! (`get_count`) and debug output (`gc_debug_stats`): tested by those who add them.
+//! `tuple_untrack`: what is tracked follows from the type and never changes. Unsafe code only for
+//! one `Trace` that leaves out an edge.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -134,7 +137,8 @@ fn function() {
     nothing_left();
 }
 
-/// A `Weak` that a finalizer makes leads to nothing once things are taken apart: no half-dead object is seen.
+/// A `Weak` that a finalizer makes leads to nothing once things are taken apart: no half-dead
+/// object is seen.
 #[test]
 fn function_tp_clear_leaves_consistent_state() {
     let made: Rc<RefCell<Vec<Weak<Actor>>>> = Rc::default();
@@ -416,7 +420,8 @@ fn get_objects_arguments() {
     assert_eq!(Generation::from_index(1), Some(Generation::Middle));
 }
 
-/// An object that a type does not show is not garbage with it: its `Weak` stays, and no callback comes, before it dies.
+/// An object that a type does not show is not garbage with it: its `Weak` stays, and no callback
+/// comes, before it dies.
 #[test]
 fn trash_weakref_clear() {
     struct Hiding {

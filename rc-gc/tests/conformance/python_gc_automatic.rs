@@ -1,5 +1,5 @@
-//! CPython's test_gc, second part: resurrection, exactly counted; collections that start by themselves, and those that must not.
-//! No unsafe here.
+//! CPython's test_gc, second part: resurrection, exactly counted; collections that start by
+//! themselves, and those that must not. No unsafe here.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -82,7 +82,8 @@ fn resurrection_does_not_block_cleanup_of_other_objects() {
     nothing_left();
 }
 
-/// Automatic collections find young garbage that holds an old object, whose callback sees nothing of the garbage.
+/// Automatic collections find young garbage that holds an old object, whose callback sees nothing
+/// of the garbage.
 #[test]
 fn bug1055820c() {
     let log = Log::default();
@@ -150,7 +151,8 @@ fn indirect_calls_with_gc_disabled() {
     nothing_left();
 }
 
-/// Where nobody but the program collects, fifty thousand allocations collect nothing. (A threshold of 0 counts as 1.)
+/// Where nobody but the program collects, fifty thousand allocations collect nothing. (A threshold
+/// of 0 counts as 1.)
 #[test]
 fn threshold_zero() {
     rc_gc::set_mode(Mode::Manual);

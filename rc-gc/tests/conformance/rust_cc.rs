@@ -1,9 +1,10 @@
-//! rust-cc's tests: finalizers that look around, resurrect, fail; panics in every phase. `Weak`s and cleaners are in `rust_cc_weak`.
+//! rust-cc's tests: finalizers that look around, resurrect, fail; panics in every phase. `Weak`s
+//! and cleaners are in `rust_cc_weak`.
 //!
-//! Without meaning here: `finalize_again` and the 14-bit count; a buffer of candidates with a threshold of its own
-//! (`buffered_threshold`); `try_unwrap` refused inside a collection (here it answers for the handle at hand: a dead one is given
-//! back). Unsafe code only
-//! for `Trace`s that panic in the phase they are told to.
+//! Without meaning here: `finalize_again` and the 14-bit count; a buffer of candidates with a
+//! threshold of its own (`buffered_threshold`); `try_unwrap` refused inside a collection (here it
+//! answers for the handle at hand: a dead one is given back). Unsafe code only for `Trace`s that
+//! panic in the phase they are told to.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -137,7 +138,8 @@ fn try_unwrap() {
     nothing_left();
 }
 
-/// Inside a finalizer or a drop of garbage `try_unwrap` never takes what another one holds, or what is dead.
+/// Inside a finalizer or a drop of garbage `try_unwrap` never takes what another one holds, or what
+/// is dead.
 #[test]
 fn try_unwrap_inside_a_collection() {
     let answers = Log::default();
@@ -214,7 +216,8 @@ fn panicking_trace() {
     }
 }
 
-/// Candidates that a collection did not come to before a trace panicked are candidates still, in every generation.
+/// Candidates that a collection did not come to before a trace panicked are candidates still, in
+/// every generation.
 #[test]
 fn panicking_trace_before_many_candidates() {
     for generation in [Generation::Young, Generation::Middle, Generation::Old] {

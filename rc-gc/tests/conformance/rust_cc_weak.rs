@@ -1,7 +1,7 @@
 //! rust-cc's tests of `Weak`s at every moment, and of cleaners, here [`Gc::on_dead`].
 //!
-//! Without meaning here: cleaners run before the drop of the value, never after it, so `after_drop` and `before_drop` are one; a cleaner is not
-//! cancelled. No unsafe here.
+//! Without meaning here: cleaners run before the drop of the value, never after it, so `after_drop`
+//! and `before_drop` are one; a cleaner is not cancelled. No unsafe here.
 
 use std::cell::{Cell, RefCell};
 
@@ -58,7 +58,8 @@ fn new_cyclic() {
     nothing_left();
 }
 
-/// A `new_cyclic` that panics, with and without its `Weak` saved, leaves no object; what was saved stays dead.
+/// A `new_cyclic` that panics, with and without its `Weak` saved, leaves no object; what was saved
+/// stays dead.
 #[test]
 fn panicking_new_cyclic() {
     for save in [false, true] {
@@ -243,7 +244,8 @@ fn cleaner_panic() {
     }
 }
 
-/// A `Weak` taken before its object is part of a cycle leads to it until the cycle is collected, and so do its clones.
+/// A `Weak` taken before its object is part of a cycle leads to it until the cycle is collected,
+/// and so do its clones.
 #[test]
 fn weak_test2() {
     let log = Log::default();

@@ -1,8 +1,9 @@
 //! tracing-rc's tests (counting, with candidates that age before they are traced).
 //!
-//! Without meaning here: access by `borrow()`, which fails for what is dead; its `sync` half (`Gc` is not `Send`). Values that
-//! change the graph while they are traced (`add`, `drop`, `retain`), or report what they do not own, break the contract of an
-//! unsafe trait here: `verify` names them (`python_gc::refcount_errors`). No unsafe here.
+//! Without meaning here: access by `borrow()`, which fails for what is dead; its `sync` half (`Gc`
+//! is not `Send`). Values that change the graph while they are traced (`add`, `drop`, `retain`), or
+//! report what they do not own, break the contract of an unsafe trait here: `verify` names them
+//! (`python_gc::refcount_errors`). No unsafe here.
 
 use std::cell::RefCell;
 
@@ -17,8 +18,8 @@ fn graph(nodes: usize, edges: &[(usize, usize)], keep: &[usize], log: &Log) -> V
     keep.iter().map(|id| all[*id].clone()).collect()
 }
 
-/// Builds the graph, collects by generation as objects age and then all; holds that `dead` were dropped by then, and that
-/// the rest goes with the handles kept.
+/// Builds the graph, collects by generation as objects age and then all; holds that `dead` were
+/// dropped by then, and that the rest goes with the handles kept.
 fn dies(nodes: usize, edges: &[(usize, usize)], keep: &[usize], dead: &[usize]) {
     for ages in 0..3 {
         let log = Log::default();
@@ -77,7 +78,8 @@ fn mono() {
     dies(2, &[(0, 0), (0, 1), (1, 1)], &[], &[0, 1]);
 }
 
-/// A candidate that an older cycle holds, and is dropped to by an object that counting frees, is found when both are dead.
+/// A candidate that an older cycle holds, and is dropped to by an object that counting frees, is
+/// found when both are dead.
 #[test]
 fn fuzzfound_leak_01() {
     let log = Log::default();
@@ -93,7 +95,8 @@ fn fuzzfound_leak_01() {
     nothing_left();
 }
 
-/// A cycle that loses its last handle to the drop of another cycle, in the collection that looked at both, is found too.
+/// A cycle that loses its last handle to the drop of another cycle, in the collection that looked
+/// at both, is found too.
 #[test]
 fn fuzzfound_leak_02() {
     let log = Log::default();
@@ -107,7 +110,8 @@ fn fuzzfound_leak_02() {
     nothing_left();
 }
 
-/// What drops of garbage save of each other are dead handles; they keep no value, and cost no later collection its way.
+/// What drops of garbage save of each other are dead handles; they keep no value, and cost no later
+/// collection its way.
 #[test]
 fn necromancy() {
     let saved = Kept::<Actor>::default();

@@ -1,9 +1,10 @@
-//! Random programs over at most 64 objects against a model: what is dropped is exactly what is unreachable, each object once; and what a
-//! full collection finds, which starts from candidates, is what a pass over the whole heap finds that ignores them.
+//! Random programs over at most 64 objects against a model: what is dropped is exactly what is
+//! unreachable, each object once; and what a full collection finds, which starts from candidates,
+//! is what a pass over the whole heap finds that ignores them.
 //!
 //! * `ORACLE_GRAPHS=n` runs n graphs in all instead of 100,000.
-//! * `ORACLE_SEED=s` runs the one seed that a failure named. Each graph has a thread, and so a heap, of its own: nothing but
-//!   the seed decides what happens.
+//! * `ORACLE_SEED=s` runs the one seed that a failure named. Each graph has a thread, and so a
+//!   heap, of its own: nothing but the seed decides what happens.
 //!
 //! No unsafe here; one module has some, to write a `Trace`.
 
@@ -29,8 +30,8 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Runs `graph` with one seed after the other until it has run as many graphs as the share says. It answers how
-/// many it ran. Tells the seed where one fails.
+/// Runs `graph` with one seed after the other until it has run as many graphs as the share says. It
+/// answers how many it ran. Tells the seed where one fails.
 fn for_each_seed(test: &'static str, share: u64, graph: fn(u64) -> u64) {
     let wanted = number("ORACLE_GRAPHS").unwrap_or(GRAPHS) * share / 100;
     let only = number("ORACLE_SEED");

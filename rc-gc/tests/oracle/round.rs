@@ -1,4 +1,5 @@
-//! One random program: its steps, and what must hold after each full collection. Unsafe only to ask the slow pass.
+//! One random program: its steps, and what must hold after each full collection. Unsafe only to ask
+//! the slow pass.
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -151,8 +152,8 @@ impl Round {
         rc_gc::collect_generation(generation);
     }
 
-    /// Collects until nothing is found: user code may leave new garbage. What each full collection finds is what a
-    /// pass over the whole heap finds.
+    /// Collects until nothing is found: user code may leave new garbage. What each full collection
+    /// finds is what a pass over the whole heap finds.
     fn collect_all(&self) {
         let found = || {
             let old = rc_gc::stats().generations[2];

@@ -6,9 +6,9 @@
 //!    └──► World { edges, gone, saved, ... } ◄──┘           what the model knows: numbers
 //! ```
 //!
-//! Three types of object share one graph: a plain one, one with a finalizer, one too large for a pool. What their user
-//! code does is decided by seed and number alone, not by the order in which it runs. Unsafe code only for a
-//! `Trace` that panics when it is told to.
+//! Three types of object share one graph: a plain one, one with a finalizer, one too large for a
+//! pool. What their user code does is decided by seed and number alone, not by the order in which
+//! it runs. Unsafe code only for a `Trace` that panics when it is told to.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -94,8 +94,8 @@ impl World {
         count(&self.calls, &self.panic_at);
     }
 
-    /// Inside user code: this heap's collection does nothing if one is under way, the other heap's finds nothing, and takes
-    /// no object of this heap for its own.
+    /// Inside user code: this heap's collection does nothing if one is under way, the other heap's
+    /// finds nothing, and takes no object of this heap for its own.
     fn collect(&self) {
         assert!(rc_gc::collect() < 1_000_000);
         drop(self.saved.clone());
@@ -202,7 +202,8 @@ struct Ring(RefCell<Option<Gc<Ring>>>);
 
 /// A new object, known to the model.
 pub(crate) fn make(world: &Rc<World>) -> Gc<dyn Object> {
-    // Either call may collect, and panic as planned; the second has made its object by then. Finalizers make none.
+    // Either call may collect, and panic as planned; the second has made its object by then.
+    // Finalizers make none.
     let id = world.edges.borrow().len();
     let text = Gc::new(id.to_string());
     world.edges.borrow_mut().push(Vec::new());

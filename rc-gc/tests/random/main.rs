@@ -1,8 +1,10 @@
-//! Random safe programs over several heaps, whose drops, finalizers, callbacks, clones and panic hook do at random what the
-//! program itself can do: collect, allocate, end heaps, take handles away, lend and unwrap values, panic.
+//! Random safe programs over several heaps, whose drops, finalizers, callbacks, clones and panic
+//! hook do at random what the program itself can do: collect, allocate, end heaps, take handles
+//! away, lend and unwrap values, panic.
 //!
-//! `oracle` says what must be dropped; this asks only that nobody sees what is gone: every value knows whether it is
-//! whole. Made to run under AddressSanitizer, with `verify`, where each object is a block of its own.
+//! `oracle` says what must be dropped; this asks only that nobody sees what is gone: every value
+//! knows whether it is whole. Made to run under AddressSanitizer, with `verify`, where each object
+//! is a block of its own.
 //!
 //! * `RANDOM_PROGRAMS=n` runs n programs instead of 1,000.
 //! * `RANDOM_SEED=s` runs the one that a failure named.

@@ -6,8 +6,8 @@
 //! hook ... ┘
 //! ```
 //!
-//! No list of the world is borrowed while user code runs, so that `act` works at any depth. Unsafe code only for a
-//! `Trace` that panics.
+//! No list of the world is borrowed while user code runs, so that `act` works at any depth. Unsafe
+//! code only for a `Trace` that panics.
 
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -32,7 +32,8 @@ pub(crate) fn must(holds: bool, what: &str) {
 
 pub(crate) type Handle = Gc<dyn Object>;
 
-/// All that user code can reach. One for each thread; dropped at its end, before or after the thread's heap.
+/// All that user code can reach. One for each thread; dropped at its end, before or after the
+/// thread's heap.
 #[derive(Default)]
 pub(crate) struct World {
     state: Cell<u64>,

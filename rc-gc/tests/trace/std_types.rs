@@ -1,5 +1,5 @@
-//! `Trace` for the standard library: a cycle through each container is found, a leaf is one at compile time,
-//! and what may not be looked into, or is in use, keeps alive what it holds.
+//! `Trace` for the standard library: a cycle through each container is found, a leaf is one at
+//! compile time, and what may not be looked into, or is in use, keeps alive what it holds.
 
 use std::alloc::Layout;
 use std::any::{Any, TypeId};

@@ -1,7 +1,8 @@
-//! `PoolAlloc` as the allocator of the fuzzer itself, against the plain model: alloc, alloc_zeroed, realloc, dealloc.
+//! `PoolAlloc` as the allocator of the fuzzer itself, against the plain model: alloc, alloc_zeroed,
+//! realloc, dealloc.
 //!
-//! The programs of one process share its heap and caches. What the thread caches is given back now and then, as
-//! the first byte says, so that blocks take the whole way. No unsafe here.
+//! The programs of one process share its heap and caches. What the thread caches is given back now
+//! and then, as the first byte says, so that blocks take the whole way. No unsafe here.
 #![no_main]
 
 use alloc_global::{PoolAlloc, stats, thread_flush, trim};

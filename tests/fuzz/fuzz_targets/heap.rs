@@ -1,6 +1,7 @@
 //! The private heap against the plain model: any calls, on a source that refuses any run of requests.
 //!
-//! Every invariant is verified after each call; at the end nothing is live, and no page is lost. No unsafe here.
+//! Every invariant is verified after each call; at the end nothing is live, and no page is lost. No
+//! unsafe here.
 #![no_main]
 
 use alloc_core::{FailingPages, Heap, OsPages};

@@ -6,8 +6,9 @@
 //! poolalloc-top --once PID      one frame as text on standard output
 //! ```
 //!
-//! The program must publish (`POOLALLOC_STATS_FILE=1`, or `alloc_global::publish_stats`). It notices that somebody looks, and
-//! goes back to sleep two seconds after nobody does. Ends with 2, and one line, where there is nothing to show.
+//! The program must publish (`POOLALLOC_STATS_FILE=1`, or `alloc_global::publish_stats`). It
+//! notices that somebody looks, and goes back to sleep two seconds after nobody does. Ends with 2,
+//! and one line, where there is nothing to show.
 //!
 //! `text` turns a frame into words, `view` into panes. No unsafe here.
 

@@ -24,7 +24,8 @@ pub(crate) fn bytes(bytes: u64) -> String {
     format!("{value:.places$} {}", units[unit])
 }
 
-/// A bar of `width` characters: `#` live, `+` cached, `.` free, in proportion; every part that is not 0 shows.
+/// A bar of `width` characters: `#` live, `+` cached, `.` free, in proportion; every part that is
+/// not 0 shows.
 pub(crate) fn bar(class: &ClassStats, width: usize) -> String {
     let parts = [class.live_blocks, class.cached_blocks, class.free_blocks];
     let all: u64 = parts.iter().sum();

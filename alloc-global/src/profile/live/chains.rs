@@ -35,7 +35,8 @@ impl Parts {
     /// The number of an address's bucket.
     #[inline]
     pub(super) fn bucket_of(&self, address: usize) -> usize {
-        // Memory that is mapped in one piece has buckets of its own as far as there are some; pieces are strewn.
+        // Memory that is mapped in one piece has buckets of its own as far as there are some;
+        // pieces are strewn.
         let mixed = (address as u64 >> (MIB_BITS + 6)).wrapping_mul(GOLDEN);
         let piece = (mixed >> (u64::BITS - MIB_BITS)) as usize;
         ((address >> BUCKET_SHIFT) + (piece << (MIB_BITS - BUCKET_SHIFT))) & (self.buckets - 1)
@@ -70,7 +71,8 @@ impl Parts {
         fetch(slot.wrapping_byte_add(size_of::<Slot>() - 1));
     }
 
-    /// What a head or the link of an entry says. Atomic, for heads are also looked at by who does not hold their stripe.
+    /// What a head or the link of an entry says. Atomic, for heads are also looked at by who does
+    /// not hold their stripe.
     ///
     /// # Safety
     ///
@@ -113,7 +115,8 @@ impl Parts {
 }
 
 impl Spot {
-    /// The word that names the entry of the address in its chain, or the last word of the chain, which is 0.
+    /// The word that names the entry of the address in its chain, or the last word of the chain,
+    /// which is 0.
     ///
     /// # Safety
     ///

@@ -1,8 +1,9 @@
-//! Of which size classes samples are live: of most, at most times, none is, and then none of their blocks needs a look.
+//! Of which size classes samples are live: of most, at most times, none is, and then none of their
+//! blocks needs a look.
 //!
-//! Invariant, for who holds the stripe of an entry that is a sample: the entry is in the count of its class. Entries of a profile of
-//! all blocks are in none: they would have threads write to the same few lines all the time. Once there was one, every
-//! class may have some.
+//! Invariant, for who holds the stripe of an entry that is a sample: the entry is in the count of
+//! its class. Entries of a profile of all blocks are in none: they would have threads write to the
+//! same few lines all the time. Once there was one, every class may have some.
 //!
 //! Readers need no order, as `live` says of its filter. No unsafe here.
 
@@ -44,7 +45,8 @@ impl Classes {
         }
     }
 
-    /// Whether a block of a class, or without one a block above 512 bytes, may be in the table: false for sure.
+    /// Whether a block of a class, or without one a block above 512 bytes, may be in the table:
+    /// false for sure.
     #[inline]
     pub(super) fn may_have(&self, class: Option<SizeClass>) -> bool {
         let samples = self.samples.get(class.map_or(0, SizeClass::index));

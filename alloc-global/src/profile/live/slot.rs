@@ -1,11 +1,12 @@
-//! An entry in its place, in five words: what is live of a program that is traced is many times larger than a processor's caches.
+//! An entry in its place, in five words: what is live of a program that is traced is many times
+//! larger than a processor's caches.
 //!
 //! ```text
 //!   0 address   8 next (4)  12 site (4)   16 requested (48 bits), lost (16)   24 birth (48), exact (1), -, lost (8)   32 weight
 //! ```
 //!
-//! `lost` is what the block has beyond what was requested, 24 bits: at most a quarter of 32 MiB. Births are in microseconds: 48 bits
-//! last nine years. No unsafe here.
+//! `lost` is what the block has beyond what was requested, 24 bits: at most a quarter of 32 MiB.
+//! Births are in microseconds: 48 bits last nine years. No unsafe here.
 
 use super::Entry;
 use crate::profile::sites::SiteRef;

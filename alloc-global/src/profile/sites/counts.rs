@@ -7,11 +7,12 @@
 //! lines 3- lifetimes                     whoever frees: one step each
 //! ```
 //!
-//! A site belongs to a lane (`local`), and a lane to one thread at a time, so most of what is counted needs no step that waits
-//! for other processors: those cost more than all else that an event counts, and many times as much where threads meet.
+//! A site belongs to a lane (`local`), and a lane to one thread at a time, so most of what is
+//! counted needs no step that waits for other processors: those cost more than all else that an
+//! event counts, and many times as much where threads meet.
 //!
-//! Invariants are those of `sites`, and: `own` of a site in a lane other than 0 is written by that lane's thread only.
-//! No unsafe here.
+//! Invariants are those of `sites`, and: `own` of a site in a lane other than 0 is written by that
+//! lane's thread only. No unsafe here.
 
 use super::{LIFETIMES, WEIGHT_ONE};
 use crate::cache::bump;
@@ -50,7 +51,8 @@ struct Own {
     gone: Sum,
     /// When the site had most bytes.
     most: Had,
-    /// What `came` less `gone` must exceed for there to be more: what others took away counts too, as it was known last.
+    /// What `came` less `gone` must exceed for there to be more: what others took away counts too,
+    /// as it was known last.
     limit: AtomicI64,
 }
 
@@ -60,7 +62,8 @@ struct Others {
     gone: Sum,
     /// Of what went, own or not.
     gone_beyond: AtomicU64,
-    /// The bits of a number with a fraction: [`variance`] of the bytes that went. What is live knows its own.
+    /// The bits of a number with a fraction: [`variance`] of the bytes that went. What is live
+    /// knows its own.
     gone_variance: AtomicU64,
     /// Bytes that blocks grew by in the hands of other threads.
     grown: AtomicU64,
@@ -70,15 +73,17 @@ struct Others {
     _rest: u64,
 }
 
-/// What a sample adds to the variance of a sum to which it adds `estimate`. It was chosen with the chance `p`, the inverse of
-/// its weight, and adds `value / p`: by Horvitz and Thompson (1952) `value^2 * (1 - p) / p^2` is the unbiased estimate of the
-/// variance. 0 where it stands for itself.
+/// What a sample adds to the variance of a sum to which it adds `estimate`. It was chosen with the
+/// chance `p`, the inverse of its weight, and adds `value / p`: by Horvitz and Thompson (1952)
+/// `value^2 * (1 - p) / p^2` is the unbiased estimate of the variance. 0 where it stands for
+/// itself.
 pub(crate) fn variance(weight: u64, estimate: f64) -> f64 {
     let chance = WEIGHT_ONE as f64 / weight.max(WEIGHT_ONE) as f64;
     estimate * estimate * (1.0 - chance)
 }
 
-/// Blocks that came, or went: each stands for [`WEIGHT_ONE`], and what it stands for beyond that is counted apart.
+/// Blocks that came, or went: each stands for [`WEIGHT_ONE`], and what it stands for beyond that is
+/// counted apart.
 #[repr(C)]
 struct Sum {
     bytes: AtomicU64,
@@ -259,7 +264,8 @@ impl Counts {
         }
     }
 
-    /// Counts a block that came; `peak` is the number of the process's last peak. `alone` where the site is in the lane of the calling thread.
+    /// Counts a block that came; `peak` is the number of the process's last peak. `alone` where the
+    /// site is in the lane of the calling thread.
     #[inline]
     pub(crate) fn come(&self, weight: u64, bytes: u64, peak: u64, alone: bool) {
         self.note_peak(peak);
@@ -304,7 +310,8 @@ impl Counts {
         own.limit.store(most.wrapping_add(taken), Ordering::Relaxed);
     }
 
-    /// Counts a block that went, of which `lifetime` is known in microseconds or not. `alone` as in [`Counts::come`].
+    /// Counts a block that went, of which `lifetime` is known in microseconds or not. `alone` as in
+    /// [`Counts::come`].
     #[inline]
     pub(crate) fn go(&self, gone: Gone, peak: u64, alone: bool) {
         let Gone { weight, bytes, lifetime, temporary } = gone;

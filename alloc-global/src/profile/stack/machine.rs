@@ -1,8 +1,8 @@
-//! What the machine says of the present frame, and the two words of any frame: the part of walking stacks that differs between
-//! processors.
+//! What the machine says of the present frame, and the two words of any frame: the part of walking
+//! stacks that differs between processors.
 //!
-//! Elsewhere than on x86-64 and AArch64 there is no frame pointer that is known, so no walk begins. It does not know where a
-//! stack ends: who reads a frame has looked.
+//! Elsewhere than on x86-64 and AArch64 there is no frame pointer that is known, so no walk begins.
+//! It does not know where a stack ends: who reads a frame has looked.
 
 /// The caller's frame pointer register; 0 where the machine has none that is known.
 #[inline(always)]
@@ -25,8 +25,8 @@ pub(crate) fn frame_pointer() -> usize {
     pointer
 }
 
-/// An address that is not above the frame of the function that this is inlined into: the stack pointer, where the machine
-/// has one that is known.
+/// An address that is not above the frame of the function that this is inlined into: the stack
+/// pointer, where the machine has one that is known.
 ///
 /// Not the address of a local variable: AddressSanitizer puts those into memory of its own.
 #[inline(always)]
@@ -55,8 +55,8 @@ pub(super) fn stack_pointer() -> usize {
 
 /// The two words of a frame at `at`: the next frame pointer, and the return address.
 ///
-/// Not by loads of the compiler's: these are words of other frames, of which it knows nothing, and some that
-/// AddressSanitizer has marked as not to be touched lie between them.
+/// Not by loads of the compiler's: these are words of other frames, of which it knows nothing, and
+/// some that AddressSanitizer has marked as not to be touched lie between them.
 ///
 /// # Safety
 ///

@@ -1,4 +1,5 @@
-//! In place of `rules` where there are none: on other systems and processors, under Miri, and without reports. No unsafe here.
+//! In place of `rules` where there are none: on other systems and processors, under Miri, and
+//! without reports. No unsafe here.
 
 use super::{Bounds, Stack};
 

@@ -1,4 +1,5 @@
-//! A chain of calls that a walk must find, if the program keeps frame pointers. It decides nothing: what follows from it is said in `stack`.
+//! A chain of calls that a walk must find, if the program keeps frame pointers. It decides nothing:
+//! what follows from it is said in `stack`.
 
 use super::{Bounds, Stack, frame_pointer, stack_pointer, walk};
 use core::hint::black_box;

@@ -1,5 +1,6 @@
-//! Walks by unwind rules: where a program keeps no frame pointers, the tables that unwinders read say for each address of code where
-//! the caller's frame is. Read once for an address, and kept here in a word.
+//! Walks by unwind rules: where a program keeps no frame pointers, the tables that unwinders read
+//! say for each address of code where the caller's frame is. Read once for an address, and kept
+//! here in a word.
 //!
 //! ```text
 //! kept:  | tag (37 at most) | kind (2) | by frame pointer (1) | offset / 8 (13) | saved / 8 (11) |
@@ -10,18 +11,21 @@
 //!          `saved` bytes below it         8 bytes below it
 //! ```
 //!
-//! With its rules at hand a stack costs some 30 instructions a frame; the C library's unwinder, which reads and runs the
-//! tables at every frame anew, costs 350.
+//! With its rules at hand a stack costs some 30 instructions a frame; the C library's unwinder,
+//! which reads and runs the tables at every frame anew, costs 350.
 //!
 //! Invariants:
 //!
-//! 1. The walk reads only words that lie wholly between the stack pointer it starts from and the top of the thread's stack.
+//! 1. The walk reads only words that lie wholly between the stack pointer it starts from and the
+//!    top of the thread's stack.
 //! 2. Stack pointers grow strictly, so the walk ends.
-//! 3. A kept word is the rule of one address and no other: its place and its tag together are the address, mixed.
+//! 3. A kept word is the rule of one address and no other: its place and its tag together are the
+//!    address, mixed.
 //!
-//! What needs more than a rule of this form (signal frames, frames above 64 KiB) is left to the unwinder, as is a stack that
-//! is not the thread's own, and one that is too short for a rule to be read. Rules of libraries other than the C library are
-//! read each time: they may be unloaded, and others loaded in their place. Frames of the allocator itself are kept, as in `stack`.
+//! What needs more than a rule of this form (signal frames, frames above 64 KiB) is left to the
+//! unwinder, as is a stack that is not the thread's own, and one that is too short for a rule to be
+//! read. Rules of libraries other than the C library are read each time: they may be unloaded, and
+//! others loaded in their place. Frames of the allocator itself are kept, as in `stack`.
 //!
 //! Rules that are kept by address: framehop (Markus Stange). Unsafe to read words of the stack.
 
@@ -45,8 +49,9 @@ pub(super) enum Rule {
     Last,
     /// Only the unwinder can tell.
     Other,
-    /// The caller's stack pointer lies `offset` bytes above the frame pointer or the stack pointer, its return address in the word below
-    /// that, and its frame pointer, where it is not what it is now, `saved` bytes below.
+    /// The caller's stack pointer lies `offset` bytes above the frame pointer or the stack pointer,
+    /// its return address in the word below that, and its frame pointer, where it is not what it is
+    /// now, `saved` bytes below.
     Caller { by_fp: bool, offset: usize, saved: Option<usize> },
 }
 
@@ -60,11 +65,13 @@ const RULE_BITS: u32 = KIND_AT + 2;
 /// Bits of an address of code.
 const ADDRESS_BITS: u32 = 48;
 
-/// Bytes that the kept rules take at least: with fewer, a tag would not tell all addresses of one place apart.
+/// Bytes that the kept rules take at least: with fewer, a tag would not tell all addresses of one
+/// place apart.
 const LEAST_BYTES: usize = WORD << (ADDRESS_BITS + RULE_BITS - u64::BITS);
 
-/// Bytes of the stack that are left at least where a rule is read. It takes 5 KiB, and 15 in a build that is not optimised: too much for the
-/// smallest threads, which have 16 with what the C library keeps there.
+/// Bytes of the stack that are left at least where a rule is read. It takes 5 KiB, and 15 in a
+/// build that is not optimised: too much for the smallest threads, which have 16 with what the C
+/// library keeps there.
 const ROOM_TO_READ: usize = 24 << 10;
 
 /// Enough for the return addresses of a large program.
@@ -106,8 +113,8 @@ impl Rule {
 /// The pages of the kept rules.
 static KEPT: Area = Area::new(bytes_wanted);
 
-/// What is kept before the first event of a profile fixes how much its tables may take: measurements (`scope`) have stacks too, and are
-/// not to decide that. It is none of those tables.
+/// What is kept before the first event of a profile fixes how much its tables may take:
+/// measurements (`scope`) have stacks too, and are not to decide that. It is none of those tables.
 static FEW: [AtomicU64; LEAST_BYTES / WORD] = [const { AtomicU64::new(0) }; LEAST_BYTES / WORD];
 
 /// Bytes of the pages for kept rules: a power of two.
@@ -152,7 +159,8 @@ impl Kept {
         Some(Kept { words, tag_bits: ADDRESS_BITS - (area.len() / WORD).ilog2() })
     }
 
-    /// The place of an address, and its tag there. Different addresses differ in one of the two (3): an odd factor loses nothing.
+    /// The place of an address, and its tag there. Different addresses differ in one of the two
+    /// (3): an odd factor loses nothing.
     #[inline]
     fn place(&self, address: usize) -> (&'static AtomicU64, u64) {
         const UNUSED: u32 = u64::BITS - ADDRESS_BITS;
@@ -201,8 +209,8 @@ impl Bounds {
     }
 }
 
-/// Captures the stack from the function that `from` was read in, into an empty stack. `false` where the unwinder is needed: then it is
-/// empty still.
+/// Captures the stack from the function that `from` was read in, into an empty stack. `false` where
+/// the unwinder is needed: then it is empty still.
 #[inline(never)]
 pub(super) fn capture(from: Registers, bounds: Bounds, stack: &mut Stack) -> bool {
     let Some(kept) = is_ready().then(Kept::of_process).flatten() else { return false };
@@ -245,7 +253,8 @@ unsafe fn walk(
             stack.end = End::Corrupt;
             return true;
         }
-        // SAFETY: at or above `sp`, and below the upper bound, by the tests above and the one before this is used.
+        // SAFETY: at or above `sp`, and below the upper bound, by the tests above and the one
+        // before this is used.
         let read = |at: usize| unsafe { read_word(at) };
         if let Some(saved) = saved {
             let at = caller.wrapping_sub(saved);

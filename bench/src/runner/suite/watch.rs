@@ -1,6 +1,7 @@
 //! The suite of what looking costs: one worker, with its instrumentation off and on. No unsafe here.
 //!
-//! Its workers keep frame pointers, as a program that is to be traced should; the baseline is the same file.
+//! Its workers keep frame pointers, as a program that is to be traced should; the baseline is the
+//! same file.
 
 use bench::workload::{self, Kind, Workload};
 

@@ -1,9 +1,11 @@
-//! What a module's tables say of an address of its code: its ELF header leads to its program headers, the loader to `.eh_frame_hdr`, that
-//! to the entry in `.eh_frame`, whose program gimli runs.
+//! What a module's tables say of an address of its code: its ELF header leads to its program
+//! headers, the loader to `.eh_frame_hdr`, that to the entry in `.eh_frame`, whose program gimli
+//! runs.
 //!
-//! The loader is asked without a lock (`_dl_find_object`, glibc 2.35); an older one has no such call, and the unwinder does all.
-//! Whoever asks has the module on its stack, so it stays loaded meanwhile. What is kept of others could be of a module that is
-//! gone, so only rules of those that stay for good may be. Nothing here allocates.
+//! The loader is asked without a lock (`_dl_find_object`, glibc 2.35); an older one has no such
+//! call, and the unwinder does all. Whoever asks has the module on its stack, so it stays loaded
+//! meanwhile. What is kept of others could be of a module that is gone, so only rules of those that
+//! stay for good may be. Nothing here allocates.
 //!
 //! Unsafe to read the tables where the loader put them.
 
@@ -22,8 +24,8 @@ type FindObject = unsafe extern "C" fn(*mut c_void, *mut Found) -> c_int;
 /// The loader's `_dl_find_object`; null where it has none, or nobody looked yet.
 static FIND: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 
-/// Where the modules lie that nothing unloads, from their starts to their ends: the executable, the module that this code is in, and the
-/// C library. Both 0 where that is not known.
+/// Where the modules lie that nothing unloads, from their starts to their ends: the executable, the
+/// module that this code is in, and the C library. Both 0 where that is not known.
 static LASTING: [[AtomicUsize; 2]; 3] = [const { [const { AtomicUsize::new(0) }; 2] }; 3];
 
 /// What that writes (`struct dl_find_object`).
@@ -38,14 +40,16 @@ struct Found {
     rest: [u64; 16],
 }
 
-/// Looks for what the loader offers: to be called before anything is watched, for it takes a lock of the loader's.
+/// Looks for what the loader offers: to be called before anything is watched, for it takes a lock
+/// of the loader's.
 pub(crate) fn prepare() {
     static PREPARED: AtomicBool = AtomicBool::new(false);
     // Relaxed: threads that come at once find the same.
     if PREPARED.load(Ordering::Relaxed) {
         return;
     }
-    // Relaxed, all: code and modules that were there before this thread was. Of a start without its end nothing follows.
+    // Relaxed, all: code and modules that were there before this thread was. Of a start without its
+    // end nothing follows.
     FIND.store(look_up(c"_dl_find_object"), Ordering::Relaxed);
     // SAFETY: always callable.
     let executable = unsafe { libc::getauxval(libc::AT_ENTRY) } as usize;
@@ -61,8 +65,9 @@ pub(crate) fn prepare() {
     PREPARED.store(true, Ordering::Relaxed);
 }
 
-/// No lock of ours is held: the loader's is held all the while that a library's constructors run, which may take ours and fork. A
-/// child of a fork has it free: the C library sees to that, unlike for the one that `modules` takes.
+/// No lock of ours is held: the loader's is held all the while that a library's constructors run,
+/// which may take ours and fork. A child of a fork has it free: the C library sees to that, unlike
+/// for the one that `modules` takes.
 fn look_up(name: &CStr) -> *mut c_void {
     // SAFETY: a name that ends with 0.
     keeping_errno(|| unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) })
@@ -82,7 +87,8 @@ pub(crate) fn is_ready() -> bool {
     !FIND.load(Ordering::Relaxed).is_null()
 }
 
-/// Memory for the run of an entry's program: some 2 KiB on the stack, moved and copied meanwhile (`ROOM_TO_READ`). A row has a rule for each register that is saved.
+/// Memory for the run of an entry's program: some 2 KiB on the stack, moved and copied meanwhile
+/// (`ROOM_TO_READ`). A row has a rule for each register that is saved.
 struct OnStack;
 
 impl UnwindContextStorage<usize> for OnStack {
@@ -167,7 +173,8 @@ impl Module {
         headers.iter().filter(|header| header.p_type == libc::PT_LOAD)
     }
 
-    /// Its bytes from an address on, as far as they are in one segment: one that is read, and not written to.
+    /// Its bytes from an address on, as far as they are in one segment: one that is read, and not
+    /// written to.
     fn bytes(&self, address: usize) -> Option<EndianSlice<'_, LittleEndian>> {
         let offset = address.checked_sub(self.start.addr())?;
         let is_constant =

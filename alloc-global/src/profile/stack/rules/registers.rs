@@ -1,4 +1,5 @@
-//! The registers that a walk by unwind rules starts from, and words of the stack, on x86-64. It follows nothing.
+//! The registers that a walk by unwind rules starts from, and words of the stack, on x86-64. It
+//! follows nothing.
 
 /// See the head of this file.
 #[derive(Clone, Copy, Debug)]

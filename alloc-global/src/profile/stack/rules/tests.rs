@@ -62,8 +62,8 @@ fn no_rule_is_read_where_the_stack_is_short() {
     }
 }
 
-/// What a walk over `words` finds, from the first one on; words at even places are addresses of code, and what rule each
-/// has is said by `rules`.
+/// What a walk over `words` finds, from the first one on; words at even places are addresses of
+/// code, and what rule each has is said by `rules`.
 fn walked(words: &[usize], fp: usize, rules: &[(usize, Rule)]) -> Option<(Vec<usize>, End)> {
     let start = words.as_ptr().expose_provenance();
     let bounds = Bounds::of(start, start + size_of_val(words));
@@ -158,7 +158,8 @@ fn assert_agree(found: Option<[Vec<usize>; 2]>) -> usize {
     common
 }
 
-/// A frame whose size is known when it runs, and one that is aligned: the frame pointer leads to both callers.
+/// A frame whose size is known when it runs, and one that is aligned: the frame pointer leads to
+/// both callers.
 #[inline(never)]
 fn aligned(depth: usize) -> Option<[Vec<usize>; 2]> {
     #[repr(align(128))]
