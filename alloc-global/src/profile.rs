@@ -20,6 +20,7 @@
 //! Nothing here is reached while nothing is watched. No unsafe here; the modules say what they use it for.
 
 mod diff;
+mod frame;
 mod group;
 mod live;
 mod local;
@@ -41,6 +42,8 @@ mod tables_tests;
 mod take;
 
 pub use diff::{Diff, Growth};
+#[cfg(feature = "report")]
+pub use frame::Frame;
 pub use group::{Filter, Group, Grouping, Totals};
 pub use local::{Region, untracked};
 pub(crate) use local::{adopt_after_fork, leave};
@@ -48,9 +51,9 @@ pub use rounding::{BetterClass, Rounding, RoundingSite, rounding};
 pub use snapshot::{Dropped, Lifetimes, Module, Peak, Site, Snapshot};
 #[cfg(feature = "report")]
 pub use symbols::DebugInfo;
-#[cfg(feature = "report")]
-pub(crate) use symbols::{MACHINERY, STANDARD, is_machinery_by_file, is_standard_by_file};
 
+#[cfg(feature = "report")]
+pub(crate) use modules::program;
 pub(crate) use modules::{
     lock_for_fork as lock_loader_for_fork, unlock_after_fork as unlock_loader_after_fork,
 };

@@ -10,8 +10,9 @@
 //!
 //! No unsafe here.
 
+use super::frame::{Frame, crate_of, module_of};
 use super::snapshot::{Site, Snapshot};
-use super::symbols::{Symbols, crate_of, module_of};
+use super::symbols::Symbols;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
@@ -158,7 +159,7 @@ pub(crate) fn name(key: &Key<'_>, grouping: Grouping, symbols: &Symbols) -> Stri
             let from = symbols.frames(key.stack).skip_while(|frame| !std::ptr::eq(*frame, own));
             from.map(|frame| frame.function.as_str()).collect::<Vec<_>>().join(" < ")
         }
-        Grouping::Line => culprit().map(|frame| frame.place()).unwrap_or_default(),
+        Grouping::Line => culprit().map(Frame::place_or_name).unwrap_or_default(),
         Grouping::Function => function().to_owned(),
         Grouping::Module => module_of(function()).to_owned(),
         Grouping::Crate => crate_of(function()).to_owned(),

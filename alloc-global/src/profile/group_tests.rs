@@ -1,7 +1,7 @@
 //! Tests of the questions to snapshots and diffs, on made-up sites. No unsafe here.
 
 use super::*;
-use crate::profile::symbols::Frame;
+use crate::profile::frame::Frame;
 use crate::{Dropped, Lifetimes};
 use std::time::{Duration, SystemTime};
 

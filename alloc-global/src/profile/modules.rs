@@ -100,7 +100,8 @@ unsafe extern "C" fn note(
     0
 }
 
-fn program() -> String {
+/// The path of the program's file; empty where it is not known.
+pub(crate) fn program() -> String {
     std::env::current_exe().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
 }
 

@@ -46,7 +46,7 @@ impl Owners {
             let symbols = Symbols::resolve(addresses, &modules::loaded());
             let name = |stack: &[u64]| {
                 let frame = symbols.culprit(stack)?;
-                Some(format!("{} ({})", frame.function, frame.place()))
+                Some(format!("{} ({})", frame.function, frame.place_or_name()))
             };
             let sites = self.stacks.iter();
             sites.filter_map(|(site, stack)| Some((*site, name(stack)?))).collect()

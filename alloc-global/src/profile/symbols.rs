@@ -6,21 +6,12 @@
 //! has all it needs to do it elsewhere. Without the feature, and where nothing is known, an address
 //! is named by its module and offset.
 
+use super::frame::Frame;
 use super::local::untracked;
 #[cfg(feature = "report")]
 use super::modules;
 use super::snapshot::Module;
 use std::collections::HashMap;
-
-/// A function at a place in the source.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Frame {
-    /// Demangled, without a hash.
-    pub(crate) function: String,
-    pub(crate) file: Option<String>,
-    pub(crate) line: Option<u32>,
-    pub(crate) column: Option<u32>,
-}
 
 /// Symbols from the debug information of this process: the program and what is loaded into it.
 ///
@@ -39,13 +30,8 @@ pub struct DebugInfo;
 
 #[cfg(feature = "report")]
 impl crate::report::Symbols for DebugInfo {
-    fn resolve(&self, addresses: &[u64]) -> Vec<Vec<crate::report::Frame>> {
-        let convert = |frame: Frame| {
-            let Frame { function, file, line, column } = frame;
-            crate::report::Frame { function, file, line, column }
-        };
-        let one = |address: &u64| look_up(*address).into_iter().map(convert).collect();
-        untracked(|| addresses.iter().map(one).collect())
+    fn resolve(&self, addresses: &[u64]) -> Vec<Vec<Frame>> {
+        untracked(|| addresses.iter().map(|address| look_up(*address)).collect())
     }
 }
 
@@ -53,79 +39,6 @@ impl crate::report::Symbols for DebugInfo {
 #[derive(Debug, Default)]
 pub(crate) struct Symbols {
     known: HashMap<u64, Vec<Frame>>,
-}
-
-/// Beginnings of names of functions between the program and the allocator.
-pub(crate) const MACHINERY: &[&str] = &[
-    "__rust_alloc",
-    "__rust_realloc",
-    "__rustc::",
-    "__rdl_",
-    "__rg_",
-    "alloc::alloc::",
-    "alloc::raw_vec::",
-    "alloc_global::",
-    "alloc_core::",
-    "backtrace::",
-    "_Unwind_Backtrace",
-];
-
-/// Beginnings of names of functions of the standard library.
-pub(crate) const STANDARD: &[&str] = &["alloc::", "core::", "std::", "hashbrown::"];
-
-/// Where the sources of these functions lie, for names without a path: debug information of
-/// `debug = "line-tables-only"` has no other.
-const MACHINERY_FILES: &[&str] = &["/library/alloc/src/alloc.rs", "/library/alloc/src/raw_vec"];
-const STANDARD_FILES: &[&str] =
-    &["/library/alloc/src/", "/library/core/src/", "/library/std/src/", "/hashbrown-"];
-
-/// Whether the file is one of the allocator's own.
-fn is_own(file: &str) -> bool {
-    let folder = env!("CARGO_MANIFEST_DIR").trim_end_matches("alloc-global");
-    let inside = |rest: &str| {
-        ["alloc-global/src/", "alloc-core/src/"].iter().any(|own| rest.starts_with(own))
-    };
-    file.strip_prefix(folder).is_some_and(inside)
-}
-
-/// Whether a function whose name has no path stands between the program and the allocator, by its file.
-pub(crate) fn is_machinery_by_file(function: &str, file: Option<&str>) -> bool {
-    let among = |file: &str| is_own(file) || MACHINERY_FILES.iter().any(|own| file.contains(own));
-    !leading_path(function).contains("::") && file.is_some_and(among)
-}
-
-/// The same for the standard library.
-pub(crate) fn is_standard_by_file(function: &str, file: Option<&str>) -> bool {
-    let among = |file: &str| STANDARD_FILES.iter().any(|own| file.contains(own));
-    !leading_path(function).contains("::") && file.is_some_and(among)
-}
-
-fn starts_with_any(name: &str, beginnings: &[&str]) -> bool {
-    let path = leading_path(name);
-    beginnings.iter().any(|beginning| path.starts_with(beginning))
-}
-
-impl Frame {
-    /// Whether the function stands between the program and the allocator, or is the standard library's.
-    fn is_of_others(&self) -> bool {
-        starts_with_any(&self.function, STANDARD)
-            || is_standard_by_file(&self.function, self.file.as_deref())
-            || self.is_machinery()
-    }
-
-    fn is_machinery(&self) -> bool {
-        starts_with_any(&self.function, MACHINERY)
-            || is_machinery_by_file(&self.function, self.file.as_deref())
-    }
-
-    /// `file:line`, as far as known, else the function.
-    pub(crate) fn place(&self) -> String {
-        match (&self.file, self.line) {
-            (Some(file), Some(line)) => format!("{file}:{line}"),
-            (Some(file), None) => file.clone(),
-            _ => self.function.clone(),
-        }
-    }
 }
 
 impl Symbols {
@@ -150,14 +63,13 @@ impl Symbols {
     /// start programs and threads.
     pub(crate) fn frames<'a>(&'a self, stack: &'a [u64]) -> impl Iterator<Item = &'a Frame> + 'a {
         let all = stack.iter().filter_map(|address| self.known.get(address)).flatten();
-        let outermost = |frame: &&Frame| frame.function.contains("__rust_begin_short_backtrace");
-        all.skip_while(|frame| frame.is_machinery()).take_while(move |frame| !outermost(frame))
+        all.skip_while(|frame| frame.is_machinery()).take_while(|frame| !frame.is_outermost())
     }
 
     /// The frame that an allocation is put down to: the innermost that is the program's own, else
     /// the innermost that is not the allocator's.
     pub(crate) fn culprit<'a>(&'a self, stack: &'a [u64]) -> Option<&'a Frame> {
-        let own = self.frames(stack).find(|frame| !frame.is_of_others());
+        let own = self.frames(stack).find(|frame| !frame.is_standard());
         own.or_else(|| self.frames(stack).next())
     }
 }
@@ -207,73 +119,9 @@ fn bare(address: u64, modules: &[Module]) -> String {
     }
 }
 
-/// The path at the beginning of a piece of a demangled name, without what marks references, slices
-/// and objects.
-fn path_at(name: &str) -> &str {
-    let name = name.trim_start_matches(['<', '&', '[', '(', '*']);
-    let words = ["dyn ", "mut ", "const "].iter();
-    let name = words.fold(name, |name, word| name.strip_prefix(word).unwrap_or(name));
-    let end = name.find(|c: char| !c.is_alphanumeric() && c != '_' && c != ':');
-    name.get(..end.unwrap_or(name.len())).unwrap_or(name).trim_end_matches(':')
-}
-
-/// The path of the type or function that a demangled name begins with: of `<a::B<T> as c::D>::e`,
-/// `a::B`; of a type that belongs to no crate, such as `u8` or a parameter, that of the trait.
-fn leading_path(function: &str) -> &str {
-    let own = path_at(function);
-    let of_trait = function.split_once(" as ").map(|(_, of_trait)| path_at(of_trait));
-    match of_trait {
-        Some(path) if function.starts_with('<') && !own.contains("::") => path,
-        _ => own,
-    }
-}
-
-/// The crate of a function, by its name.
-pub(crate) fn crate_of(function: &str) -> &str {
-    leading_path(function).split("::").next().unwrap_or_default()
-}
-
-/// The module of a function, by its name: the path up to the first type, or without the function.
-/// Types are told from modules by their capitals.
-pub(crate) fn module_of(function: &str) -> &str {
-    let path = leading_path(function);
-    let is_type = |part: &str| part.starts_with(|c: char| c.is_uppercase());
-    let mut len = 0;
-    for part in path.split("::") {
-        if is_type(part) {
-            return path.get(..len).unwrap_or(path).trim_end_matches(':');
-        }
-        len += part.len() + 2;
-    }
-    // A type that is written `<..>` has no function in its path.
-    if function.starts_with('<') {
-        return path;
-    }
-    path.rsplit_once("::").map_or(path, |(module, _)| module)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn modules_and_crates_are_read_from_names() {
-        for (function, module, krate) in [
-            ("parser::lex::next", "parser::lex", "parser"),
-            ("parser::lex::Lexer<T>::next", "parser::lex", "parser"),
-            ("parser::lex::Lexer::next::{{closure}}", "parser::lex", "parser"),
-            ("<parser::lex::Lexer as core::iter::Iterator>::next", "parser::lex", "parser"),
-            ("<&mut a::b::C as d::E>::f", "a::b", "a"),
-            ("<u8 as alloc::vec::spec::Elem>::from", "alloc::vec::spec", "alloc"),
-            ("<[T] as a::slice::Join<&T>>::join", "a::slice", "a"),
-            ("main", "main", "main"),
-            ("a::main", "a", "a"),
-            ("libfoo.so+0x12", "libfoo", "libfoo"),
-            ("", "", ""),
-        ] {
-            assert_eq!((module_of(function), crate_of(function)), (module, krate), "{function}");
-        }
-    }
 
     #[test]
     fn an_address_without_symbols_is_named_by_its_module() {
@@ -291,11 +139,11 @@ mod tests {
     #[test]
     #[cfg(feature = "report")]
     fn a_function_of_this_crate_is_found_with_its_line() {
-        let here = crate_of as fn(&str) -> &str as usize as u64 + 4;
+        let here = bare as fn(u64, &[Module]) -> String as usize as u64 + 4;
         let symbols = Symbols::resolve([here].into_iter(), &[]);
         let frame = symbols.known[&here].last().unwrap();
-        assert!(frame.function.contains("crate_of"), "{frame:?}");
-        assert!(frame.place().contains("symbols.rs:"), "{frame:?}");
+        assert!(frame.function.contains("bare"), "{frame:?}");
+        assert!(frame.place().unwrap().contains("symbols.rs:"), "{frame:?}");
     }
 
     #[test]

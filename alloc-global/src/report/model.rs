@@ -8,6 +8,7 @@
 //!
 //! No unsafe here.
 
+use crate::profile;
 use crate::{ClassStats, HeatMap, Memory, Pin, Rounding, Rss, Snapshot, Stats};
 use hdrhistogram::Histogram;
 use std::time::{Duration, SystemTime};
@@ -202,9 +203,12 @@ impl Report {
     }
 }
 
+/// The program's path, else how it was called.
 fn program() -> String {
-    let path = std::env::current_exe().map(|path| path.to_string_lossy().into_owned());
-    path.unwrap_or_else(|_| std::env::args().next().unwrap_or_default())
+    Some(profile::program())
+        .filter(|path| !path.is_empty())
+        .or_else(|| std::env::args().next())
+        .unwrap_or_default()
 }
 
 /// How long this process has run.
