@@ -214,18 +214,22 @@ fn read_entry(entry: &[u8]) {
 /// Whether an entry of the environment sets one of the thresholds that
 /// [`glibc_heap`](crate::glibc_heap) would set.
 fn sets_glibc(entry: &[u8]) -> bool {
-    const WHAT: [&[u8]; 4] = [b"TRIM_THRESHOLD", b"MMAP_THRESHOLD", b"TOP_PAD", b"MMAP_MAX"];
-    let names = |text: &[u8], name: &[u8]| {
-        text.windows(name.len()).any(|window| window.eq_ignore_ascii_case(name))
-    };
-    if let Some(variable) = entry.strip_prefix(b"MALLOC_") {
-        let name = variable.split(|&byte| byte == b'=').next().unwrap_or_default();
-        return name.strip_suffix(b"_").is_some_and(|name| WHAT.contains(&name));
-    }
+    const VARIABLES: [&[u8]; 4] = [
+        b"MALLOC_TRIM_THRESHOLD_=",
+        b"MALLOC_MMAP_THRESHOLD_=",
+        b"MALLOC_TOP_PAD_=",
+        b"MALLOC_MMAP_MAX_=",
+    ];
+    const TUNABLES: [&[u8]; 4] = [
+        b"glibc.malloc.trim_threshold=",
+        b"glibc.malloc.mmap_threshold=",
+        b"glibc.malloc.top_pad=",
+        b"glibc.malloc.mmap_max=",
+    ];
+    let begins = |text: &[u8], names: &[&[u8]]| names.iter().any(|name| text.starts_with(name));
     let tunables = entry.strip_prefix(b"GLIBC_TUNABLES=").unwrap_or_default();
-    let of_malloc = |tunable: &[u8]| tunable.starts_with(b"glibc.malloc.");
-    let mut tunables = tunables.split(|&byte| byte == b':').filter(|tunable| of_malloc(tunable));
-    tunables.any(|tunable| WHAT.iter().any(|name| names(tunable, name)))
+    begins(entry, &VARIABLES)
+        || tunables.split(|&byte| byte == b':').any(|tunable| begins(tunable, &TUNABLES))
 }
 
 /// Applies an entry of the environment; what there is to be said where that could not be done.
