@@ -88,6 +88,8 @@ pub(crate) struct Cache {
     unpublished: Cell<isize>,
     /// Bytes freed to the fallback, not yet told to `purge`.
     freed: Cell<usize>,
+    /// From how many bytes in use on they are compared with those of the whole process (`mid`).
+    compared: Cell<usize>,
     /// Blocks taken from the heaps less those given back, wrapping, and their bytes.
     taken: Cell<(u64, u64)>,
     /// What went through this cache before its thread had it, less what went through drains that
@@ -128,8 +130,8 @@ pub(crate) struct Counters {
     pub(crate) mid_out: [AtomicU64; MIDS],
     /// The bytes of those that may come to lie in a list, wrapping.
     listed_out: AtomicU64,
-    /// What this thread had in use when that was last found to be less than nothing, wrapping: it
-    /// freed what others allocated.
+    /// What this thread was found to have in use beyond what can be, wrapping: less than nothing,
+    /// as it freed what others allocated, or more than the whole process, as they freed its blocks.
     written_off: AtomicU64,
     /// Blocks of these bins that went to the drain (`watch`), which counts them.
     drained: AtomicU64,
@@ -187,6 +189,7 @@ impl Cache {
             swept_at: AtomicU64::new(0),
             unpublished: Cell::new(0),
             freed: Cell::new(0),
+            compared: Cell::new(0),
             taken: Cell::new((0, 0)),
             before: Cell::new(CacheTotals::NONE),
             owner: Owner::new(),

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         Case::new("trim_gives_all_of_it_back", trims),
         Case::new("what_nobody_takes_goes_back_by_itself", fades),
         Case::new("many_threads_pass_blocks_round", round),
+        Case::new("threads_that_change_their_parts_keep_no_more_than_is_in_use", parts),
     ])
 }
 
@@ -194,4 +195,41 @@ fn round() {
     });
     drop(slots);
     settle(live);
+}
+
+/// Two threads, of which first one allocates all blocks and the other frees them, then the other way:
+/// what a thread allocated and another freed is not in use, and licenses no cache.
+fn parts() {
+    assert!(ALLOC.cache_fallback());
+    let (there, here) = (sync_channel::<Vec<Block>>(1), sync_channel::<Vec<Block>>(1));
+    let batches = |seed| {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut next = move || Block::new(rng.usize(4_097..32_768), 8, 1).expect("memory");
+        (0..200).map(move |_| (0..16).map(|_| next()).collect::<Vec<_>>())
+    };
+    // At most three batches of 288 KiB are on their way.
+    let most = Arc::new(Mutex::new(0));
+    let note = |most: &Mutex<u64>| {
+        let mut most = most.lock().expect("no panic");
+        *most = (*most).max(stats().fallback_cached_bytes);
+    };
+    let other = {
+        let (most, sender, receiver) = (Arc::clone(&most), here.0, there.1);
+        thread::spawn(move || {
+            for seed in 0..4 {
+                receiver.iter().take(200).for_each(drop);
+                note(&most);
+                batches(seed).for_each(|batch| sender.send(batch).expect("a receiver"));
+            }
+        })
+    };
+    for seed in 4..8 {
+        batches(seed).for_each(|batch| there.0.send(batch).expect("a receiver"));
+        here.1.iter().take(200).for_each(drop);
+        note(&most);
+    }
+    other.join().expect("no panic");
+    let most = *most.lock().expect("no panic");
+    assert!(most <= 16 << 20, "{most} bytes were cached, of 57 MiB that passed each time");
+    assert_eq!(LEDGER.entries().faults, 0);
 }

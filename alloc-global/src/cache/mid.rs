@@ -10,10 +10,14 @@ use super::array::{Array, SLOTS, max_cap};
 use super::{Cache, bump};
 use crate::large_class::LargeClass;
 use crate::mid_class::{CacheBin, has_list};
-use crate::{depot, stats, watch};
+use crate::{depot, stats, thread, watch};
 use alloc_core::Block;
 use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering::Relaxed;
+
+/// Bytes that a thread may come to have in use before they are compared with those of all threads, at
+/// least.
+const COMPARE_STEP: usize = 1 << 20;
 
 /// A new array starts with room for this many blocks.
 const MID_FIRST: u32 = 4;
@@ -214,28 +218,57 @@ impl Cache {
         usize::try_from(self.fallback_net()).unwrap_or(0)
     }
 
-    /// The same for the owner, who begins at nothing again where it freed more than it allocated.
+    /// The same for the owner, who begins at nothing again where it freed more than it allocated, and
+    /// has no more than the whole process has: what others freed of its blocks is written off.
     pub(crate) fn own_fallback_live(&self) -> usize {
         let net = self.fallback_net();
         if net < 0 {
             bump(&self.counters.written_off, net.cast_unsigned());
         }
-        usize::try_from(net).unwrap_or(0)
+        let live = usize::try_from(net).unwrap_or(0);
+        if live > self.compared.get() { self.compare(live) } else { self.note_compared(live) }
+    }
+
+    /// Writes off what is more than the whole process has in use. Costs some hundred instructions
+    /// for each thread.
+    #[cold]
+    fn compare(&self, live: usize) -> usize {
+        let mut all = 0u64;
+        thread::for_each_counted(|cache| all = all.wrapping_add(cache.fallback_in_use()));
+        // Threads at work may be seen freeing what they were not seen allocating.
+        let all = usize::try_from(all.cast_signed()).unwrap_or(0);
+        bump(&self.counters.written_off, live.saturating_sub(all) as u64);
+        self.compared.set(usize::MAX);
+        self.note_compared(live.min(all))
+    }
+
+    /// Compares again once a megabyte more is in use than now, or a quarter.
+    fn note_compared(&self, live: usize) -> usize {
+        let next = live.saturating_add(COMPARE_STEP.max(live / 4));
+        self.compared.set(self.compared.get().min(next));
+        live
     }
 
     fn fallback_net(&self) -> i64 {
+        // Relaxed: this thread's own, or nobody's.
+        let off = self.counters.written_off.load(Relaxed);
+        self.fallback_in_use().wrapping_sub(off).cast_signed()
+    }
+
+    /// Bytes of the fallback's blocks that may come to lie in a list, which came from this cache and
+    /// not back to it, wrapping: their sum over all caches is what the program has in use.
+    fn fallback_in_use(&self) -> u64 {
         let counters = &self.counters;
-        // Relaxed, all of them: this thread's own, or nobody's.
+        // Relaxed, all of them: this thread's own, or an estimate.
         let mut live = counters
             .fallback_bytes_in
             .load(Relaxed)
             .wrapping_sub(counters.fallback_bytes_out.load(Relaxed))
-            .wrapping_add(counters.listed_out.load(Relaxed))
-            .wrapping_sub(counters.written_off.load(Relaxed));
+            .wrapping_add(counters.listed_out.load(Relaxed));
         for (bin, size) in CacheBin::LISTED {
             live = live.wrapping_sub(u64::from(self.head(bin).len()) * size as u64);
         }
-        live.cast_signed()
+        live
     }
 
     /// How many of the fallback's blocks this thread was handed, wrapping: by the cache of large

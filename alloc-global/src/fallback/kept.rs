@@ -128,7 +128,7 @@ pub(super) fn take_passed_on(class: LargeClass, size: usize) -> Option<Block> {
         let visit = Visit::of_owner(cache)?;
         let large = &visit.cache.large;
         large.set_limit(config::fallback_cache());
-        let live = cache.fallback_live();
+        let live = cache.own_fallback_live();
         large.grant(live, 0);
         large.open(class);
         large.room(class, live)
@@ -186,7 +186,7 @@ pub(super) unsafe fn keep_mids(
     if !has_list(class) {
         return 0;
     }
-    let live = cache.fallback_live();
+    let live = cache.own_fallback_live();
     ask_room(cache, live, 0);
     let Some(visit) = Visit::of_owner(cache) else { return 0 };
     let large = &visit.cache.large;
