@@ -88,6 +88,8 @@ pub(crate) struct Cache {
     unpublished: Cell<isize>,
     /// Bytes freed to the fallback, not yet told to `purge`.
     freed: Cell<usize>,
+    /// How often all that is free had been asked for back when this thread last did (`glibc_heap`).
+    pub(crate) round: Cell<u32>,
     /// From how many bytes in use on they are compared with those of the whole process (`mid`).
     compared: Cell<usize>,
     /// Blocks taken from the heaps less those given back, wrapping, and their bytes.
@@ -189,6 +191,7 @@ impl Cache {
             swept_at: AtomicU64::new(0),
             unpublished: Cell::new(0),
             freed: Cell::new(0),
+            round: Cell::new(0),
             compared: Cell::new(0),
             taken: Cell::new((0, 0)),
             before: Cell::new(CacheTotals::NONE),

@@ -21,11 +21,12 @@
 
 use crate::cache::Cache;
 use crate::config;
+use crate::glibc_heap::{self, Keeps};
 use crate::large_class::{LARGE_ALIGN, LargeClass, fallback_layout};
 use crate::latency::{self, Path};
 use crate::mid_class::{CacheBin, MID_MAX, MID_STEPS};
 use crate::visit::free_to_registered;
-use crate::{glibc_heap, huge, spans, thread};
+use crate::{huge, spans, thread};
 use alloc_core::{Block, CLASSES};
 use core::alloc::{GlobalAlloc, Layout};
 use core::any::TypeId;
@@ -35,8 +36,8 @@ use std::alloc::System;
 
 pub(crate) use back::{give_all_back, make_room, make_room_above, trim_system};
 use kept::{
-    ask_room, count_change, look_and_return, make_way, most_in_use, move_cached, note_fresh,
-    note_grown, pass_on, pop, push, take_passed_on,
+    ask_room, count_change, hold_alone, look_and_return, make_way, most_in_use, move_cached,
+    note_fresh, note_grown, pass_on, pop, push, take_passed_on,
 };
 
 mod back;
@@ -129,15 +130,16 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         TypeId::of::<F>() == TypeId::of::<System>()
     }
 
-    /// The class of a block, if a thread or the depot may keep it: not where glibc does better. The
-    /// thread had `in_use` bytes at most.
+    /// Whether a block of a class is better off with glibc than in a cache, of a thread that had
+    /// `in_use` bytes at most.
     #[inline]
-    fn kept_class(block: *mut u8, layout: Layout, in_use: usize) -> Option<LargeClass> {
-        let left = |class: &LargeClass| {
-            let size = class.size();
-            size > LEFT_TO_GLIBC && Self::is_system() && glibc_heap::keeps(block, size, in_use)
-        };
-        LargeClass::of(layout).filter(|class| !left(class))
+    fn is_left(class: LargeClass, block: *mut u8, in_use: usize) -> Keeps {
+        match class.size() {
+            size if size > LEFT_TO_GLIBC && Self::is_system() => {
+                glibc_heap::keeps(block, size, in_use)
+            }
+            _ => Keeps::No,
+        }
     }
 
     /// The most steps of 8 bytes for which the bins of thread caches may be used.
@@ -267,7 +269,9 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             thread::count(|c| &c.fallback_bytes_in, layout.size() as u64);
             thread::note_bytes(asked.size().cast_signed());
             let live = live.saturating_add(layout.size());
-            note_fresh(Self::kept_class(block, layout, most_in_use(live)), live);
+            let most = most_in_use(live);
+            let class = LargeClass::of(layout);
+            note_fresh(class.filter(|class| Self::is_left(*class, block, most) == Keeps::No), live);
         }
         block
     }
@@ -370,8 +374,14 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     unsafe fn keep(cache: &'static Cache, block: Block, layout: Layout) -> bool {
         let live = cache.own_fallback_live();
         let most = most_in_use(live);
-        let Some(class) = Self::kept_class(block.as_ptr(), layout, most) else { return false };
-        ask_room(cache, live.saturating_sub(layout.size()), layout.size());
+        let Some(class) = LargeClass::of(layout) else { return false };
+        let live = live.saturating_sub(layout.size());
+        match Self::is_left(class, block.as_ptr(), most) {
+            Keeps::No => ask_room(cache, live, layout.size()),
+            Keeps::First => return false,
+            // SAFETY: the caller's promise.
+            Keeps::Other => return unsafe { hold_alone(cache, class, block, layout.size(), live) },
+        }
         // SAFETY: the caller's promise.
         let kept = unsafe { push(class, block, layout.size()) };
         kept || pass_on(cache, class, block, layout.size())

@@ -16,7 +16,7 @@
 
 #[cfg(feature = "report")]
 use crate::time_line;
-use crate::{depot, lock, membarrier, profile, purger, shared, spans, thread};
+use crate::{depot, glibc_heap, lock, membarrier, profile, purger, shared, spans, thread};
 
 /// Registers the handlers; called once.
 pub(crate) fn register() {
@@ -50,6 +50,7 @@ unsafe extern "C" fn in_child() {
     #[cfg(feature = "report")]
     time_line::forget_after_fork();
     membarrier::register();
+    glibc_heap::forget_after_fork();
     thread::adopt_after_fork();
     depot::recount_after_fork();
     lock::set_holds_all(false);

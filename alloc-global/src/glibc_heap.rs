@@ -18,21 +18,41 @@
 //! up to `huge`.
 //!
 //! Those other heaps have 64 MiB each, and one that is wholly free is unmapped, whatever glibc was
-//! told: what a thread holds beyond that is better off in its cache.
+//! told: what a thread holds beyond that is better off in its cache. And of what is free at their
+//! ends `malloc_trim` gives nothing back: only a free does, of 64 KiB or more with what is free
+//! around it, where the bound is low. So it is low while caches are emptied ([`trimming`]), and
+//! a thread that leaves large blocks to its heap has one in its cache for whoever empties it.
 //!
 //! Where the user set thresholds of glibc's, all of it is left as it is, and blocks of all sizes
 //! are cached.
 
 #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
-pub(crate) use glibc::{begin, is_due, keeps, look, look_again, stay_short, teach};
+pub(crate) use glibc::{
+    Keeps, begin, forget_after_fork, is_due, keeps, look, look_again, round, stay_short, teach,
+    trim_own, trimming,
+};
 
 /// Without glibc there is no such heap.
 #[cfg(not(all(target_os = "linux", target_env = "gnu", not(miri))))]
 mod none {
     pub(crate) fn begin() {}
     pub(crate) fn teach() {}
-    pub(crate) fn keeps(_: *mut u8, _: usize, _: usize) -> bool {
-        false
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    pub(crate) enum Keeps {
+        No,
+        First,
+        Other,
+    }
+    pub(crate) fn keeps(_: *mut u8, _: usize, _: usize) -> Keeps {
+        Keeps::No
+    }
+    pub(crate) fn trimming<T>(f: impl FnOnce() -> T) -> T {
+        f()
+    }
+    pub(crate) fn trim_own() {}
+    pub(crate) fn forget_after_fork() {}
+    pub(crate) fn round() -> u32 {
+        0
     }
     pub(crate) fn is_due(_: *mut u8, _: usize) -> bool {
         false
@@ -44,13 +64,19 @@ mod none {
     }
 }
 #[cfg(not(all(target_os = "linux", target_env = "gnu", not(miri))))]
-pub(crate) use none::{begin, is_due, keeps, look, look_again, stay_short, teach};
+pub(crate) use none::{
+    Keeps, begin, forget_after_fork, is_due, keeps, look, look_again, round, stay_short, teach,
+    trim_own, trimming,
+};
 
 #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
 mod glibc {
     use crate::{config, huge, residency};
     use alloc_core::{HUGE_PAGE, PAGE_SIZE, keeping_errno};
-    use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+    use core::alloc::{GlobalAlloc, Layout};
+    use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+    use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
+    use std::alloc::System;
 
     /// Blocks from this size on are mapped one by one: the largest that `M_MMAP_THRESHOLD` may be.
     const MAPPED_FROM: usize = 32 << 20;
@@ -70,6 +96,18 @@ mod glibc {
     /// once, so not much before it is used; and before a block reaches into it, for then it has
     /// small pages already.
     const LEAD: usize = 256 << 10;
+
+    /// Bytes at the end of a heap that glibc keeps while memory is to go back: what it does by itself.
+    const KEPT_WHEN_TRIMMING: usize = 128 << 10;
+
+    /// A block that `free` looks at the end of its heap for, in bytes: the least are 64 KiB.
+    const TRIGGER: usize = 128 << 10;
+
+    /// How many threads are emptying caches.
+    static TRIMMING: AtomicUsize = AtomicUsize::new(0);
+
+    /// How often all that is free was asked for back.
+    static ROUND: AtomicU32 = AtomicU32::new(0);
 
     /// Bytes by which `brk` runs ahead.
     const PAD: libc::c_int = 16 << 20;
@@ -123,6 +161,7 @@ mod glibc {
 
     /// The heap has become shorter: what it grows by is looked after anew.
     pub(crate) fn look_again() {
+        ROUND.fetch_add(1, Relaxed);
         if MARK.load(Relaxed) != NO_MARK {
             set_mark(heap_end());
         }
@@ -137,6 +176,71 @@ mod glibc {
             huge::rest();
         }
         padded
+    }
+
+    /// How often all that is free was asked for back: each thread does so for the end of its own heap.
+    pub(crate) fn round() -> u32 {
+        ROUND.load(Relaxed)
+    }
+
+    /// Has glibc give back what is free at the end of each heap in which `f` frees a block.
+    pub(crate) fn trimming<T>(f: impl FnOnce() -> T) -> T {
+        // Relaxed: it was set by this thread, or trims less.
+        if !TAUGHT.load(Relaxed) || config::is_glibc_set() {
+            return f();
+        }
+        // SeqCst, with the loads in `set_ends`: if another thread comes or goes first, that is seen
+        // there; if it does later, it sets the bounds itself, and that again.
+        if TRIMMING.fetch_add(1, SeqCst) == 0 {
+            set_ends();
+        }
+        let result = f();
+        if TRIMMING.fetch_sub(1, SeqCst) == 1 {
+            set_ends();
+        }
+        result
+    }
+
+    /// In a child of `fork`: threads that were emptying caches are not there.
+    pub(crate) fn forget_after_fork() {
+        // SeqCst, although there is no other thread: as above.
+        TRIMMING.store(0, SeqCst);
+    }
+
+    /// Sets what glibc keeps at the end of a heap: little while any thread empties caches.
+    fn set_ends() {
+        loop {
+            // SeqCst, here and below: see `trimming`.
+            let is_low = TRIMMING.load(SeqCst) > 0;
+            let (kept, pad) = if is_low { (KEPT_WHEN_TRIMMING, GLIBC_PAD) } else { (kept(), PAD) };
+            set_kept(kept);
+            // Relaxed: who does not see it pads by as much, or more.
+            if PADDED.load(Relaxed) {
+                set_pad(pad);
+            }
+            if (TRIMMING.load(SeqCst) > 0) == is_low {
+                return;
+            }
+        }
+    }
+
+    /// How many bytes glibc keeps at the end of a heap.
+    fn set_kept(bytes: usize) {
+        set(libc::M_TRIM_THRESHOLD, libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX));
+    }
+
+    /// Has glibc give back what is free at the end of the calling thread's heap.
+    pub(crate) fn trim_own() {
+        let Ok(layout) = Layout::from_size_align(TRIGGER, align_of::<u128>()) else { return };
+        trimming(|| {
+            // Opaque, or the compiler sees that nobody uses the block and leaves both calls out.
+            // SAFETY: the size is not 0.
+            let block = core::hint::black_box(unsafe { System.alloc(layout) });
+            if !block.is_null() {
+                // SAFETY: just allocated with this layout.
+                unsafe { System.dealloc(block, layout) };
+            }
+        });
     }
 
     /// By how much glibc lengthens its heap beyond what is asked for.
@@ -160,7 +264,7 @@ mod glibc {
         TAUGHT.store(true, Relaxed);
         if !config::is_glibc_set() {
             set(libc::M_MMAP_THRESHOLD, MAPPED_FROM as libc::c_int);
-            set(libc::M_TRIM_THRESHOLD, libc::c_int::try_from(kept()).unwrap_or(libc::c_int::MAX));
+            set_kept(kept());
         }
     }
 
@@ -169,16 +273,30 @@ mod glibc {
         config::fallback_cache().max(LEAST_KEPT)
     }
 
+    /// Whether glibc keeps the memory of a block when it is freed, and where.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    pub(crate) enum Keeps {
+        No,
+        /// In the heap that `brk` lengthens.
+        First,
+        /// In the heap of a thread.
+        Other,
+    }
+
     /// Whether glibc keeps the memory of a block of `size` bytes when it is freed, in a heap where
     /// others that are free make one of it: if it does not map it by itself, and the thread had no
     /// more than `in_use` bytes at a time.
-    pub(crate) fn keeps(block: *mut u8, size: usize, in_use: usize) -> bool {
+    pub(crate) fn keeps(block: *mut u8, size: usize, in_use: usize) -> Keeps {
         // The first one may begin below the end that the heap had.
         let heap = START.load(Relaxed)..heap_end();
         let last = block.addr().saturating_add(size).saturating_sub(1);
-        let most = if heap.contains(&last) { kept() } else { ONE_HEAP };
+        let is_first = heap.contains(&last);
+        let most = if is_first { kept() } else { ONE_HEAP };
         // A class is a quarter larger than the block at most, and glibc has headers and pages beside it.
-        size <= MAPPED_FROM / 8 * 7 && in_use <= most && !config::is_glibc_set()
+        if size > MAPPED_FROM / 8 * 7 || in_use > most || config::is_glibc_set() {
+            return Keeps::No;
+        }
+        if is_first { Keeps::First } else { Keeps::Other }
     }
 
     fn set(what: libc::c_int, bytes: libc::c_int) {

@@ -26,7 +26,7 @@
 //! No unsafe here. No lock is held while memory is given back.
 
 use crate::latency::{self, Path};
-use crate::{config, depot, fallback, shared, spans, visit};
+use crate::{config, depot, fallback, glibc_heap, shared, spans, visit};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// When the first memory became free that no run has seen yet, in milliseconds; 0 = none.
@@ -155,13 +155,19 @@ fn run(now: u64, delay: u64) -> usize {
     let reserve = (shared::peak_arenas() / RESERVE_SHARE).max(1);
     let bytes =
         shared::release(reserve, old) + shared::release(1, oldest) + shared::release_pools(old);
-    depot::sweep();
-    if visit::sweep_resting(now, delay) >= TOO_FEW {
-        // It lay there for the delay: no need to wait once more.
-        FREED_AT.store(old, Relaxed);
+    let empty_caches = || {
+        depot::sweep();
+        if visit::sweep_resting(now, delay) >= TOO_FEW {
+            // It lay there for the delay: no need to wait once more.
+            FREED_AT.store(old, Relaxed);
+        }
+        // After what caches and the depot held of their blocks.
+        spans::drain();
+    };
+    match depot::bytes() + visit::granted() {
+        0 => empty_caches(),
+        _ => glibc_heap::trimming(empty_caches),
     }
-    // After what caches and the depot held of their blocks.
-    spans::drain();
     let (bytes_of_spans, spans_wait) = spans::purge(delay == 0);
     let waits =
         spans_wait | shared::is_purgeable() | (depot::bytes() > 0) | (visit::granted() >= TOO_FEW);

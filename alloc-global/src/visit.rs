@@ -10,12 +10,15 @@ use crate::large_class::LargeClass;
 use crate::latency::{self, Path};
 use crate::mid_class::CacheBin;
 use crate::prefetch::fetch;
-use crate::{depot, fallback, purge, spans, thread, watch};
+use crate::{depot, fallback, glibc_heap, purge, spans, thread, watch};
 use alloc_core::Block;
 use core::alloc::Layout;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
+
+/// Bytes that a thread had in use for it to look at the end of its heap.
+const MUCH: usize = 1 << 20;
 
 /// How often a thread that leaves asks for its own cache before it goes without.
 const RETIRE_TRIES: u32 = 64;
@@ -66,7 +69,9 @@ pub(crate) fn free_layout_to_registered(memory: NonNull<u8>, layout: Layout) {
 /// Gives everything in a thread's cache of the fallback's blocks back. Returns bytes; 0 if another
 /// thread is at it, or the cache is in use by its owner.
 pub(crate) fn flush(cache: &'static Cache) -> usize {
-    flush_mids(cache, false) + Visit::of_owner(cache).map_or(0, |visit| visit.flush())
+    glibc_heap::trimming(|| {
+        flush_mids(cache, false) + Visit::of_owner(cache).map_or(0, |visit| visit.flush())
+    })
 }
 
 /// The part of it that needs no visit: blocks in arrays.
@@ -92,7 +97,12 @@ pub(crate) fn retire(cache: &'static Cache) {
         if let Some(visit) = Visit::of_owner(cache) {
             visit.pass_on(|len| len);
             visit.flush();
+            let had_much = visit.cache.large.peak() >= MUCH;
             visit.cache.large.forget();
+            drop(visit);
+            if had_much {
+                glibc_heap::trim_own();
+            }
             return;
         }
         // SAFETY: always callable.
@@ -112,7 +122,12 @@ pub(crate) fn sweep(cache: &'static Cache, now: u64) {
     let Some(visit) = Visit::of_owner(cache) else { return };
     cache.set_swept_at(now);
     visit.sweep();
+    let round = glibc_heap::round();
+    let is_new = cache.round.replace(round) != round && cache.large.peak() >= MUCH;
     drop(visit);
+    if is_new {
+        glibc_heap::trim_own();
+    }
     for bin in CacheBin::mids().filter(|bin| cache.mid_rests(*bin)) {
         // SAFETY: the caller's own cache.
         unsafe { cache.give_mid(bin, u32::MAX, false, |_, _| 0, free_mids_to_registered) };
@@ -130,7 +145,7 @@ pub(crate) fn sweep(cache: &'static Cache, now: u64) {
 pub(crate) fn sweep_resting(now: u64, delay_ms: u64) -> usize {
     let own = thread::attached().and_then(Visit::of_owner);
     let bytes = own.map_or(0, |visit| match visit.rests(now, delay_ms) {
-        true => visit.flush(),
+        true => glibc_heap::trimming(|| visit.flush()),
         false => {
             visit.cache.large.tighten();
             0
@@ -161,7 +176,8 @@ fn visit_others(is_due: impl Fn(&Cache) -> bool, mut f: impl FnMut(&Visit) -> us
     let mut bytes = 0;
     thread::for_each_cache(|cache| {
         if cache.large.granted() > 0 && is_due(cache) {
-            bytes += Visit::of_another(cache).map_or(0, |visit| f(&visit));
+            let visit = Visit::of_another(cache);
+            bytes += visit.map_or(0, |visit| glibc_heap::trimming(|| f(&visit)));
         }
     });
     bytes

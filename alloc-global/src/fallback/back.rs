@@ -16,9 +16,11 @@ pub(crate) fn make_room() -> bool {
 /// Gives back what is kept for reuse, of pools and of the fallback's blocks. Returns the bytes that
 /// the system and the fallback got.
 pub(crate) fn give_all_back() -> usize {
-    // Caches first: their blocks may be all that is out of a pool or a span.
-    let kept = thread::flush() + flush_others() + depot::flush();
-    kept + shared::trim() + spans::drain() + spans::purge(true).0
+    glibc_heap::trimming(|| {
+        // Caches first: their blocks may be all that is out of a pool or a span.
+        let kept = thread::flush() + flush_others() + depot::flush();
+        kept + shared::trim() + spans::drain() + spans::purge(true).0
+    })
 }
 
 /// The same for the pools' sake: gives back what is kept of blocks above 512 bytes.
@@ -36,6 +38,7 @@ pub(crate) fn make_room_above() {
 /// Asks the system allocator to give its free memory back, where it has a call for that.
 /// Returns whether it gave any.
 pub(crate) fn trim_system() -> bool {
+    glibc_heap::trim_own();
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: always callable; it touches free memory of the system allocator only.
     let gave = alloc_core::keeping_errno(|| unsafe { libc::malloc_trim(0) } == 1);

@@ -4,7 +4,7 @@
 //! The calling thread's own cache only; visits keep others out of it (`visit`). It does not call
 //! the fallback but to give a block back that there is no room for.
 
-use super::MOVES_PAGES;
+use super::{LEFT_TO_GLIBC, MOVES_PAGES};
 use crate::cache::{Cache, bump};
 use crate::large_class::LargeClass;
 use crate::mid_class::has_list;
@@ -24,6 +24,11 @@ pub(super) fn make_way(cache: Option<&'static Cache>, bytes: usize) -> usize {
     let Some(visit) = cache.and_then(Visit::of_owner) else { return 0 };
     let live = visit.cache.own_fallback_live();
     visit.shrink(live.saturating_add(bytes));
+    let alone = if bytes > LEFT_TO_GLIBC { visit.cache.large.take_alone() } else { None };
+    drop(visit);
+    if let Some((class, block)) = alone {
+        free_erased(class, block);
+    }
     live
 }
 
@@ -48,6 +53,32 @@ pub(super) fn ask_room(cache: &'static Cache, live: usize, size: usize) {
 pub(super) fn most_in_use(live: usize) -> usize {
     let visit = thread::attached().and_then(Visit::of_owner);
     visit.map_or(live, |visit| visit.cache.large.peak().max(live))
+}
+
+/// Caches a freed block that glibc is to have, until the next one is freed or a large one is asked
+/// for: whoever empties the cache has something to free then in the heap of this thread, and only a
+/// free gives back what is free at its end (`glibc_heap`).
+///
+/// # Safety
+///
+/// As for [`push`].
+pub(super) unsafe fn hold_alone(
+    cache: &'static Cache,
+    class: LargeClass,
+    block: Block,
+    size: usize,
+    live: usize,
+) -> bool {
+    let Some(visit) = Visit::of_owner(cache) else { return false };
+    let before = visit.cache.large.take_alone();
+    visit.cache.large.hold_alone(class);
+    drop(visit);
+    if let Some((class, block)) = before {
+        free_erased(class, block);
+    }
+    ask_room(cache, live, size);
+    // SAFETY: the caller's promise.
+    unsafe { push(class, block, size) }
 }
 
 /// Tells this thread's cache what is in use, after a block came fresh from the fallback.
