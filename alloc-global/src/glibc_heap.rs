@@ -198,6 +198,11 @@ mod glibc {
         if TRIMMING.fetch_sub(1, SeqCst) == 1 {
             set_ends();
         }
+        // What the first heap lost is looked after anew when it grows again.
+        let (end, mark) = (heap_end(), MARK.load(Relaxed));
+        if mark != NO_MARK && end < mark {
+            set_mark(end);
+        }
         result
     }
 
@@ -232,7 +237,7 @@ mod glibc {
     /// Has glibc give back what is free at the end of the calling thread's heap.
     pub(crate) fn trim_own() {
         let Ok(layout) = Layout::from_size_align(TRIGGER, align_of::<u128>()) else { return };
-        trimming(|| {
+        let look = || {
             // Opaque, or the compiler sees that nobody uses the block and leaves both calls out.
             // SAFETY: the size is not 0.
             let block = core::hint::black_box(unsafe { System.alloc(layout) });
@@ -240,7 +245,9 @@ mod glibc {
                 // SAFETY: just allocated with this layout.
                 unsafe { System.dealloc(block, layout) };
             }
-        });
+        };
+        // It may find no memory, which is nobody's concern.
+        keeping_errno(|| trimming(look));
     }
 
     /// By how much glibc lengthens its heap beyond what is asked for.

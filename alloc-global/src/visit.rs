@@ -96,13 +96,13 @@ pub(crate) fn retire(cache: &'static Cache) {
     for _ in 0..RETIRE_TRIES {
         if let Some(visit) = Visit::of_owner(cache) {
             visit.pass_on(|len| len);
-            visit.flush();
-            let had_much = visit.cache.large.peak() >= MUCH;
-            visit.cache.large.forget();
-            drop(visit);
-            if had_much {
+            if visit.cache.large.peak() >= MUCH {
+                glibc_heap::trimming(|| visit.flush());
                 glibc_heap::trim_own();
+            } else {
+                visit.flush();
             }
+            visit.cache.large.forget();
             return;
         }
         // SAFETY: always callable.
