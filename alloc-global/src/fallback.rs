@@ -6,7 +6,8 @@
 //! realloc:  in place within a class; below 128 KiB into a cached block; else the fallback's realloc
 //! ```
 //!
-//! glibc's blocks of 1 to 28 MiB are in neither as long as its heap keeps them (`glibc_heap`).
+//! glibc's blocks of 1 to 28 MiB are in neither as long as its heap keeps them (`glibc_heap`), but
+//! for one of a thread.
 //!
 //! A thread that ends gives its cache back, and by then no `PoolAlloc` is at hand. So one fallback
 //! of the process is registered, for good: the first zero-sized one that frees a block (it has no
@@ -338,13 +339,13 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     #[inline(never)]
     unsafe fn dealloc_full(&self, block: *mut u8, layout: Layout) {
         if let (Some(cache), true) = (thread::attached(), self.is_registered()) {
-            Self::teach();
+            let is_lesson = Self::teach();
             cache.tick();
             // SAFETY: the caller's contract: not null.
             let kept = unsafe { NonNull::new_unchecked(block) };
             // SAFETY: the caller's contract: it came from here with this layout, and is given up.
             // This fallback is registered.
-            if unsafe { Self::keep(cache, kept, layout) } {
+            if unsafe { Self::keep(cache, kept, layout, is_lesson) } {
                 return;
             }
         }
@@ -371,7 +372,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     ///
     /// It is a free block of the registered fallback with that layout, and the caller's, who gives
     /// it up if it was kept.
-    unsafe fn keep(cache: &'static Cache, block: Block, layout: Layout) -> bool {
+    unsafe fn keep(cache: &'static Cache, block: Block, layout: Layout, is_lesson: bool) -> bool {
         let live = cache.own_fallback_live();
         let most = most_in_use(live);
         let Some(class) = LargeClass::of(layout) else { return false };
@@ -379,6 +380,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         match Self::is_left(class, block.as_ptr(), most) {
             Keeps::No => ask_room(cache, live, layout.size()),
             Keeps::First => return false,
+            // It is mapped by itself, or all that is free goes back now.
+            Keeps::Other if is_lesson || config::purge_delay_ms() == 0 => return false,
             // SAFETY: the caller's promise.
             Keeps::Other => return unsafe { hold_alone(cache, class, block, layout.size(), live) },
         }
@@ -420,10 +423,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     }
 
     /// See [`glibc_heap::teach`].
-    fn teach() {
-        if Self::is_system() {
-            glibc_heap::teach();
-        }
+    fn teach() -> bool {
+        Self::is_system() && glibc_heap::teach()
     }
 
     /// `realloc` from the fallback to the fallback.

@@ -20,7 +20,7 @@
 //! Those other heaps have 64 MiB each, and one that is wholly free is unmapped, whatever glibc was
 //! told: what a thread holds beyond that is better off in its cache. And of what is free at their
 //! ends `malloc_trim` gives nothing back: only a free does, of 64 KiB or more with what is free
-//! around it, where the bound is low. So it is low while caches are emptied ([`trimming`]), and
+//! around it, where the bound is low. So it, and by how much `brk` runs ahead, are low while caches are emptied ([`trimming`]), and
 //! a thread that leaves large blocks to its heap has one in its cache for whoever empties it.
 //!
 //! Where the user set thresholds of glibc's, all of it is left as it is, and blocks of all sizes
@@ -36,8 +36,11 @@ pub(crate) use glibc::{
 #[cfg(not(all(target_os = "linux", target_env = "gnu", not(miri))))]
 mod none {
     pub(crate) fn begin() {}
-    pub(crate) fn teach() {}
+    pub(crate) fn teach() -> bool {
+        false
+    }
     #[derive(Clone, Copy, PartialEq, Eq)]
+    #[expect(dead_code, reason = "nobody is known to keep anything")]
     pub(crate) enum Keeps {
         No,
         First,
@@ -170,7 +173,8 @@ mod glibc {
     /// Memory is short: for a while `brk` must not fail for what it would run ahead by. Whether it
     /// did run ahead.
     pub(crate) fn stay_short() -> bool {
-        let padded = PADDED.swap(false, Relaxed);
+        // SeqCst: with the loads in `set_ends`.
+        let padded = PADDED.swap(false, SeqCst);
         if padded {
             set_pad(GLIBC_PAD);
             huge::rest();
@@ -195,13 +199,14 @@ mod glibc {
             set_ends();
         }
         let result = f();
-        if TRIMMING.fetch_sub(1, SeqCst) == 1 {
+        // None where a child of `fork` was made meanwhile, and this is it.
+        let before = TRIMMING.fetch_update(SeqCst, SeqCst, |threads| threads.checked_sub(1));
+        if before.unwrap_or(1) == 1 {
             set_ends();
         }
         // What the first heap lost is looked after anew when it grows again.
-        let (end, mark) = (heap_end(), MARK.load(Relaxed));
-        if mark != NO_MARK && end < mark {
-            set_mark(end);
+        if MARK.load(Relaxed) != NO_MARK {
+            MARK.fetch_min(mark_for(heap_end()), Relaxed);
         }
         result
     }
@@ -209,7 +214,9 @@ mod glibc {
     /// In a child of `fork`: threads that were emptying caches are not there.
     pub(crate) fn forget_after_fork() {
         // SeqCst, although there is no other thread: as above.
-        TRIMMING.store(0, SeqCst);
+        if TRIMMING.swap(0, SeqCst) > 0 {
+            set_ends();
+        }
     }
 
     /// Sets what glibc keeps at the end of a heap: little while any thread empties caches.
@@ -219,9 +226,13 @@ mod glibc {
             let is_low = TRIMMING.load(SeqCst) > 0;
             let (kept, pad) = if is_low { (KEPT_WHEN_TRIMMING, GLIBC_PAD) } else { (kept(), PAD) };
             set_kept(kept);
-            // Relaxed: who does not see it pads by as much, or more.
-            if PADDED.load(Relaxed) {
+            // SeqCst, as in `stay_short`: if that comes first, nothing is set; if it comes later, its
+            // own pad is the last one.
+            if PADDED.load(SeqCst) {
                 set_pad(pad);
+                if !PADDED.load(SeqCst) {
+                    set_pad(GLIBC_PAD);
+                }
             }
             if (TRIMMING.load(SeqCst) > 0) == is_low {
                 return;
@@ -236,6 +247,10 @@ mod glibc {
 
     /// Has glibc give back what is free at the end of the calling thread's heap.
     pub(crate) fn trim_own() {
+        // Relaxed: as in `trimming`. Without these bounds such a block would be mapped by itself.
+        if !TAUGHT.load(Relaxed) || config::is_glibc_set() {
+            return;
+        }
         let Ok(layout) = Layout::from_size_align(TRIGGER, align_of::<u128>()) else { return };
         let look = || {
             // Opaque, or the compiler sees that nobody uses the block and leaves both calls out.
@@ -263,16 +278,19 @@ mod glibc {
     /// every burst of frees would be paid in page faults again. So the bounds are set: as much as a
     /// thread may cache is kept at the end of the heap. When it goes back is up to `purge`, as for
     /// all else.
-    pub(crate) fn teach() {
+    ///
+    /// Whether that was now: a block that is freed at this moment may be mapped by itself.
+    pub(crate) fn teach() -> bool {
         // Relaxed, here and below: two threads may both teach; nobody infers anything.
         if TAUGHT.load(Relaxed) {
-            return;
+            return false;
         }
         TAUGHT.store(true, Relaxed);
         if !config::is_glibc_set() {
             set(libc::M_MMAP_THRESHOLD, MAPPED_FROM as libc::c_int);
             set_kept(kept());
         }
+        true
     }
 
     /// Bytes that glibc is to keep at the end of the heap.
@@ -319,8 +337,12 @@ mod glibc {
     /// The next window to look at is the one after that in which `address` lies. None from an
     /// address that there is not: no `brk`.
     fn set_mark(address: usize) {
+        MARK.store(mark_for(address), Relaxed);
+    }
+
+    fn mark_for(address: usize) -> usize {
         let mark = window_from(address).and_then(|window| window.checked_add(WINDOW - LEAD));
-        MARK.store(mark.unwrap_or(NO_MARK), Relaxed);
+        mark.unwrap_or(NO_MARK)
     }
 
     /// Whether it is time to [`look`], as a block of `size` bytes came from `malloc`.

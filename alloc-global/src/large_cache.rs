@@ -64,7 +64,8 @@ struct LargeBin {
     /// The shortest it was since the last sweep (5).
     least: Cell<u32>,
     /// The most blocks that may lie here: none until this thread or another asks for one in vain,
-    /// then any number; once a block grew into this class, as many as there are.
+    /// then any number; once a block grew into this class, as many as there are; one, where that is
+    /// held alone.
     most: Cell<u32>,
 }
 
@@ -238,6 +239,9 @@ impl LargeCache {
     /// Lets blocks of a class in, for which somebody asked in vain: what nobody asks for is better
     /// off in the fallback, which makes blocks of other sizes of it.
     pub(crate) fn open(&self, class: LargeClass) {
+        if self.alone() == Some(class) {
+            self.alone.set(0);
+        }
         self.bin(class).most.set(u32::MAX);
     }
 
@@ -267,6 +271,11 @@ impl LargeCache {
     pub(crate) fn take_alone(&self) -> Option<(LargeClass, Block)> {
         let class = self.alone()?;
         Some((class, self.pop(class)?))
+    }
+
+    /// Whether there is one.
+    pub(crate) fn has_alone(&self) -> bool {
+        self.alone().is_some_and(|class| self.len(class) > 0)
     }
 
     fn alone(&self) -> Option<LargeClass> {

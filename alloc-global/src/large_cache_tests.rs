@@ -222,3 +222,30 @@ fn what_a_thread_leaves_stays_and_takes_no_more() {
     assert_eq!((cache.cached(), cache.pop(kib)), (1024, Some(blocks.get(0))));
     check(&cache);
 }
+
+#[test]
+fn one_block_is_held_alone_until_it_is_taken_or_its_class_opened() {
+    let (cache, mut blocks) = (LargeCache::new(), Blocks::new());
+    let [first, second] = [0, 1].map(|index| blocks.get(index));
+    let (five, six) = (class(5 << 20), class(6 << 20));
+    cache.set_limit(usize::MAX);
+    cache.note_fresh(None, 64 << 20);
+    assert!(!free(&cache, five, first, 0) && !cache.has_alone(), "nobody asked");
+    cache.hold_alone(five);
+    assert!(free(&cache, five, first, 0) && cache.has_alone());
+    assert!(!free(&cache, five, second, 0), "one, not two");
+    check(&cache);
+    assert_eq!((cache.take_alone(), cache.take_alone()), (Some((five, first)), None));
+    cache.hold_alone(six);
+    assert!(!free(&cache, five, first, 0), "of one class");
+    assert!(free(&cache, six, second, 0));
+    cache.open(six);
+    assert!(!cache.has_alone() && cache.take_alone().is_none(), "it is there to be used");
+    assert!(free(&cache, six, first, 0));
+    cache.hold_alone(five);
+    assert_eq!(cache.pop(six), Some(first), "what was opened stays open");
+    assert!(free(&cache, six, first, 0));
+    cache.forget();
+    assert!(!cache.has_alone());
+    check(&cache);
+}

@@ -151,7 +151,8 @@ pub fn trim() -> usize {
 /// ones to the fallback.
 ///
 /// For a thread that will rest for long: other threads can then use what it freed. Costs what
-/// freeing those blocks costs.
+/// freeing those blocks costs. Meanwhile blocks above 64 KiB that other threads free may go back to the
+/// system, too.
 ///
 /// ```
 /// std::thread::spawn(|| {

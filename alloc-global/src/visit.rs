@@ -91,22 +91,24 @@ fn flush_mids(cache: &'static Cache, pass_on: bool) -> usize {
 /// Empties the cache of a thread that leaves, and what it was granted.
 pub(crate) fn retire(cache: &'static Cache) {
     flush_mids(cache, true);
-    // Another thread may be at it. Its visit is short, and in a child of fork it may never end:
-    // what is left then waits for the next visit.
-    for _ in 0..RETIRE_TRIES {
-        if let Some(visit) = Visit::of_owner(cache) {
-            visit.pass_on(|len| len);
-            if visit.cache.large.peak() >= MUCH {
-                glibc_heap::trimming(|| visit.flush());
-                glibc_heap::trim_own();
-            } else {
-                visit.flush();
-            }
-            visit.cache.large.forget();
-            return;
+    let Some(visit) = Visit::of_patient_owner(cache) else { return };
+    visit.pass_on(|len| len);
+    let had_much = cache.large.peak() >= MUCH;
+    drop(visit);
+    let empty = || {
+        if let Some(visit) = Visit::of_patient_owner(cache) {
+            visit.flush();
+            cache.large.forget();
         }
-        // SAFETY: always callable.
-        unsafe { libc::sched_yield() };
+    };
+    if had_much {
+        // Begun without a visit: it may wait for glibc.
+        glibc_heap::trimming(|| {
+            empty();
+            glibc_heap::trim_own();
+        });
+    } else {
+        empty();
     }
 }
 
@@ -121,9 +123,13 @@ pub(crate) fn flush_others() -> usize {
 pub(crate) fn sweep(cache: &'static Cache, now: u64) {
     let Some(visit) = Visit::of_owner(cache) else { return };
     cache.set_swept_at(now);
+    let had_alone = cache.large.has_alone();
     visit.sweep();
+    cache.compare_sooner();
     let round = glibc_heap::round();
     let is_new = cache.round.replace(round) != round && cache.large.peak() >= MUCH;
+    // Whoever looks later would find nothing to free in this thread's heap.
+    let is_new = is_new || had_alone && !cache.large.has_alone();
     drop(visit);
     if is_new {
         glibc_heap::trim_own();
@@ -145,7 +151,7 @@ pub(crate) fn sweep(cache: &'static Cache, now: u64) {
 pub(crate) fn sweep_resting(now: u64, delay_ms: u64) -> usize {
     let own = thread::attached().and_then(Visit::of_owner);
     let bytes = own.map_or(0, |visit| match visit.rests(now, delay_ms) {
-        true => glibc_heap::trimming(|| visit.flush()),
+        true => visit.flush(),
         false => {
             visit.cache.large.tighten();
             0
@@ -176,8 +182,8 @@ fn visit_others(is_due: impl Fn(&Cache) -> bool, mut f: impl FnMut(&Visit) -> us
     let mut bytes = 0;
     thread::for_each_cache(|cache| {
         if cache.large.granted() > 0 && is_due(cache) {
-            let visit = Visit::of_another(cache);
-            bytes += visit.map_or(0, |visit| glibc_heap::trimming(|| f(&visit)));
+            // Begun before the visit: it may wait for glibc.
+            bytes += glibc_heap::trimming(|| Visit::of_another(cache).map_or(0, |visit| f(&visit)));
         }
     });
     bytes
@@ -194,6 +200,20 @@ impl Visit {
     pub(crate) fn of_owner(cache: &'static Cache) -> Option<Visit> {
         // Not `then_some`: a visit that never began must not be ended.
         cache.large.turn.enter().then(|| Visit { cache, owner: true })
+    }
+
+    /// The same for a thread that leaves: another may be at it. Its visit is short, and in a child of
+    /// fork it may never end: what is left then waits for the next visit.
+    #[cold]
+    fn of_patient_owner(cache: &'static Cache) -> Option<Visit> {
+        for _ in 0..RETIRE_TRIES {
+            if let Some(visit) = Visit::of_owner(cache) {
+                return Some(visit);
+            }
+            // SAFETY: always callable.
+            unsafe { libc::sched_yield() };
+        }
+        None
     }
 
     #[cold]

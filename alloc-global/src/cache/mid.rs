@@ -19,6 +19,11 @@ use core::sync::atomic::Ordering::Relaxed;
 /// least.
 const COMPARE_STEP: usize = 1 << 20;
 
+/// How many bytes are compared next: a megabyte more than now, or a quarter.
+fn next_compared(live: usize) -> usize {
+    live.saturating_add(COMPARE_STEP.max(live / 4))
+}
+
 /// A new array starts with room for this many blocks.
 const MID_FIRST: u32 = 4;
 
@@ -71,6 +76,11 @@ impl Cache {
         }
         if let Some(out) = self.counters.mid_out.get(class.rank()) {
             out.fetch_add(blocks.cast_unsigned(), Relaxed);
+        }
+        if has_list(class) {
+            let bytes = blocks.wrapping_mul(class.size() as i64);
+            // Relaxed: as above.
+            self.counters.listed_out.fetch_add(bytes.cast_unsigned(), Relaxed);
         }
         stats::publish((class.size() as i64 * blocks) as isize);
     }
@@ -226,7 +236,7 @@ impl Cache {
             bump(&self.counters.written_off, net.cast_unsigned());
         }
         let live = usize::try_from(net).unwrap_or(0);
-        if live > self.compared.get() { self.compare(live) } else { self.note_compared(live) }
+        if live > self.compared.get() { self.compare(live) } else { live }
     }
 
     /// Writes off what is more than the whole process has in use. Costs some hundred instructions
@@ -238,15 +248,16 @@ impl Cache {
         // Threads at work may be seen freeing what they were not seen allocating.
         let all = usize::try_from(all.cast_signed()).unwrap_or(0);
         bump(&self.counters.written_off, live.saturating_sub(all) as u64);
-        self.compared.set(usize::MAX);
-        self.note_compared(live.min(all))
+        let live = live.min(all);
+        self.compared.set(next_compared(live));
+        live
     }
 
-    /// Compares again once a megabyte more is in use than now, or a quarter.
-    fn note_compared(&self, live: usize) -> usize {
-        let next = live.saturating_add(COMPARE_STEP.max(live / 4));
+    /// Compares sooner again, if less is in use than when that was done last. For the owner, at its
+    /// sweeps: at each free it would be done for each large block that comes and goes.
+    pub(crate) fn compare_sooner(&self) {
+        let next = next_compared(self.fallback_live());
         self.compared.set(self.compared.get().min(next));
-        live
     }
 
     fn fallback_net(&self) -> i64 {
@@ -260,11 +271,10 @@ impl Cache {
     fn fallback_in_use(&self) -> u64 {
         let counters = &self.counters;
         // Relaxed, all of them: this thread's own, or an estimate.
-        let mut live = counters
-            .fallback_bytes_in
-            .load(Relaxed)
-            .wrapping_sub(counters.fallback_bytes_out.load(Relaxed))
-            .wrapping_add(counters.listed_out.load(Relaxed));
+        // Out first: of what goes on meanwhile, rather too much is seen in use than too little.
+        let out = counters.fallback_bytes_out.load(Relaxed);
+        let came = counters.fallback_bytes_in.load(Relaxed);
+        let mut live = came.wrapping_sub(out).wrapping_add(counters.listed_out.load(Relaxed));
         for (bin, size) in CacheBin::LISTED {
             live = live.wrapping_sub(u64::from(self.head(bin).len()) * size as u64);
         }
