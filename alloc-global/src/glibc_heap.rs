@@ -137,7 +137,7 @@ mod glibc {
     /// Where the heap ended when this began.
     static START: AtomicUsize = AtomicUsize::new(0);
 
-    /// Whether glibc saw a large block freed for its own good; see [`teach`].
+    /// Whether [`teach`] was called.
     static TAUGHT: AtomicBool = AtomicBool::new(false);
 
     /// Whether `brk` was told to run ahead.
@@ -187,10 +187,15 @@ mod glibc {
         ROUND.load(Relaxed)
     }
 
+    /// Whether its bounds are those that [`teach`] sets.
+    fn has_our_bounds() -> bool {
+        // Relaxed: it was set by this thread, or less is trimmed.
+        TAUGHT.load(Relaxed) && !config::is_glibc_set()
+    }
+
     /// Has glibc give back what is free at the end of each heap in which `f` frees a block.
     pub(crate) fn trimming<T>(f: impl FnOnce() -> T) -> T {
-        // Relaxed: it was set by this thread, or trims less.
-        if !TAUGHT.load(Relaxed) || config::is_glibc_set() {
+        if !has_our_bounds() {
             return f();
         }
         // SeqCst, with the loads in `set_ends`: if another thread comes or goes first, that is seen
@@ -247,8 +252,8 @@ mod glibc {
 
     /// Has glibc give back what is free at the end of the calling thread's heap.
     pub(crate) fn trim_own() {
-        // Relaxed: as in `trimming`. Without these bounds such a block would be mapped by itself.
-        if !TAUGHT.load(Relaxed) || config::is_glibc_set() {
+        // Without these bounds such a block would be mapped by itself.
+        if !has_our_bounds() {
             return;
         }
         let Ok(layout) = Layout::from_size_align(TRIGGER, align_of::<u128>()) else { return };

@@ -15,7 +15,7 @@
 //! its own next allocations slow (`thread::gate_allocs`), a bounded number of them, and the first
 //! one after the delay finds the memory due.
 //!
-//! The fallback keeps free memory of its own, and is taught to keep it (`glibc_heap`). glibc's is
+//! The fallback keeps free memory of its own, and is told to keep it (`glibc_heap`). glibc's is
 //! given back by `malloc_trim` once nothing was freed to the fallback for the delay, if it was a
 //! megabyte or more, and after 20 delays whatever is freed meanwhile. What threads cache of its
 //! blocks goes the same way once a thread's cache was not touched for the delay.
