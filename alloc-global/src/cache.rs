@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! Cache
-//!     0  bins[77]: { top, low, high, allocs } per class, index 0 unused
-//!  2464  short arrays: room for 8 blocks per class
+//!     0  bins[89]: { top, low, high, allocs } per class, index 0 unused
+//!  2848  short arrays: room for 8 blocks per class
 //!        cold part: links, counters that the slow path keeps
 //!        long arrays: room for 16 KiB of blocks per class, at most 256
 //!        wide arrays: 32 KiB, at most 512, for classes that swing
@@ -167,7 +167,7 @@ pub(crate) fn bump(counter: &AtomicU64, by: u64) -> u64 {
     sum
 }
 
-const _: () = assert!(offset_of!(Cache, short) == 2464);
+const _: () = assert!(offset_of!(Cache, short) == 2848);
 const _: () = assert!(size_of::<Array>() == HEAD_BYTES);
 
 // SAFETY: by invariant 3 all that is not atomic is touched by one thread at a time: the owner; who
@@ -301,7 +301,7 @@ impl Cache {
     /// The head of a bin.
     #[inline(always)]
     fn head(&self, bin: CacheBin) -> &Array {
-        // SAFETY: a multiple of the size of a head, at most 76 times as much: inside the table.
+        // SAFETY: a multiple of the size of a head, at most 88 times as much: inside the table.
         let head = unsafe { self.bins.as_ptr().byte_add(bin.offset()) };
         // SAFETY: an element of the table.
         unsafe { &*head }

@@ -25,7 +25,7 @@ use crate::config;
 use crate::glibc_heap::{self, Keeps};
 use crate::large_class::{LARGE_ALIGN, LargeClass, fallback_layout};
 use crate::latency::{self, Path};
-use crate::mid_class::{CacheBin, MID_MAX, MID_STEPS};
+use crate::mid_class::{CacheBin, MID_ALIGN, MID_MAX, MID_STEPS};
 use crate::visit::free_to_registered;
 use crate::{huge, spans, thread};
 use alloc_core::{Block, CLASSES};
@@ -510,7 +510,7 @@ pub(crate) fn resize_in_class(layout: Layout, new: Layout) -> bool {
 /// large ones. Only for what pools do not serve.
 #[inline]
 const fn has_no_bin(layout: Layout) -> bool {
-    layout.size() > MID_MAX || layout.align() > LARGE_ALIGN
+    layout.size() > MID_MAX || layout.align() > MID_ALIGN
 }
 
 /// Whether a block of a class lies in a span.
@@ -518,7 +518,7 @@ fn is_in_span(class: Option<LargeClass>, block: *mut u8) -> bool {
     class.zip(NonNull::new(block)).is_some_and(|(class, block)| spans::has(class, block))
 }
 
-/// A block of a class above 4 KiB, or aligned to more than 16, out of this thread's cache, or of
+/// A block of a class above 4 KiB, or aligned to more than 128, out of this thread's cache, or of
 /// what others passed on.
 fn take_kept(class: LargeClass, size: usize) -> Option<Block> {
     match pop(class, size) {

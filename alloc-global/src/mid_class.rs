@@ -1,9 +1,10 @@
-//! Bins of a thread's cache: the 64 size classes of the pools, and twelve for the fallback's blocks
+//! Bins of a thread's cache: the 64 size classes of the pools, and 24 for the fallback's blocks
 //! up to 4 KiB.
 //!
 //! ```text
 //! size    1..=8  ...  505..=512 | 513..=640  641..=768 ... 897..=1024 ... 3585..=4096 | more
 //! bin       1    ...     64     |    65         66            68             76       | none
+//! the same aligned to 32..=128  |    77         78            80             88       | none
 //! from          pools           |                 the fallback, cached                | fallback
 //! ```
 //!
@@ -17,12 +18,19 @@
 //!
 //! Unsafe only to look up without a test. It knows numbers only.
 
-use crate::large_class::{LARGE_ALIGN, LargeClass};
+use crate::large_class::{LARGE_ALIGN, LARGE_SIZES, LargeClass};
 use alloc_core::{CLASS_STEP, CLASSES, SizeClass, class_index};
 use core::alloc::Layout;
 
-/// Number of bins beyond the size classes.
-pub(crate) const MIDS: usize = 12;
+/// Sizes of the blocks in bins beyond the size classes.
+pub(crate) const MID_SIZES: usize = 12;
+
+/// Number of bins beyond the size classes: those sizes, for alignments up to 16 and up to 128.
+pub(crate) const MIDS: usize = 2 * MID_SIZES;
+
+/// The greatest alignment that bins beyond the size classes serve. Tasks of async runtimes have it,
+/// and what is to have cache lines to itself.
+pub(crate) const MID_ALIGN: usize = 128;
 
 /// The last bin.
 const LAST_BIN: usize = CLASSES + MIDS;
@@ -45,10 +53,26 @@ pub(crate) const BIN_TABLE: usize = LAST_BIN + 1;
 /// lie in order: programs that build trees of such nodes anew are slower on what lists hold
 /// (docs/measurements.md).
 pub(crate) const fn has_list(class: LargeClass) -> bool {
-    class.size() > 1024
+    class.size() > 1024 && class.kind() == 0
 }
 
-/// Number of bins whose classes have one: the last ones.
+/// The fallback's class behind the bin of a number.
+pub(crate) const fn mid_class_of(index: usize) -> Option<LargeClass> {
+    match index.checked_sub(CLASSES + 1) {
+        Some(place) if place < MIDS => {
+            LargeClass::from_index(place % MID_SIZES + place / MID_SIZES * LARGE_SIZES)
+        }
+        _ => None,
+    }
+}
+
+/// Which of the bins above 64, from 0, is that of a class that has one.
+#[inline]
+pub(crate) const fn mid_place(class: LargeClass) -> usize {
+    class.rank() + class.kind() * MID_SIZES
+}
+
+/// Number of bins whose classes have one: the last ones of those sizes.
 const LISTED: usize = 8;
 
 /// Steps of 8 bytes in the largest size that these bins serve.
@@ -62,6 +86,9 @@ pub(crate) const HEAD_BYTES: usize = 32;
 /// Invariant: a multiple of [`HEAD_BYTES`], at most [`LAST_BIN`] times as much.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct CacheBin(u16);
+
+/// How far behind the bin of a size that for greater alignments lies.
+const ALIGNED: u16 = (MID_SIZES * HEAD_BYTES) as u16;
 
 /// The bin of each number of steps.
 const BIN_OF: [CacheBin; MID_STEPS + 1] = {
@@ -114,7 +141,12 @@ impl CacheBin {
             rarely();
             let steps = class_index(layout.size(), layout.align());
             if layout.align() > LARGE_ALIGN && steps > CLASSES {
-                return None;
+                if layout.align() > MID_ALIGN || steps > most {
+                    return None;
+                }
+                // SAFETY: at most `MID_STEPS`, the last index of the table.
+                let bin = unsafe { *BIN_OF.get_unchecked(steps) };
+                return Some(CacheBin(bin.0 + ALIGNED));
             }
             steps
         };
@@ -131,7 +163,7 @@ impl CacheBin {
         let mut listed = [(CacheBin::NONE, 0); LISTED];
         let mut at = 0;
         while at < LISTED {
-            let index = LAST_BIN + 1 - LISTED + at;
+            let index = CLASSES + MID_SIZES + 1 - LISTED + at;
             let size = match CacheBin((index * HEAD_BYTES) as u16).mid_class() {
                 Some(class) => class.size(),
                 None => 0,
@@ -150,10 +182,7 @@ impl CacheBin {
     /// The fallback's class behind a bin above 64.
     #[inline]
     pub(crate) const fn mid_class(self) -> Option<LargeClass> {
-        match self.index().checked_sub(CLASSES + 1) {
-            Some(rank) => LargeClass::from_index(rank),
-            None => None,
-        }
+        mid_class_of(self.index())
     }
 
     /// Its number: up to 64 that of its size class.
@@ -184,7 +213,7 @@ mod tests {
 
     #[test]
     fn bins_above_512_bytes_are_the_fallbacks_classes() {
-        for align in [1, 8, 16] {
+        for align in [1, 8, 16, 32, 64, 128] {
             for size in 513..=5000 {
                 let layout = Layout::from_size_align(size, align).unwrap();
                 match bin(size, align) {
@@ -222,13 +251,17 @@ mod tests {
         let listed = CacheBin::mids().filter_map(|bin| Some((bin, bin.mid_class()?)));
         let listed = listed.filter(|(_, class)| has_list(*class));
         assert!(listed.map(|(bin, class)| (bin, class.size())).eq(CacheBin::LISTED));
-        assert_eq!(last, (65..=76).collect::<Vec<_>>());
+        assert_eq!(last, (65..=88).collect::<Vec<_>>());
+        let places = CacheBin::mids().filter_map(CacheBin::mid_class).map(mid_place);
+        assert!(places.eq(0..MIDS));
     }
 
     #[test]
-    fn what_is_aligned_beyond_16_or_huge_has_no_bin_above_512_bytes() {
-        for (size, align) in
-            [(600, 32), (513, 1024), (1, 1024), (4097, 16), (isize::MAX as usize, 1)]
+    fn what_is_aligned_beyond_128_or_huge_has_no_bin_above_512_bytes() {
+        let huge = isize::MAX as usize;
+        for (size, align) in [(600, 256), (513, 1024), (1, 1024), (4097, 16), (4097, 64)]
+            .into_iter()
+            .chain([(huge, 1), (huge - 127, 128)])
         {
             assert_eq!(bin(size, align), None, "{size} {align}");
         }

@@ -26,7 +26,7 @@
 use crate::fatal::Line;
 use crate::large_class::LargeClass;
 use crate::lock::Lock;
-use crate::mid_class::MIDS;
+use crate::mid_class::{MID_ALIGN, MID_SIZES};
 use crate::visit::free_layout_to_registered;
 use alloc_core::{Block, PAGE_SIZE};
 use bin::{Bin, Emptied, Fault};
@@ -46,17 +46,22 @@ pub(crate) use span::SPAN_LAYOUT;
 /// class gets spans: so many that a span of which little is used does not weigh.
 pub(crate) const MANY: usize = 2 << 20;
 
-static BINS: [CachePadded<Lock<Bin>>; MIDS] =
-    [const { CachePadded::new(Lock::new(Bin::new())) }; MIDS];
+static BINS: [CachePadded<Lock<Bin>>; MID_SIZES] =
+    [const { CachePadded::new(Lock::new(Bin::new())) }; MID_SIZES];
 
 /// Which classes have spans, a bit for each; a copy for who only looks.
 static USED: AtomicUsize = AtomicUsize::new(0);
 
-/// The bin of a class, if its blocks may lie in spans: up to 4 KiB, aligned to 16.
+/// Whether blocks of a class may lie in spans: up to 4 KiB, aligned to up to 128.
+#[inline]
+fn may_have(class: LargeClass) -> bool {
+    class.rank() < MID_SIZES && class.layout().align() <= MID_ALIGN
+}
+
+/// The bin of a class, if its blocks may lie in spans: one for both alignments.
 #[inline]
 fn bin(class: LargeClass) -> Option<&'static Lock<Bin>> {
-    // The first classes, by number as by size.
-    BINS.get(class.index()).map(|bin| &**bin)
+    BINS.get(class.rank()).filter(|_| may_have(class)).map(|bin| &**bin)
 }
 
 fn bins() -> impl Iterator<Item = (LargeClass, &'static Lock<Bin>)> {
@@ -69,13 +74,13 @@ fn bins() -> impl Iterator<Item = (LargeClass, &'static Lock<Bin>)> {
 #[inline]
 pub(crate) fn are_there(class: LargeClass) -> bool {
     // Relaxed: a hint.
-    USED.load(Relaxed) >> class.index() & 1 == 1
+    USED.load(Relaxed) >> class.rank() & 1 == 1
 }
 
 /// Whether a block of a class lies in a span.
 #[inline]
 pub(crate) fn has(class: LargeClass, block: Block) -> bool {
-    class.index() < MIDS && Span::of_block(block).is_some()
+    may_have(class) && Span::of_block(block).is_some()
 }
 
 /// Takes blocks for the beginning of `out`, the lowest addresses last. Returns how many.
@@ -99,7 +104,7 @@ pub(crate) unsafe fn add(class: LargeClass, memory: NonNull<u8>) -> bool {
     let mut bin = bin.lock();
     bin.add(span);
     // Relaxed: a hint.
-    USED.fetch_or(1 << class.index(), Relaxed);
+    USED.fetch_or(1 << class.rank(), Relaxed);
     true
 }
 
@@ -146,7 +151,7 @@ pub(crate) fn drain() -> usize {
             let emptied = bin.drain();
             if bin.spans() == 0 {
                 // Relaxed: a hint.
-                USED.fetch_and(!(1 << class.index()), Relaxed);
+                USED.fetch_and(!(1 << class.rank()), Relaxed);
             }
             drop(bin);
             release(emptied)

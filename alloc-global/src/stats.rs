@@ -5,7 +5,7 @@
 //!
 //! No unsafe here. It locks each bin for a moment, and no two at once.
 
-use crate::mid_class::CacheBin;
+use crate::mid_class::{CacheBin, mid_place};
 use crate::{depot, owner, shared, thread};
 use alloc_core::{ARENA_SIZE, SizeClass};
 use core::fmt;
@@ -106,7 +106,7 @@ pub fn stats() -> Stats {
     for bin in CacheBin::mids() {
         thread::for_each_counted(|cache| {
             let Some((len, allocs, class)) = cache.mid_counts(bin) else { return };
-            let Some(out) = cache.counters.mid_out.get(class.rank()) else { return };
+            let Some(out) = cache.counters.mid_out.get(mid_place(class)) else { return };
             let live = out.load(Relaxed).wrapping_sub(len);
             stats.allocs = stats.allocs.wrapping_add(allocs);
             stats.fallback_allocs = stats.fallback_allocs.wrapping_add(allocs);

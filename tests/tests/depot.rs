@@ -42,7 +42,7 @@ fn main() -> ExitCode {
 fn block(rng: &mut fastrand::Rng) -> Block {
     // Up to 4 KiB blocks go another way than above.
     let size = if rng.bool() { rng.usize(513..=4_096) } else { rng.usize(4_097..40_000) };
-    Block::new(size, 1 << rng.u32(0..=4), rng.u64(..)).expect("memory")
+    Block::new(size, 1 << rng.u32(0..=7), rng.u64(..)).expect("memory")
 }
 
 /// One thread allocates `batches` times a hundred blocks, this one frees them.

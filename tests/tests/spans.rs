@@ -38,6 +38,7 @@ fn main() -> ExitCode {
     cases::main(&[
         Case::new("a_program_that_uses_few_blocks_of_a_size_gets_no_spans", few),
         Case::new("blocks_of_each_size_are_apart_and_keep_their_bytes", each_size),
+        Case::new("aligned_blocks_come_from_spans_from_the_first_on", || leaves_nothing(aligned)),
         Case::new("blocks_freed_in_any_order_serve_again", || leaves_nothing(any_order)),
         Case::new("random_programs_agree_with_a_model", || leaves_nothing(random)).within(240),
         Case::new("reallocs_keep_what_both_sizes_share", || leaves_nothing(resized)),
@@ -89,7 +90,7 @@ fn all_sizes() -> Vec<Block> {
 
 /// A block of any class, now and then of a size that is served elsewhere.
 fn any(rng: &mut fastrand::Rng) -> Block {
-    Block::new(any_size(rng), 1 << rng.u32(0..5), rng.u64(..)).expect("memory")
+    Block::new(any_size(rng), 1 << rng.u32(0..8), rng.u64(..)).expect("memory")
 }
 
 fn any_size(rng: &mut fastrand::Rng) -> usize {
@@ -150,6 +151,31 @@ fn each_size() {
             trim();
         }
     });
+}
+
+fn aligned() {
+    for size in SIZES {
+        for align in [32, 64, 128] {
+            let of = |tag: usize| Block::new(size - tag % 100, align, tag as u64).expect("memory");
+            let mut blocks = vec![of(0)];
+            let free = memory().fallback_free;
+            assert!(0 < free && free < SPAN, "{size} at {align}: {free} bytes are free in spans");
+            // More than one span has, and as many that need no alignment beside them.
+            blocks.extend((1..600).flat_map(|tag| [of(tag), block(size, tag)]));
+            assert!(blocks.iter().all(|block| block.addr().is_multiple_of(block.layout().align())));
+            shuffle(&mut blocks, align as u64);
+            blocks.truncate(600);
+            blocks.iter().for_each(Block::verify);
+            // Half of an array at a time: most came to where they will be taken from again.
+            let free = memory().fallback_free;
+            blocks.extend((0..300).map(of));
+            assert!(memory().fallback_free <= free, "{size} at {align}: a span more");
+            invariants().expect("invariants");
+            drop(blocks);
+            trim();
+            assert_eq!(memory().fallback_free, 0, "{size} at {align}: a span is left");
+        }
+    }
 }
 
 fn any_order() {

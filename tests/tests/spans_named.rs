@@ -58,7 +58,7 @@ fn many() -> Vec<Block> {
     // Room for all at once, or the list itself would be a larger request.
     let mut blocks = Vec::with_capacity(16_384);
     for (size, tag) in sizes.into_iter().flat_map(of) {
-        blocks.push(Block::new(size, 1 << (tag % 5), tag).expect("memory"));
+        blocks.push(Block::new(size, 1 << (tag % 8), tag).expect("memory"));
     }
     blocks
 }

@@ -45,7 +45,7 @@ fn class_size(size: usize, align: usize) -> Option<usize> {
 fn fallback_size(size: usize, align: usize) -> usize {
     let rounded = size.next_multiple_of(align.max(8));
     match rounded {
-        ..=4096 if align <= 16 => rounded.next_multiple_of(rounded.next_power_of_two() / 8),
+        ..=4096 if align <= 128 => rounded.next_multiple_of(rounded.next_power_of_two() / 8),
         _ => size,
     }
 }

@@ -14,8 +14,7 @@
 //!
 //! Unsafe only to move blocks between the two places. It does not know what the blocks are.
 
-use crate::large_class::LargeClass;
-use crate::mid_class::{BIN_TABLE, MIDS};
+use crate::mid_class::{BIN_TABLE, MIDS, mid_class_of};
 use alloc_core::{Block, CLASS_STEP, CLASSES};
 use core::cell::{Cell, UnsafeCell};
 use core::mem::MaybeUninit;
@@ -57,7 +56,7 @@ pub(super) const fn wide_cap(index: usize) -> u32 {
 
 /// The greatest capacity of an array above 64.
 const fn mid_cap(index: usize) -> u32 {
-    let Some(class) = LargeClass::from_index(index - CLASSES - 1) else { return 0 };
+    let Some(class) = mid_class_of(index) else { return 0 };
     let fit = MID_BYTES / class.size();
     if fit > MID_SLOTS { MID_SLOTS as u32 } else { fit as u32 }
 }

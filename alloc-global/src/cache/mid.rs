@@ -9,7 +9,7 @@
 use super::array::{Array, SLOTS, max_cap};
 use super::{Cache, bump};
 use crate::large_class::LargeClass;
-use crate::mid_class::{CacheBin, has_list};
+use crate::mid_class::{CacheBin, has_list, mid_place};
 use crate::{depot, stats, thread, watch};
 use alloc_core::Block;
 use core::mem::MaybeUninit;
@@ -74,7 +74,7 @@ impl Cache {
         if blocks > 0 {
             head.allocs.fetch_add(1, Relaxed);
         }
-        if let Some(out) = self.counters.mid_out.get(class.rank()) {
+        if let Some(out) = self.counters.mid_out.get(mid_place(class)) {
             out.fetch_add(blocks.cast_unsigned(), Relaxed);
         }
         if has_list(class) {
@@ -107,7 +107,7 @@ impl Cache {
 
     /// Counts blocks that came into the array or went to the program, or the other way.
     fn note_mid(&self, class: LargeClass, blocks: i64) {
-        if let Some(out) = self.counters.mid_out.get(class.rank()) {
+        if let Some(out) = self.counters.mid_out.get(mid_place(class)) {
             bump(out, blocks.cast_unsigned());
         }
         if has_list(class) {
@@ -198,7 +198,7 @@ impl Cache {
     /// Whether so many bytes of a bin above 64 came through this cache, and did not go back through it.
     pub(crate) fn has_out(&self, class: LargeClass, bytes: usize) -> bool {
         // Relaxed: this thread's own, or nobody's.
-        let out = self.counters.mid_out.get(class.rank()).map_or(0, |out| out.load(Relaxed));
+        let out = self.counters.mid_out.get(mid_place(class)).map_or(0, |out| out.load(Relaxed));
         // Negative where it freed what others allocated.
         out.cast_signed() >= (bytes / class.size()) as i64
     }
@@ -304,7 +304,7 @@ impl Cache {
     /// Whether a bin above 64 holds blocks and was not used since this was asked last.
     pub(crate) fn mid_rests(&self, bin: CacheBin) -> bool {
         let Some((len, allocs, class)) = self.mid_counts(bin) else { return false };
-        let Some(seen) = self.mid_seen.get(class.rank()) else { return false };
+        let Some(seen) = self.mid_seen.get(mid_place(class)) else { return false };
         seen.replace((len, allocs)) == (len, allocs) && len > 0
     }
 

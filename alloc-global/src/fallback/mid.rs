@@ -13,7 +13,7 @@
 use super::kept::{keep_mids, make_way, note_fresh, take_mids};
 use super::{Fallback, make_room};
 use crate::cache::Cache;
-use crate::large_class::{LargeClass, fallback_layout};
+use crate::large_class::{LARGE_ALIGN, LargeClass, fallback_layout};
 use crate::mid_class::{CacheBin, has_list};
 use crate::spans::{self, SPAN_LAYOUT};
 use crate::visit::{free_mids_to_registered, free_to_registered};
@@ -77,7 +77,9 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     /// The cache is that of the calling thread.
     unsafe fn take_from_span(&self, cache: &'static Cache, bin: CacheBin) -> Option<Block> {
         let class = bin.mid_class().filter(|_| Self::is_system())?;
-        if !spans::are_there(class) && !cache.has_out(class, spans::MANY) {
+        // The system allocator makes an aligned block of a larger one.
+        let is_aligned = class.layout().align() > LARGE_ALIGN;
+        if !is_aligned && !spans::are_there(class) && !cache.has_out(class, spans::MANY) {
             return None;
         }
         let live = if has_list(class) { make_way(Some(cache), class.size()) } else { 0 };

@@ -178,7 +178,7 @@ impl Span {
             capacity: Cell::new(capacity),
             free: Cell::new(capacity),
             carved: Cell::new(0),
-            class: Cell::new(class.index() as u8),
+            class: Cell::new(class.rank() as u8),
             rest: Cell::new(Rest::Active),
             given_back: Cell::new(0),
             memory: Cell::new(memory),
@@ -229,10 +229,10 @@ impl Span {
         LargeClass::from_index(self.class.get() as usize)
     }
 
-    /// Whether it is of a class.
+    /// Whether its blocks have the size of a class; they have the alignment of all that have spans.
     #[inline(always)]
     pub(crate) fn is_of(self, class: LargeClass) -> bool {
-        self.class.get() as usize == class.index()
+        self.class.get() as usize == class.rank()
     }
 
     /// Blocks free in it.
