@@ -439,7 +439,9 @@ impl Cache {
         // SAFETY: blocks of this class (2), which this thread owns and forgets below.
         unsafe { shared::give(self.who(), class, oldest) };
         self.note_exchange(-(count as usize).cast_signed(), class);
-        slots.copy_within(count as usize.., 0);
+        if len > count {
+            slots.copy_within(count as usize.., 0);
+        }
         bin.set_len(len - count);
     }
 
@@ -514,8 +516,11 @@ impl Cache {
             used &= used - 1;
             let Some(class) = SizeClass::from_index(index) else { continue };
             let bin = self.bin(class);
-            // SAFETY: the caller's promise.
-            unsafe { self.give_oldest(class, bin.len()) };
+            let len = bin.len();
+            if len > 0 {
+                // SAFETY: the caller's promise.
+                unsafe { self.give_oldest(class, len) };
+            }
             if forget_caps {
                 bin.close();
             }

@@ -77,7 +77,7 @@ pub(crate) fn flush(cache: &'static Cache) -> usize {
 /// The part of it that needs no visit: blocks in arrays.
 fn flush_mids(cache: &'static Cache, pass_on: bool) -> usize {
     let mut bytes = 0;
-    for bin in CacheBin::mids() {
+    for bin in CacheBin::mids().filter(|bin| cache.has_mid(*bin)) {
         let free = |class: LargeClass, blocks: &mut [Block]| {
             bytes += class.size() * blocks.len();
             free_mids_to_registered(class, blocks);

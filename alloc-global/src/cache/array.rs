@@ -44,14 +44,31 @@ const MID_BYTES: usize = 64 << 10;
 /// A place for a block.
 pub(super) type Slot = MaybeUninit<Block>;
 
+/// Capacities, by index: not worked out at each miss, which would divide.
+const MAX_CAPS: [u16; BIN_TABLE] = caps(CLASS_BYTES, LONG);
+const WIDE_CAPS: [u16; BIN_TABLE] = caps(WIDE_BYTES, SLOTS);
+
+const fn caps(bytes: usize, slots: usize) -> [u16; BIN_TABLE] {
+    let mut caps = [0; BIN_TABLE];
+    let mut index = 0;
+    while index < BIN_TABLE {
+        let cap = if index > CLASSES { mid_cap(index) } else { fit(index, bytes, slots) };
+        caps[index] = cap as u16;
+        index += 1;
+    }
+    caps
+}
+
 /// The greatest capacity of an array that is not wide.
+#[inline]
 pub(super) const fn max_cap(index: usize) -> u32 {
-    if index > CLASSES { mid_cap(index) } else { fit(index, CLASS_BYTES, LONG) }
+    if index < BIN_TABLE { MAX_CAPS[index] as u32 } else { 0 }
 }
 
 /// The greatest capacity of an array.
+#[inline]
 pub(super) const fn wide_cap(index: usize) -> u32 {
-    if index > CLASSES { mid_cap(index) } else { fit(index, WIDE_BYTES, SLOTS) }
+    if index < BIN_TABLE { WIDE_CAPS[index] as u32 } else { 0 }
 }
 
 /// The greatest capacity of an array above 64.

@@ -301,6 +301,12 @@ impl Cache {
         Some((u64::from(head.len()), head.allocs.load(Relaxed), class))
     }
 
+    /// Whether a bin above 64 holds blocks.
+    #[inline]
+    pub(crate) fn has_mid(&self, bin: CacheBin) -> bool {
+        self.head(bin).len() > 0
+    }
+
     /// Whether a bin above 64 holds blocks and was not used since this was asked last.
     pub(crate) fn mid_rests(&self, bin: CacheBin) -> bool {
         let Some((len, allocs, class)) = self.mid_counts(bin) else { return false };

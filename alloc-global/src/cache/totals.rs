@@ -6,9 +6,22 @@
 //! No unsafe here.
 
 use super::Cache;
-use crate::mid_class::CacheBin;
-use alloc_core::SizeClass;
+use crate::mid_class::{MIDS, mid_class_of};
+use alloc_core::{CLASS_STEP, CLASSES, SizeClass};
 use core::sync::atomic::Ordering::Relaxed;
+
+/// The sizes of the blocks in the bins above 64.
+const MID_BYTES: [usize; MIDS] = {
+    let mut sizes = [0; MIDS];
+    let mut at = 0;
+    while at < MIDS {
+        if let Some(class) = mid_class_of(CLASSES + 1 + at) {
+            sizes[at] = class.size();
+        }
+        at += 1;
+    }
+    sizes
+};
 
 /// Sums, wrapping: only differences say something.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,12 +58,16 @@ impl CacheTotals {
         self.with(other, u64::wrapping_sub)
     }
 
-    /// Adds the array of one class: `allocs` handed out, `len` in it, `taken` from elsewhere less
-    /// what went there.
-    fn add(&mut self, allocs: u64, len: u64, taken: u64, size: usize) {
-        let frees = allocs.wrapping_add(len).wrapping_sub(taken);
+    /// Adds blocks of one size that were handed out.
+    #[inline]
+    fn add(&mut self, allocs: u64, size: usize) {
         self.allocs = self.allocs.wrapping_add(allocs);
         self.alloc_bytes = self.alloc_bytes.wrapping_add(allocs.wrapping_mul(size as u64));
+    }
+
+    /// Adds blocks of one size that came back.
+    #[inline]
+    fn add_frees(&mut self, frees: u64, size: usize) {
         self.frees = self.frees.wrapping_add(frees);
         self.free_bytes = self.free_bytes.wrapping_add(frees.wrapping_mul(size as u64));
     }
@@ -71,19 +88,27 @@ impl Cache {
     /// What went through this cache. Exact for its owner.
     pub(crate) fn totals(&self) -> CacheTotals {
         let mut totals = CacheTotals::NONE;
-        for class in SizeClass::all() {
-            let (len, allocs) = self.counts(class);
-            totals.add(allocs, len, 0, class.size());
+        let (small, mids) = self.bins.split_at(CLASSES + 1);
+        // Index 0 has no blocks.
+        for (index, bin) in small.iter().enumerate() {
+            totals.add(bin.allocs.load(Relaxed), index * CLASS_STEP);
+            match bin.len() {
+                // Of most, and of all when a thread begins.
+                0 => {}
+                len => totals.add_frees(u64::from(len), index * CLASS_STEP),
+            }
         }
         let (taken, taken_bytes) = self.taken.get();
         totals.frees = totals.frees.wrapping_sub(taken);
         totals.free_bytes = totals.free_bytes.wrapping_sub(taken_bytes);
         let counters = &self.counters;
-        for (bin, out) in CacheBin::mids().zip(&counters.mid_out) {
-            if let Some((len, allocs, class)) = self.mid_counts(bin) {
-                totals.add(allocs, len, out.load(Relaxed), class.size());
-            }
+        for ((bin, out), size) in mids.iter().zip(&counters.mid_out).zip(MID_BYTES) {
+            totals.add(bin.allocs.load(Relaxed), size);
+            totals.add_frees(u64::from(bin.len()).wrapping_sub(out.load(Relaxed)), size);
         }
+        // All that was handed out and is nowhere else came back.
+        totals.frees = totals.frees.wrapping_add(totals.allocs);
+        totals.free_bytes = totals.free_bytes.wrapping_add(totals.alloc_bytes);
         let read = |count: &core::sync::atomic::AtomicU64| count.load(Relaxed);
         totals.plus(CacheTotals {
             allocs: read(&counters.fallback_allocs),
