@@ -3,7 +3,7 @@
 //! ```text
 //! alloc:    cache of the class -> the depot -> the fallback, asked for the class's size
 //! dealloc:  cache of the class, as long as the bound holds -> the depot, if others asked -> the fallback
-//! realloc:  in place within a class; below 128 KiB into a cached block; else the fallback's realloc
+//! realloc:  `resize`
 //! ```
 //!
 //! glibc's blocks of 1 to 28 MiB are in neither as long as its heap keeps them (`glibc_heap`), but
@@ -23,7 +23,7 @@
 use crate::cache::Cache;
 use crate::config;
 use crate::glibc_heap::{self, Keeps};
-use crate::large_class::{LARGE_ALIGN, LargeClass, fallback_layout};
+use crate::large_class::{LargeClass, fallback_layout};
 use crate::latency::{self, Path};
 use crate::mid_class::{CacheBin, MID_ALIGN, MID_MAX, MID_STEPS};
 use crate::visit::free_to_registered;
@@ -37,21 +37,19 @@ use std::alloc::System;
 
 pub(crate) use back::{give_all_back, make_room, make_room_above, trim_system};
 use kept::{
-    ask_room, count_change, hold_alone, look_and_return, make_way, most_in_use, move_cached,
-    note_fresh, note_grown, pass_on, pop, push, take_passed_on,
+    ask_room, hold_alone, look_and_return, make_way, most_in_use, note_fresh, pass_on, pop, push,
+    take_passed_on,
 };
+pub(crate) use resize::resize_in_class;
 
 mod back;
 mod kept;
 mod mid;
+mod resize;
 
 /// From this size on, in bytes, `realloc` is left to the fallback: system allocators move
 /// pages instead of copying them.
 const MOVES_PAGES: usize = 128 << 10;
-
-/// Up to this size, in bytes, `realloc` has blocks kept to move into. Those that are larger often
-/// grow in place in the fallback.
-const CHEAP_TO_COPY: usize = 16 << 10;
 
 /// From this size on, in bytes, zeroed memory is left to the fallback: the system has it at hand.
 const ZERO_AT_HAND: usize = 1 << 20;
@@ -400,18 +398,6 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         });
     }
 
-    /// # Safety
-    ///
-    /// As for `GlobalAlloc::realloc`, of the fallback itself.
-    unsafe fn resize(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        let moved = latency::timed(Path::Fallback, || {
-            // SAFETY: the caller's promise.
-            unsafe { self.inner.realloc(block, layout, size) }
-        });
-        self.look_after_heap(moved, size);
-        moved
-    }
-
     /// Has glibc's heap backed by huge pages where it grows.
     #[inline]
     fn look_after_heap(&self, block: *mut u8, size: usize) {
@@ -426,84 +412,6 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     fn teach() -> bool {
         Self::is_system() && glibc_heap::teach()
     }
-
-    /// `realloc` from the fallback to the fallback.
-    ///
-    /// # Safety
-    ///
-    /// As for `GlobalAlloc::realloc`; neither layout is one that pools serve.
-    pub(crate) unsafe fn realloc(&self, block: *mut u8, layout: Layout, new: Layout) -> *mut u8 {
-        if resize_in_class(layout, new) {
-            return block;
-        }
-        let (old_class, new_class) = (LargeClass::of(layout), LargeClass::of(new));
-        let (asked_old, asked_new) = (fallback_layout(layout), fallback_layout(new));
-        // The system allocator cannot resize what is aligned to more than 16: it would copy too,
-        // and pass the caches. Blocks in spans are none of its own.
-        let copies =
-            Self::is_system() && (asked_old.align() > LARGE_ALIGN || is_in_span(old_class, block));
-        if asked_old.align() == asked_new.align() && !copies {
-            if let (Some(old), Some(class), true) = (old_class, new_class, self.is_registered()) {
-                // SAFETY: the caller's contract.
-                if let Some(moved) = unsafe { move_cached(block, layout, new, old, class) } {
-                    return moved;
-                }
-            }
-            let more = asked_new.size().saturating_sub(asked_old.size());
-            let live = make_way(thread::for_slow_alloc(), more);
-            // SAFETY: it came from there with `asked_old`; the new size is that of a layout.
-            let mut moved = unsafe { self.resize(block, asked_old, asked_new.size()) };
-            if moved.is_null() && make_room() {
-                // SAFETY: as above; after null the block is still valid.
-                moved = unsafe { self.resize(block, asked_old, asked_new.size()) };
-            }
-            if !moved.is_null() {
-                if Self::is_system() && (moved != block || !huge::is_backed(asked_old.size())) {
-                    huge::back_block(moved, asked_new.size());
-                }
-                if moved != block {
-                    thread::count(|c| &c.fallback_moves, 1);
-                }
-                count_change(layout.size(), new.size());
-                let grown = asked_new.size().cast_signed() - asked_old.size().cast_signed();
-                thread::note_bytes(grown);
-                let live = live.saturating_add(new.size()).saturating_sub(layout.size());
-                match Self::is_system() && asked_new.size() >= MOVES_PAGES {
-                    true => note_grown(new_class, live),
-                    // Had to be moved: another time it may as well move into a cached one.
-                    false => {
-                        let wanted = moved != block && asked_new.size() <= CHEAP_TO_COPY;
-                        note_fresh(new_class.filter(|_| wanted), live);
-                    }
-                }
-            }
-            return moved;
-        }
-        // From one alignment to another, or see above.
-        // SAFETY: the caller's contract.
-        let moved = unsafe { self.alloc(new) };
-        if !moved.is_null() {
-            thread::count(|c| &c.moves, 1);
-            thread::count(|c| &c.copied, layout.size().min(new.size()) as u64);
-            // SAFETY: both blocks are at least as large, and distinct.
-            unsafe { block.copy_to_nonoverlapping(moved, layout.size().min(new.size())) };
-            // SAFETY: the caller gives the block up.
-            unsafe { self.dealloc(block, layout) };
-        }
-        moved
-    }
-}
-
-/// Whether a block of one layout is one of the other too, as it has the size of their class; counts
-/// it as resized then.
-#[inline]
-pub(crate) fn resize_in_class(layout: Layout, new: Layout) -> bool {
-    let class = LargeClass::of(layout);
-    let same = class.is_some() && class == LargeClass::of(new);
-    if same {
-        count_change(layout.size(), new.size());
-    }
-    same
 }
 
 /// Whether no bin that small blocks share serves a layout, so that its blocks lie in the cache of
@@ -511,11 +419,6 @@ pub(crate) fn resize_in_class(layout: Layout, new: Layout) -> bool {
 #[inline]
 const fn has_no_bin(layout: Layout) -> bool {
     layout.size() > MID_MAX || layout.align() > MID_ALIGN
-}
-
-/// Whether a block of a class lies in a span.
-fn is_in_span(class: Option<LargeClass>, block: *mut u8) -> bool {
-    class.zip(NonNull::new(block)).is_some_and(|(class, block)| spans::has(class, block))
 }
 
 /// A block of a class above 4 KiB, or aligned to more than 128, out of this thread's cache, or of

@@ -8,9 +8,10 @@
 //! ```
 //!
 //! When a block ends beyond the mark, the next window of 2 MiB is asked to be backed by a huge
-//! page, if nearly all of the 2 MiB before the block is resident. Where it is not, the program asks
-//! for more than it writes, and would come to hold what it does not use. A huge page is only made
-//! where all of its 2 MiB are mapped; so `brk` runs ahead (`M_TOP_PAD`), by address space alone.
+//! page, if nearly all of the 2 MiB before the block is resident, or of those 4 MiB behind: spans
+//! of several classes are filled side by side. Where it is not, the program asks for more than it
+//! writes, and would come to hold what it does not use. A huge page is only made where all of its
+//! 2 MiB are mapped; so `brk` runs ahead (`M_TOP_PAD`), by address space alone.
 //!
 //! Huge pages are hints. Memory that is glibc's is never written: it is populated, which keeps what
 //! it reads as. glibc's other heaps, those of threads, get none, for where they end is not known;
@@ -20,16 +21,17 @@
 //! Those other heaps have 64 MiB each, and one that is wholly free is unmapped, whatever glibc was
 //! told: what a thread holds beyond that is better off in its cache. And of what is free at their
 //! ends `malloc_trim` gives nothing back: only a free does, of 64 KiB or more with what is free
-//! around it, where the bound is low. So it, and by how much `brk` runs ahead, are low while caches are emptied ([`trimming`]), and
-//! a thread that leaves large blocks to its heap has one in its cache for whoever empties it.
+//! around it, where the bound is low. So it, and by how much `brk` runs ahead, are low while caches
+//! are emptied ([`trimming`]), and a thread that leaves large blocks to its heap has one in its
+//! cache for whoever empties it.
 //!
 //! Where the user set thresholds of glibc's, all of it is left as it is, and blocks of all sizes
 //! are cached.
 
 #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
 pub(crate) use glibc::{
-    Keeps, begin, forget_after_fork, is_due, keeps, look, look_again, round, stay_short, teach,
-    trim_own, trimming,
+    Keeps, begin, comes_to_be_mapped, forget_after_fork, is_due, keeps, look, look_again, round,
+    stay_short, teach, trim_own, trimming,
 };
 
 /// Without glibc there is no such heap.
@@ -62,14 +64,17 @@ mod none {
     }
     pub(crate) fn look(_: *mut u8, _: usize) {}
     pub(crate) fn look_again() {}
+    pub(crate) fn comes_to_be_mapped(_: *mut u8, _: usize, _: usize) -> bool {
+        false
+    }
     pub(crate) fn stay_short() -> bool {
         false
     }
 }
 #[cfg(not(all(target_os = "linux", target_env = "gnu", not(miri))))]
 pub(crate) use none::{
-    Keeps, begin, forget_after_fork, is_due, keeps, look, look_again, round, stay_short, teach,
-    trim_own, trimming,
+    Keeps, begin, comes_to_be_mapped, forget_after_fork, is_due, keeps, look, look_again, round,
+    stay_short, teach, trim_own, trimming,
 };
 
 #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
@@ -121,9 +126,16 @@ mod glibc {
     /// Resident bytes of the last 2 MiB for which the next are wanted.
     const DENSE: u64 = (WINDOW / 8 * 7) as u64;
 
+    /// How far behind those the 2 MiB lie that are looked at if they are not resident: more than
+    /// a span of each of the twelve sizes, all of which may be filled at the same time.
+    const BEHIND: usize = 4 << 20;
+
     /// How many times as large as where arenas ask for huge pages this heap is when it does: half
     /// of the last window is unused on average, and of many blocks above 512 bytes a part.
-    const WASTE: usize = 4;
+    const WASTE: usize = match option_env!("HV_WASTE") {
+        Some(_) => 2,
+        None => 4,
+    };
 
     /// A block that ends further beyond the mark is not in this heap.
     const SPAN: usize = 1 << 30;
@@ -317,16 +329,31 @@ mod glibc {
     /// others that are free make one of it: if it does not map it by itself, and the thread had no
     /// more than `in_use` bytes at a time.
     pub(crate) fn keeps(block: *mut u8, size: usize, in_use: usize) -> Keeps {
-        // The first one may begin below the end that the heap had.
-        let heap = START.load(Relaxed)..heap_end();
-        let last = block.addr().saturating_add(size).saturating_sub(1);
-        let is_first = heap.contains(&last);
+        let is_first = is_in_first(block, size);
         let most = if is_first { kept() } else { ONE_HEAP };
-        // A class is a quarter larger than the block at most, and glibc has headers and pages beside it.
-        if size > MAPPED_FROM / 8 * 7 || in_use > most || config::is_glibc_set() {
+        if is_mapped(size) || in_use > most || config::is_glibc_set() {
             return Keeps::No;
         }
         if is_first { Keeps::First } else { Keeps::Other }
+    }
+
+    /// Whether a block lies in the heap that `brk` lengthens.
+    fn is_in_first(block: *mut u8, size: usize) -> bool {
+        // The first one may begin below the end that the heap had.
+        let heap = START.load(Relaxed)..heap_end();
+        heap.contains(&block.addr().saturating_add(size).saturating_sub(1))
+    }
+
+    /// Whether glibc maps blocks of a class by themselves, once it was told. Those of the class
+    /// below its threshold it does not: it adds headers and pages.
+    const fn is_mapped(size: usize) -> bool {
+        size > MAPPED_FROM / 8 * 7
+    }
+
+    /// Whether a block of `old` bytes that grows to `new` would come out of the heap that `brk`
+    /// lengthens into a mapping of its own.
+    pub(crate) fn comes_to_be_mapped(block: *mut u8, old: usize, new: usize) -> bool {
+        is_mapped(new) && !is_mapped(old) && is_in_first(block, old)
     }
 
     fn set(what: libc::c_int, bytes: libc::c_int) {
@@ -377,9 +404,15 @@ mod glibc {
         }
         let before = (block.addr() & !(PAGE_SIZE - 1)).saturating_sub(WINDOW);
         if heap_end.saturating_sub(window) >= WINDOW
-            && keeping_errno(|| residency::resident_bytes(before, WINDOW)) >= DENSE
+            && (is_dense(before) || is_dense(before.saturating_sub(BEHIND)))
         {
             huge::back_window(window, WINDOW);
         }
+    }
+
+    /// Whether nearly all of the 2 MiB from a page on is resident.
+    fn is_dense(start: usize) -> bool {
+        start >= START.load(Relaxed)
+            && keeping_errno(|| residency::resident_bytes(start, WINDOW)) >= DENSE
     }
 }

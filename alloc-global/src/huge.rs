@@ -3,7 +3,7 @@
 //! Filling memory by small pages costs several times what it costs by huge ones, unless the system
 //! must first move other memory together to make one. So a chunk of arenas asks for huge pages and
 //! its first one is looked at: if it took longer than small ones would have, the chunk does
-//! without, and so does what is mapped in the next second.
+//! without, and so does what is mapped for a while: the longer, the more often that was so.
 //!
 //! No unsafe here. It does not decide when memory goes back: that is `purge`.
 
@@ -16,8 +16,12 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// takes 100,000 to 800,000, and clearing 2 MiB 50,000 to 200,000.
 const MOST_NS: u64 = 1_000_000;
 
-/// Milliseconds for which huge pages are not asked for after one took longer.
-const REST_MS: u64 = 1000;
+/// Milliseconds for which huge pages are not asked for after one took longer, at first: some ten
+/// times what it took. Doubled by each that does, halved by each that does not.
+const LEAST_REST_MS: u64 = 32;
+
+/// And at most.
+const MOST_REST_MS: u64 = 1024;
 
 /// Blocks of the system allocator from this size on are asked to be backed by huge pages, in bytes:
 /// what they round up to is then small beside them.
@@ -25,6 +29,9 @@ const BLOCK_FROM: usize = 4 << 20;
 
 /// Until when huge pages are not asked for, in milliseconds.
 static REST_UNTIL: AtomicU64 = AtomicU64::new(0);
+
+/// For how long they were not when that was set last, in milliseconds, halved since.
+static RESTED: AtomicU64 = AtomicU64::new(0);
 
 /// Whether memory that joins so many bytes should have huge pages.
 pub(crate) fn is_wanted(in_use: usize) -> bool {
@@ -53,26 +60,33 @@ pub(crate) fn back_window(start: usize, len: usize) {
     }
 }
 
-/// Whether the first touch of a huge page took so long that none are asked for in the next second.
+/// Whether the first touch of a huge page took so long that none are asked for in a while.
 fn is_slow(touch: impl FnOnce()) -> bool {
     let begin = clock::thread_nanoseconds();
     touch();
     let slow = clock::thread_nanoseconds().saturating_sub(begin) > MOST_NS;
-    if slow {
-        rest();
-    }
+    note(slow);
     slow
+}
+
+/// Notes whether a huge page was slow.
+fn note(slow: bool) {
+    let rested = RESTED.load(Relaxed);
+    if slow {
+        rest_for((rested * 2).clamp(LEAST_REST_MS, MOST_REST_MS));
+    } else {
+        RESTED.store(rested / 2, Relaxed);
+    }
+}
+
+fn rest_for(ms: u64) {
+    RESTED.store(ms, Relaxed);
+    REST_UNTIL.store(purge::now() + ms, Relaxed);
 }
 
 /// Huge pages are not asked for in the next second.
 pub(crate) fn rest() {
-    REST_UNTIL.store(purge::now() + REST_MS, Relaxed);
-}
-
-/// Whether a block of this size was asked to be backed by huge pages when it was mapped.
-#[inline]
-pub(crate) fn is_backed(size: usize) -> bool {
-    size >= BLOCK_FROM
+    rest_for(MOST_REST_MS);
 }
 
 /// Asks for huge pages behind a block of the system allocator, if it is large.
@@ -97,5 +111,15 @@ mod tests {
         assert!(!is_wanted(usize::MAX));
         REST_UNTIL.store(0, Relaxed);
         assert!(is_wanted(config::huge_from()) && !is_wanted(config::huge_from() - 1));
+        let rested = |slow| {
+            note(slow);
+            RESTED.load(Relaxed)
+        };
+        RESTED.store(0, Relaxed);
+        assert!([true, true, true, false, true].map(rested).iter().eq(&[32, 64, 128, 64, 128]));
+        assert!(!is_wanted(usize::MAX));
+        assert_eq!([true; 8].map(rested)[7], MOST_REST_MS);
+        assert_eq!([false; 11].map(rested)[10], 0);
+        REST_UNTIL.store(0, Relaxed);
     }
 }

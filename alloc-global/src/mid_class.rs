@@ -53,7 +53,7 @@ pub(crate) const BIN_TABLE: usize = LAST_BIN + 1;
 /// lie in order: programs that build trees of such nodes anew are slower on what lists hold
 /// (docs/measurements.md).
 pub(crate) const fn has_list(class: LargeClass) -> bool {
-    class.size() > 1024 && class.kind() == 0
+    class.size() > 1024
 }
 
 /// The fallback's class behind the bin of a number.
@@ -72,8 +72,8 @@ pub(crate) const fn mid_place(class: LargeClass) -> usize {
     class.rank() + class.kind() * MID_SIZES
 }
 
-/// Number of bins whose classes have one: the last ones of those sizes.
-const LISTED: usize = 8;
+/// Number of bins whose classes have one: the last ones of each alignment.
+const LISTED: usize = 16;
 
 /// Steps of 8 bytes in the largest size that these bins serve.
 pub(crate) const MID_STEPS: usize = MID_MAX / CLASS_STEP;
@@ -163,7 +163,8 @@ impl CacheBin {
         let mut listed = [(CacheBin::NONE, 0); LISTED];
         let mut at = 0;
         while at < LISTED {
-            let index = CLASSES + MID_SIZES + 1 - LISTED + at;
+            let each = LISTED / (MIDS / MID_SIZES);
+            let index = CLASSES + MID_SIZES * (1 + at / each) + 1 - each + at % each;
             let size = match CacheBin((index * HEAD_BYTES) as u16).mid_class() {
                 Some(class) => class.size(),
                 None => 0,

@@ -1,5 +1,6 @@
 //! glibc's heaps: huge pages behind the first, where a program writes all that it gets, and only
-//! then; and what is cached of large blocks beside them.
+//! then; what is cached of large blocks beside them; and which of them are copied when they change
+//! their size.
 //!
 //! What was asked for is in `/proc/self/smaps`, whether or not the system then had such pages: the
 //! flag `hg` of a mapping. Where blocks do not lie in that heap, or the kernel knows no huge pages,
@@ -9,9 +10,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use alloc_global::{PoolAlloc, explain_rss, stats, trim};
+use tests::block::Block;
 use tests::cases::{self, Case, with_setting};
 use tests::process::resident;
-use tests::raw_thread;
+use tests::{invariants, raw_thread};
 
 #[global_allocator]
 static ALLOC: PoolAlloc = PoolAlloc::new();
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         }),
         Case::new(SMALL, small),
         Case::new(AT_ONCE, at_once),
+        Case::new("large_blocks_are_copied_where_that_is_better_and_keep_their_bytes", resized),
     ])
 }
 
@@ -92,12 +95,15 @@ fn asked() -> usize {
     heap().iter().filter(|mapping| mapping.2).map(|(start, end, _)| end - start).sum()
 }
 
-/// Whether they can be: the kernel has them, and blocks lie in that heap. Address sanitizers have a
-/// heap of their own.
+/// Whether an address lies in that heap. Address sanitizers have a heap of their own.
+fn is_inside(address: usize) -> bool {
+    heap().iter().any(|(start, end, _)| (*start..*end).contains(&address))
+}
+
+/// Whether they can be: the kernel has them, and blocks lie in that heap.
 fn can_be(blocks: &[Vec<u8>]) -> bool {
-    let inside = |address| heap().iter().any(|(start, end, _)| (*start..*end).contains(&address));
     let known = std::fs::exists("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or(false);
-    known && blocks.last().is_some_and(|block| inside(block.as_ptr().addr()))
+    known && blocks.last().is_some_and(|block| is_inside(block.as_ptr().addr()))
 }
 
 fn expect_asked(blocks: &[Vec<u8>]) {
@@ -246,4 +252,27 @@ fn at_once() {
         (0..2).for_each(free);
         raw_thread::run(1, &free);
     });
+}
+
+fn resized() {
+    // The first one is mapped by itself.
+    drop(vec![1_u8; 1 << 20]);
+    let mut block = Block::new(1 << 20, 8, 7).expect("memory");
+    let copied = |block: &mut Block, mib: usize| {
+        let before = stats().realloc_bytes_copied;
+        assert!(block.resize(mib << 20));
+        (stats().realloc_bytes_copied - before) >> 20
+    };
+    assert_eq!(copied(&mut block, 20), 0, "glibc's own realloc");
+    // Elsewhere nobody knows whether it is mapped by itself, so that its pages can be moved.
+    let into_mapping = if is_inside(block.addr()) { 20 } else { 0 };
+    assert_eq!(copied(&mut block, 40), into_mapping);
+    for mib in [80, 50] {
+        assert_eq!(copied(&mut block, mib), 0, "pages are moved, or given back");
+    }
+    assert_eq!(copied(&mut block, 5), 5, "a tenth");
+    assert_eq!(copied(&mut block, 1), 0, "a fifth");
+    drop(block);
+    trim();
+    invariants().expect("invariants");
 }

@@ -1,0 +1,148 @@
+//! Blocks of the fallback that change their size.
+//!
+//! ```text
+//! within a class                          stays
+//! what the system allocator would copy    into a new block, the old one is freed: past no cache
+//! below 128 KiB                           into a cached block, if there is one
+//! else                                    the fallback's own realloc
+//! ```
+//!
+//! It does not serve blocks of pools: that is `pool_alloc`.
+
+use super::kept::{count_change, make_way, move_cached, note_fresh, note_grown};
+use super::{Fallback, LEFT_TO_GLIBC, MOVES_PAGES, make_room};
+use crate::large_class::{LARGE_ALIGN, LargeClass, fallback_layout};
+use crate::latency::{self, Path};
+use crate::{glibc_heap, huge, spans, thread};
+use core::alloc::{GlobalAlloc, Layout};
+use core::ptr::NonNull;
+
+/// Up to this size, in bytes, `realloc` has blocks kept to move into. Those that are larger often
+/// grow in place in the fallback.
+const CHEAP_TO_COPY: usize = 16 << 10;
+
+/// A large block that is shrunk to this part of it or less is copied.
+const MUCH_LESS: usize = 8;
+
+impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
+    /// `realloc` from the fallback to the fallback.
+    ///
+    /// # Safety
+    ///
+    /// As for `GlobalAlloc::realloc`; neither layout is one that pools serve.
+    pub(crate) unsafe fn realloc(&self, block: *mut u8, layout: Layout, new: Layout) -> *mut u8 {
+        if resize_in_class(layout, new) {
+            return block;
+        }
+        let (asked_old, asked_new) = (fallback_layout(layout), fallback_layout(new));
+        // The system allocator cannot resize what is aligned to more than 16: it would copy too,
+        // and pass the caches. Blocks in spans are none of its own.
+        let cannot = asked_old.align() != asked_new.align()
+            || Self::is_system() && (asked_old.align() > LARGE_ALIGN || is_in_span(layout, block));
+        let (old_size, new_size) = (asked_old.size(), asked_new.size());
+        if cannot || Self::is_system() && is_better_copied(block, old_size, new_size) {
+            // SAFETY: the caller's contract.
+            let moved = unsafe { self.copy(block, layout, new) };
+            // There may be no room for both.
+            if cannot || !moved.is_null() {
+                return moved;
+            }
+        }
+        let classes = LargeClass::of(layout).zip(LargeClass::of(new));
+        if let (Some((old, class)), true) = (classes, self.is_registered()) {
+            // SAFETY: the caller's contract.
+            if let Some(moved) = unsafe { move_cached(block, layout, new, old, class) } {
+                return moved;
+            }
+        }
+        let live = make_way(thread::for_slow_alloc(), new_size.saturating_sub(old_size));
+        // SAFETY: it came from there with `asked_old`; the new size is that of a layout.
+        let mut moved = unsafe { self.resize(block, asked_old, new_size) };
+        if moved.is_null() && make_room() {
+            // SAFETY: as above; after null the block is still valid.
+            moved = unsafe { self.resize(block, asked_old, new_size) };
+        }
+        if !moved.is_null() {
+            if Self::is_system() && new_size > old_size {
+                huge::back_block(moved, new_size);
+            }
+            count_change(layout.size(), new.size());
+            thread::note_bytes(new_size.cast_signed() - old_size.cast_signed());
+            let live = live.saturating_add(new.size()).saturating_sub(layout.size());
+            Self::note_resized(new, moved != block, live);
+        }
+        moved
+    }
+
+    /// Notes what the fallback made of a block.
+    fn note_resized(new: Layout, is_moved: bool, live: usize) {
+        if is_moved {
+            thread::count(|c| &c.fallback_moves, 1);
+        }
+        let (class, size) = (LargeClass::of(new), fallback_layout(new).size());
+        if Self::is_system() && size >= MOVES_PAGES {
+            note_grown(class, live);
+        } else {
+            // Had to be moved: another time it may as well move into a cached one.
+            note_fresh(class.filter(|_| is_moved && size <= CHEAP_TO_COPY), live);
+        }
+    }
+
+    /// Moves to a new block.
+    ///
+    /// # Safety
+    ///
+    /// As for `GlobalAlloc::realloc`.
+    unsafe fn copy(&self, block: *mut u8, layout: Layout, new: Layout) -> *mut u8 {
+        // SAFETY: the caller's contract.
+        let moved = unsafe { self.alloc(new) };
+        if !moved.is_null() {
+            let kept = layout.size().min(new.size());
+            thread::count(|c| &c.moves, 1);
+            thread::count(|c| &c.copied, kept as u64);
+            // SAFETY: both blocks are at least as large, and distinct.
+            unsafe { block.copy_to_nonoverlapping(moved, kept) };
+            // SAFETY: the caller gives the block up.
+            unsafe { self.dealloc(block, layout) };
+        }
+        moved
+    }
+
+    /// # Safety
+    ///
+    /// As for `GlobalAlloc::realloc`, of the fallback itself.
+    unsafe fn resize(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        let moved = latency::timed(Path::Fallback, || {
+            // SAFETY: the caller's promise.
+            unsafe { self.inner.realloc(block, layout, size) }
+        });
+        self.look_after_heap(moved, size);
+        moved
+    }
+}
+
+/// Whether a block of one layout is one of the other too, as it has the size of their class; counts
+/// it as resized then.
+#[inline]
+pub(crate) fn resize_in_class(layout: Layout, new: Layout) -> bool {
+    let class = LargeClass::of(layout);
+    let same = class.is_some() && class == LargeClass::of(new);
+    if same {
+        count_change(layout.size(), new.size());
+    }
+    same
+}
+
+/// Whether a block is better copied than resized by the system allocator: into a mapping of its
+/// own, which that would fill before huge pages are asked for; or into much less, where it would
+/// give the pages in between back, and come for them again when the program does.
+fn is_better_copied(block: *mut u8, old: usize, new: usize) -> bool {
+    old >= LEFT_TO_GLIBC
+        && (new <= old / MUCH_LESS || glibc_heap::comes_to_be_mapped(block, old, new))
+}
+
+/// Whether a block of a layout lies in a span.
+fn is_in_span(layout: Layout, block: *mut u8) -> bool {
+    let class = LargeClass::of(layout).zip(NonNull::new(block));
+    class.is_some_and(|(class, block)| spans::has(class, block))
+}
