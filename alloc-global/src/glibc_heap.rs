@@ -132,10 +132,7 @@ mod glibc {
 
     /// How many times as large as where arenas ask for huge pages this heap is when it does: half
     /// of the last window is unused on average, and of many blocks above 512 bytes a part.
-    const WASTE: usize = match option_env!("HV_WASTE") {
-        Some(_) => 2,
-        None => 4,
-    };
+    const WASTE: usize = 4;
 
     /// A block that ends further beyond the mark is not in this heap.
     const SPAN: usize = 1 << 30;

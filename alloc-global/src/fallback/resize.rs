@@ -1,10 +1,10 @@
 //! Blocks of the fallback that change their size.
 //!
 //! ```text
-//! within a class                          stays
-//! what the system allocator would copy    into a new block, the old one is freed: past no cache
-//! below 128 KiB                           into a cached block, if there is one
-//! else                                    the fallback's own realloc
+//! within a class                        stays
+//! better copied than by the system's    into a new block; the old one is freed, past no cache
+//! below 128 KiB                         into a cached block, if there is one
+//! else                                  the fallback's own realloc
 //! ```
 //!
 //! It does not serve blocks of pools: that is `pool_alloc`.
