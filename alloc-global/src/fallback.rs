@@ -73,7 +73,7 @@ pub(crate) static REGISTERED: AtomicPtr<Registration> = AtomicPtr::new(null_mut(
 #[repr(C)]
 pub(crate) struct Fallback<F> {
     registration: Registration,
-    /// The most steps of 8 bytes that thread caches serve for this `PoolAlloc`: 64, and 128 from
+    /// The most steps of 8 bytes that thread caches serve for this `PoolAlloc`: 64, and 512 from
     /// when this fallback is known to be the registered one.
     most_steps: AtomicUsize,
     inner: F,
@@ -144,9 +144,9 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     /// The most steps of 8 bytes for which the bins of thread caches may be used.
     #[inline(always)]
     pub(crate) fn most_steps(&self) -> usize {
-        // Relaxed: whoever sees 128 has nothing else to see; the fallback was there before.
+        // Relaxed: whoever sees 512 has nothing else to see; the fallback was there before.
         let most = self.most_steps.load(Ordering::Relaxed);
-        // SAFETY: 64 at first, and never set to anything but 128. Lets the compiler fold constant sizes.
+        // SAFETY: 64 at first, and never set to anything but 512. Lets the compiler fold constant sizes.
         unsafe { core::hint::assert_unchecked(most >= CLASSES) };
         most
     }

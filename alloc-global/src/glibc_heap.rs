@@ -30,7 +30,7 @@
 
 #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
 pub(crate) use glibc::{
-    Keeps, begin, comes_to_be_mapped, forget_after_fork, is_due, keeps, look, look_again, round,
+    Keeps, begin, forget_after_fork, is_better_copied, is_due, keeps, look, look_again, round,
     stay_short, teach, trim_own, trimming,
 };
 
@@ -64,7 +64,7 @@ mod none {
     }
     pub(crate) fn look(_: *mut u8, _: usize) {}
     pub(crate) fn look_again() {}
-    pub(crate) fn comes_to_be_mapped(_: *mut u8, _: usize, _: usize) -> bool {
+    pub(crate) fn is_better_copied(_: *mut u8, _: usize, _: usize) -> bool {
         false
     }
     pub(crate) fn stay_short() -> bool {
@@ -73,7 +73,7 @@ mod none {
 }
 #[cfg(not(all(target_os = "linux", target_env = "gnu", not(miri))))]
 pub(crate) use none::{
-    Keeps, begin, comes_to_be_mapped, forget_after_fork, is_due, keeps, look, look_again, round,
+    Keeps, begin, forget_after_fork, is_better_copied, is_due, keeps, look, look_again, round,
     stay_short, teach, trim_own, trimming,
 };
 
@@ -82,6 +82,7 @@ mod glibc {
     use crate::{config, huge, residency};
     use alloc_core::{HUGE_PAGE, PAGE_SIZE, keeping_errno};
     use core::alloc::{GlobalAlloc, Layout};
+    use core::ops::RangeInclusive;
     use core::sync::atomic::Ordering::{Relaxed, SeqCst};
     use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
     use std::alloc::System;
@@ -96,6 +97,13 @@ mod glibc {
     /// Bytes that a thread may have in use for its heap of 64 MiB to hold them, with what lies
     /// between them.
     const ONE_HEAP: usize = 52 << 20;
+
+    /// Blocks that may be better copied than resized, in bytes: those that glibc keeps when they are
+    /// freed.
+    const COPIED: RangeInclusive<usize> = 1 << 20..=MAPPED_FROM / 8 * 7;
+
+    /// A block that is shrunk to this part of it or less is copied.
+    const MUCH_LESS: usize = 8;
 
     /// Bytes that are looked at together.
     const WINDOW: usize = HUGE_PAGE;
@@ -347,10 +355,19 @@ mod glibc {
         size > MAPPED_FROM / 8 * 7
     }
 
-    /// Whether a block of `old` bytes that grows to `new` would come out of the heap that `brk`
-    /// lengthens into a mapping of its own.
-    pub(crate) fn comes_to_be_mapped(block: *mut u8, old: usize, new: usize) -> bool {
-        is_mapped(new) && !is_mapped(old) && is_in_first(block, old)
+    /// Whether a block of `old` bytes is better copied than resized to `new` by glibc.
+    ///
+    /// Where it grows out of the heap that `brk` lengthens into a mapping of its own, glibc copies
+    /// it too, and fills small pages of what would get huge ones. Where it is shrunk to little,
+    /// glibc gives its pages back, if it is mapped, and comes for them again when it grows.
+    pub(crate) fn is_better_copied(block: *mut u8, old: usize, new: usize) -> bool {
+        if config::is_glibc_set() || !COPIED.contains(&old) {
+            return false;
+        }
+        let room = heap_end().saturating_sub(block.addr().saturating_add(old));
+        // With room behind it, it may grow where it is.
+        let is_copied = || is_mapped(new) && is_in_first(block, old) && new - old > room;
+        new <= old / MUCH_LESS || TAUGHT.load(Relaxed) && is_copied()
     }
 
     fn set(what: libc::c_int, bytes: libc::c_int) {
@@ -401,7 +418,7 @@ mod glibc {
         }
         let before = (block.addr() & !(PAGE_SIZE - 1)).saturating_sub(WINDOW);
         if heap_end.saturating_sub(window) >= WINDOW
-            && (is_dense(before) || is_dense(before.saturating_sub(BEHIND)))
+            && (is_dense(before) || is_dense_behind(before))
         {
             huge::back_window(window, WINDOW);
         }
@@ -409,7 +426,12 @@ mod glibc {
 
     /// Whether nearly all of the 2 MiB from a page on is resident.
     fn is_dense(start: usize) -> bool {
-        start >= START.load(Relaxed)
-            && keeping_errno(|| residency::resident_bytes(start, WINDOW)) >= DENSE
+        keeping_errno(|| residency::resident_bytes(start, WINDOW)) >= DENSE
+    }
+
+    /// The same for those further behind, as far as this was looked after.
+    fn is_dense_behind(start: usize) -> bool {
+        let behind = start.saturating_sub(BEHIND);
+        behind >= START.load(Relaxed) && is_dense(behind)
     }
 }

@@ -71,22 +71,23 @@ fn is_slow(touch: impl FnOnce()) -> bool {
 
 /// Notes whether a huge page was slow.
 fn note(slow: bool) {
-    let rested = RESTED.load(Relaxed);
+    let ms = next_rest(RESTED.load(Relaxed), slow);
+    RESTED.store(ms, Relaxed);
     if slow {
-        rest_for((rested * 2).clamp(LEAST_REST_MS, MOST_REST_MS));
-    } else {
-        RESTED.store(rested / 2, Relaxed);
+        REST_UNTIL.store(purge::now() + ms, Relaxed);
     }
 }
 
-fn rest_for(ms: u64) {
-    RESTED.store(ms, Relaxed);
-    REST_UNTIL.store(purge::now() + ms, Relaxed);
+/// For how long huge pages are not asked for if one was slow, after it had been for `rested`; if
+/// not, what that counts as from now on. Milliseconds.
+fn next_rest(rested: u64, slow: bool) -> u64 {
+    if slow { (rested * 2).clamp(LEAST_REST_MS, MOST_REST_MS) } else { rested / 2 }
 }
 
 /// Huge pages are not asked for in the next second.
+#[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
 pub(crate) fn rest() {
-    rest_for(MOST_REST_MS);
+    REST_UNTIL.store(purge::now() + MOST_REST_MS, Relaxed);
 }
 
 /// Asks for huge pages behind a block of the system allocator, if it is large.
@@ -111,15 +112,17 @@ mod tests {
         assert!(!is_wanted(usize::MAX));
         REST_UNTIL.store(0, Relaxed);
         assert!(is_wanted(config::huge_from()) && !is_wanted(config::huge_from() - 1));
-        let rested = |slow| {
-            note(slow);
-            RESTED.load(Relaxed)
+    }
+
+    #[test]
+    fn each_slow_page_makes_the_rest_longer_and_each_fast_one_shorter() {
+        let mut rested = 0;
+        let mut next = |slow| {
+            rested = next_rest(rested, slow);
+            rested
         };
-        RESTED.store(0, Relaxed);
-        assert!([true, true, true, false, true].map(rested).iter().eq(&[32, 64, 128, 64, 128]));
-        assert!(!is_wanted(usize::MAX));
-        assert_eq!([true; 8].map(rested)[7], MOST_REST_MS);
-        assert_eq!([false; 11].map(rested)[10], 0);
-        REST_UNTIL.store(0, Relaxed);
+        assert_eq!([true, true, true, false, true].map(&mut next), [32, 64, 128, 64, 128]);
+        assert_eq!([true; 4].map(&mut next), [256, 512, MOST_REST_MS, MOST_REST_MS]);
+        assert_eq!([false; 11].map(&mut next)[10], 0);
     }
 }

@@ -12,8 +12,10 @@
 //! for it looks for neighbours to merge it with. A program that builds and drops thousands of them
 //! (nodes of B-trees, rows, messages) spends most of its time there. Only such a program gets
 //! spans: until [`MANY`] bytes of a class came through one thread's cache, less what went back, its
-//! blocks come one by one, and memory that is free serves any size. Nor do other fallbacks than the
-//! system allocator see any of it: who names one may count on being asked for each block.
+//! blocks come one by one, and memory that is free serves any size. Blocks aligned to more than 16
+//! always come out of spans, where all are aligned to 128, and while they do, so do others of their
+//! size: the system allocator would cut each out of a larger one. Other fallbacks than that one
+//! see none of it: who names one may count on being asked for each block.
 //!
 //! A block is known by its address to lie in a span (`map`), so those of both kinds are freed and
 //! cached alike. Spans belong to no thread. One of which all blocks are free goes back to the

@@ -109,7 +109,7 @@ fn can_be(blocks: &[Vec<u8>]) -> bool {
 fn expect_asked(blocks: &[Vec<u8>]) {
     let asked = asked();
     match can_be(blocks) {
-        // A page that was slow to come puts an end to it for a second, but not to the first one.
+        // A page that was slow to come puts an end to it for a while, but not to the first one.
         true => {
             assert!((2 << 20..=HELD).contains(&asked), "asked for {asked} bytes: {:x?}", heap())
         }
@@ -267,11 +267,11 @@ fn resized() {
     // Elsewhere nobody knows whether it is mapped by itself, so that its pages can be moved.
     let into_mapping = if is_inside(block.addr()) { 20 } else { 0 };
     assert_eq!(copied(&mut block, 40), into_mapping);
-    for mib in [80, 50] {
+    for mib in [80, 50, 5, 20] {
         assert_eq!(copied(&mut block, mib), 0, "pages are moved, or given back");
     }
-    assert_eq!(copied(&mut block, 5), 5, "a tenth");
-    assert_eq!(copied(&mut block, 1), 0, "a fifth");
+    assert_eq!(copied(&mut block, 2), if cfg!(target_env = "gnu") { 2 } else { 0 }, "a tenth");
+    assert_eq!(copied(&mut block, 1), 0, "half");
     drop(block);
     trim();
     invariants().expect("invariants");

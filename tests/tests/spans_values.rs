@@ -44,11 +44,11 @@ fn main() -> ExitCode {
     ])
 }
 
-/// Many blocks of a class of 513 to 4,096 bytes, of the size of the class.
+/// Many blocks of a class of 513 to 4,096 bytes, of the size of the class, aligned to 8 to 128.
 fn many(size: usize) -> Vec<Block<Mixed>> {
-    let blocks = (0..(4 << 20) / size)
-        .map(|tag| Block::alloc(Mixed, layout(size, 8), tag as u64).expect("memory"))
-        .collect();
+    let of =
+        |tag: usize| Block::alloc(Mixed, layout(size, 8 << (tag % 5)), tag as u64).expect("memory");
+    let blocks = (0..(4 << 20) / size).map(of).collect();
     assert!(memory().fallback_free > 0, "{size}: no span");
     blocks
 }

@@ -69,15 +69,14 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         block
     }
 
-    /// A block out of a span, and more for the array, if the thread uses many of the class, or such
-    /// a span is there already.
+    /// A block out of a span, and more for the array, if the thread uses many of the class, it is
+    /// aligned to more than 16, or a span of the size is there already.
     ///
     /// # Safety
     ///
     /// The cache is that of the calling thread.
     unsafe fn take_from_span(&self, cache: &'static Cache, bin: CacheBin) -> Option<Block> {
         let class = bin.mid_class().filter(|_| Self::is_system())?;
-        // The system allocator makes an aligned block of a larger one.
         let is_aligned = class.layout().align() > LARGE_ALIGN;
         if !is_aligned && !spans::are_there(class) && !cache.has_out(class, spans::MANY) {
             return None;

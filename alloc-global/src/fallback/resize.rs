@@ -10,7 +10,7 @@
 //! It does not serve blocks of pools: that is `pool_alloc`.
 
 use super::kept::{count_change, make_way, move_cached, note_fresh, note_grown};
-use super::{Fallback, LEFT_TO_GLIBC, MOVES_PAGES, make_room};
+use super::{Fallback, MOVES_PAGES, make_room};
 use crate::large_class::{LARGE_ALIGN, LargeClass, fallback_layout};
 use crate::latency::{self, Path};
 use crate::{glibc_heap, huge, spans, thread};
@@ -20,9 +20,6 @@ use core::ptr::NonNull;
 /// Up to this size, in bytes, `realloc` has blocks kept to move into. Those that are larger often
 /// grow in place in the fallback.
 const CHEAP_TO_COPY: usize = 16 << 10;
-
-/// A large block that is shrunk to this part of it or less is copied.
-const MUCH_LESS: usize = 8;
 
 impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     /// `realloc` from the fallback to the fallback.
@@ -40,7 +37,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         let cannot = asked_old.align() != asked_new.align()
             || Self::is_system() && (asked_old.align() > LARGE_ALIGN || is_in_span(layout, block));
         let (old_size, new_size) = (asked_old.size(), asked_new.size());
-        if cannot || Self::is_system() && is_better_copied(block, old_size, new_size) {
+        if cannot || self.is_better_copied(block, old_size, new_size) {
             // SAFETY: the caller's contract.
             let moved = unsafe { self.copy(block, layout, new) };
             // There may be no room for both.
@@ -72,6 +69,11 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             Self::note_resized(new, moved != block, live);
         }
         moved
+    }
+
+    /// See [`glibc_heap::is_better_copied`].
+    fn is_better_copied(&self, block: *mut u8, old: usize, new: usize) -> bool {
+        Self::is_system() && self.is_registered() && glibc_heap::is_better_copied(block, old, new)
     }
 
     /// Notes what the fallback made of a block.
@@ -131,14 +133,6 @@ pub(crate) fn resize_in_class(layout: Layout, new: Layout) -> bool {
         count_change(layout.size(), new.size());
     }
     same
-}
-
-/// Whether a block is better copied than resized by the system allocator: into a mapping of its
-/// own, which that would fill before huge pages are asked for; or into much less, where it would
-/// give the pages in between back, and come for them again when the program does.
-fn is_better_copied(block: *mut u8, old: usize, new: usize) -> bool {
-    old >= LEFT_TO_GLIBC
-        && (new <= old / MUCH_LESS || glibc_heap::comes_to_be_mapped(block, old, new))
 }
 
 /// Whether a block of a layout lies in a span.
