@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Error;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -144,17 +145,31 @@ fn run(load: &Workload, scale: &Scale, counters: Option<Counters>) -> Result<Rep
     }
     values.extend(allocations.map(|count| ("allocations".to_owned(), count as f64)));
     if live.is_some_and(|(before, after)| before != after) {
+        wait_for_threads();
         let before = live_blocks();
         let again = (load.run)(scale);
         if again.checksum != checksum {
             return Err(Error::other("a second run in the same process gave another checksum"));
         }
         drop(again);
+        wait_for_threads();
         live = before.zip(live_blocks());
     }
     let profile = counters.map(|counters| (counters.profile_bytes)() as f64);
     values.extend(profile.map(|bytes| ("profile_bytes".to_owned(), bytes)));
     Ok(Report { units, checksum, live_blocks: live, values })
+}
+
+/// Waits for the threads that a workload had, up to a second: a scope of threads ends before they
+/// do, and what they hold to the last would be counted.
+fn wait_for_threads() {
+    for _ in 0..1000 {
+        // One where the system does not say.
+        if fs::read_dir("/proc/self/task").map_or(1, Iterator::count) <= 1 {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// A line of /proc/self/status such as `VmHWM:   1234 kB`, in bytes; not a number if it is absent.
