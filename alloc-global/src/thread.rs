@@ -251,16 +251,27 @@ pub(crate) unsafe fn realloc_small(
         return moved;
     }
     // SAFETY: both blocks hold as many bytes, and are distinct.
-    unsafe { block.as_ptr().copy_to_nonoverlapping(moved, kept) };
-    // Threads without a cache count in one place: what is lost there would be missing for good.
-    count(|c| &c.moves, 1);
-    count(|c| &c.copied, kept as u64);
+    unsafe { copy_moved(block.as_ptr(), moved, kept) };
     // SAFETY: the caller's promise; the cache is this thread's.
     if !unsafe { free_cache().push(old, block) } {
         // SAFETY: the caller's promise.
         unsafe { dealloc_slow(old.index(), block) };
     }
     moved
+}
+
+/// Copies the `kept` bytes of a block that `realloc` moves, and counts them.
+///
+/// # Safety
+///
+/// Both blocks hold as many bytes, and are distinct.
+#[inline(always)]
+pub(crate) unsafe fn copy_moved(block: *mut u8, moved: *mut u8, kept: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { block.copy_to_nonoverlapping(moved, kept) };
+    // Threads without a cache count in one place: what is lost there would be missing for good.
+    count(|c| &c.moves, 1);
+    count(|c| &c.copied, kept as u64);
 }
 
 /// A block for a thread without a cache.

@@ -284,11 +284,8 @@ pub(super) unsafe fn move_cached(
     if look {
         thread::tick(cache);
     }
-    thread::count(|c| &c.moves, 1);
-    thread::count(|c| &c.copied, layout.size().min(new.size()) as u64);
-    let kept = layout.size().min(new.size());
     // SAFETY: both blocks are at least as large, and distinct.
-    unsafe { block.copy_to_nonoverlapping(moved.as_ptr(), kept) };
+    unsafe { thread::copy_moved(block, moved.as_ptr(), layout.size().min(new.size())) };
     // SAFETY: the caller's contract: not null.
     let left = unsafe { NonNull::new_unchecked(block) };
     // SAFETY: the block that was moved from: of class `old`, and nobody uses it any more.

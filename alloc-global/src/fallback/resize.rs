@@ -99,11 +99,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         // SAFETY: the caller's contract.
         let moved = unsafe { self.alloc(new) };
         if !moved.is_null() {
-            let kept = layout.size().min(new.size());
-            thread::count(|c| &c.moves, 1);
-            thread::count(|c| &c.copied, kept as u64);
             // SAFETY: both blocks are at least as large, and distinct.
-            unsafe { block.copy_to_nonoverlapping(moved, kept) };
+            unsafe { thread::copy_moved(block, moved, layout.size().min(new.size())) };
             // SAFETY: the caller gives the block up.
             unsafe { self.dealloc(block, layout) };
         }
