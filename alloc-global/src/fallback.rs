@@ -260,9 +260,10 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             block = unsafe { self.ask(asked, zeroed) };
         }
         if !block.is_null() {
-            // Zeroed memory is left as it is: who asks for much of it often uses little.
-            if !zeroed && Self::is_system() {
-                huge::back_block(block, asked.size());
+            match zeroed {
+                _ if !Self::is_system() => {}
+                true => huge::back_zeroed(block, asked.size()),
+                false => huge::back_block(block, asked.size()),
             }
             thread::count(|c| &c.fallback_allocs, 1);
             thread::count(|c| &c.fallback_bytes_in, layout.size() as u64);
@@ -357,6 +358,9 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         {
             free_to_registered(class, block);
         } else {
+            if Self::is_system() {
+                huge::note_freed(block, asked.size());
+            }
             // SAFETY: it came from there with this layout.
             unsafe { self.give(block, asked) };
         }

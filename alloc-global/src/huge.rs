@@ -5,12 +5,15 @@
 //! its first one is looked at: if it took longer than small ones would have, the chunk does
 //! without, and so does what is mapped for a while: the longer, the more often that was so.
 //!
+//! A zeroed block comes without having been written, and who asks for much of it may write little of
+//! it. So such blocks get huge pages only if the program writes them, which shows in those before.
+//!
 //! No unsafe here. It does not decide when memory goes back: that is `purge`.
 
-use crate::{clock, config, purge};
-use alloc_core::{MappedChunk, OsPages};
+use crate::{clock, config, purge, residency};
+use alloc_core::{MappedChunk, OsPages, PAGE_SIZE, keeping_errno};
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// Nanoseconds of processor time that the first huge page may take; the same memory in small pages
 /// takes 100,000 to 800,000, and clearing 2 MiB 50,000 to 200,000.
@@ -26,6 +29,16 @@ const MOST_REST_MS: u64 = 1024;
 /// Blocks of the system allocator from this size on are asked to be backed by huge pages, in bytes:
 /// what they round up to is then small beside them.
 const BLOCK_FROM: usize = 4 << 20;
+
+/// The first zeroed block is taken to be written up to this size, in bytes: at most so much is
+/// resident in vain where it is not.
+const TAKEN_TO_BE_WRITTEN: usize = 64 << 20;
+
+/// One in so many zeroed blocks shows by its small pages how they are used.
+const WATCH_EVERY: usize = 16;
+
+/// Pages that are looked at in a block; where all are resident it counts as written.
+const SPOTS: usize = 8;
 
 /// Until when huge pages are not asked for, in milliseconds.
 static REST_UNTIL: AtomicU64 = AtomicU64::new(0);
@@ -101,6 +114,91 @@ pub(crate) fn back_block(block: *mut u8, size: usize) {
     }
 }
 
+/// What is known of how the program uses zeroed blocks: who asks for much of it may write little.
+///
+/// The first block is taken to be written, if it is not too large, and watched; until it was found
+/// to be, others are not. From then on one in so many is left with small pages, which tell, and
+/// watched instead.
+struct Zeroed {
+    /// Where the block lies that is watched; 0: none.
+    watched: AtomicUsize,
+    /// Its size in bytes.
+    size: AtomicUsize,
+    /// Blocks that came.
+    count: AtomicUsize,
+    /// Whether the last block that was looked at had been written.
+    are_written: AtomicBool,
+}
+
+static ZEROED: Zeroed = Zeroed::new();
+
+impl Zeroed {
+    const fn new() -> Zeroed {
+        Zeroed {
+            watched: AtomicUsize::new(0),
+            size: AtomicUsize::new(0),
+            count: AtomicUsize::new(0),
+            are_written: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether a new block, of which nothing is resident, should have huge pages.
+    fn is_next_written(&self, block: usize, size: usize) -> bool {
+        // Relaxed, here and below: hints; two threads may both watch, and one of the two is lost.
+        let (watched, watched_size) = (self.watched.load(Relaxed), self.size.load(Relaxed));
+        if watched != 0 && all_spots(watched, watched_size, true) {
+            self.learn(true);
+        }
+        let count = self.count.fetch_add(1, Relaxed);
+        if count.is_multiple_of(WATCH_EVERY) {
+            self.size.store(size, Relaxed);
+            self.watched.store(block, Relaxed);
+            return count == 0 && size <= TAKEN_TO_BE_WRITTEN;
+        }
+        self.are_written.load(Relaxed)
+    }
+
+    /// A block is freed, and still there.
+    fn note_freed(&self, block: usize) {
+        if self.watched.load(Relaxed) == block {
+            self.learn(all_spots(block, self.size.load(Relaxed), true));
+        }
+    }
+
+    fn learn(&self, written: bool) {
+        self.are_written.store(written, Relaxed);
+        self.watched.store(0, Relaxed);
+    }
+}
+
+/// Whether all of [`SPOTS`] pages of a block are resident, or none is.
+fn all_spots(block: usize, size: usize, resident: bool) -> bool {
+    let page = |spot| (block + size / (2 * SPOTS) * (2 * spot + 1)) & !(PAGE_SIZE - 1);
+    let is_resident = |spot| residency::resident_bytes(page(spot), PAGE_SIZE) > 0;
+    keeping_errno(|| (0..SPOTS).all(|spot| is_resident(spot) == resident))
+}
+
+/// The same behind a block that came zeroed, if the program is likely to write all of it.
+#[inline]
+pub(crate) fn back_zeroed(block: *mut u8, size: usize) {
+    // What the allocator cleared is resident, and tells nothing.
+    if size >= BLOCK_FROM
+        && is_wanted(size)
+        && all_spots(block.addr(), size, false)
+        && ZEROED.is_next_written(block.addr(), size)
+    {
+        back_block(block, size);
+    }
+}
+
+/// A block of the system allocator is about to be freed.
+#[inline]
+pub(crate) fn note_freed(block: *mut u8, size: usize) {
+    if size >= BLOCK_FROM {
+        ZEROED.note_freed(block.addr());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,6 +210,49 @@ mod tests {
         assert!(!is_wanted(usize::MAX));
         REST_UNTIL.store(0, Relaxed);
         assert!(is_wanted(config::huge_from()) && !is_wanted(config::huge_from() - 1));
+    }
+
+    /// So large that each is mapped by itself: nothing of it is resident before it is written.
+    const BLOCK: usize = 40 << 20;
+
+    fn zeroed() -> (Vec<u8>, usize) {
+        let block = vec![0; BLOCK];
+        let address = block.as_ptr().addr();
+        (block, address)
+    }
+
+    #[test]
+    fn zeroed_blocks_are_taken_to_be_written_like_the_one_that_was_looked_at() {
+        let ((mut first, a), (_second, b), (_third, c)) = (zeroed(), zeroed(), zeroed());
+        let seen = Zeroed::new();
+        assert!(all_spots(a, BLOCK, false));
+        assert!(seen.is_next_written(a, BLOCK), "nothing is known");
+        assert!(!seen.is_next_written(b, BLOCK), "the first one was not written");
+        first[..BLOCK / 2].fill(1);
+        assert!(!all_spots(a, BLOCK, false) && !all_spots(a, BLOCK, true));
+        assert!(!seen.is_next_written(b, BLOCK), "half of it");
+        first.fill(1);
+        assert!(all_spots(a, BLOCK, true) && seen.is_next_written(b, BLOCK));
+        // The 17th is watched and goes without.
+        let next: Vec<bool> =
+            (4..2 * WATCH_EVERY).map(|_| seen.is_next_written(c, BLOCK)).collect();
+        assert!(next.iter().enumerate().all(|(at, huge)| *huge == (at != WATCH_EVERY - 4)));
+        seen.note_freed(b);
+        assert!(seen.are_written.load(Relaxed), "nobody looked at that one");
+        seen.note_freed(c);
+        assert!(!seen.are_written.load(Relaxed), "it was not written");
+    }
+
+    #[test]
+    fn a_very_large_zeroed_block_gets_none_before_one_was_written() {
+        let ((mut first, a), (_second, b)) = (zeroed(), zeroed());
+        let seen = Zeroed::new();
+        assert!(!seen.is_next_written(a, TAKEN_TO_BE_WRITTEN + 1));
+        // As if it were as long as what is there.
+        seen.size.store(BLOCK, Relaxed);
+        first.fill(1);
+        seen.note_freed(a);
+        assert!(seen.is_next_written(b, TAKEN_TO_BE_WRITTEN + 1));
     }
 
     #[test]
