@@ -61,7 +61,7 @@ const MOST_SLACK: usize = 2 << 20;
 struct LargeBin {
     head: Cell<Option<Block>>,
     len: Cell<u32>,
-    /// The shortest it was since the last sweep (5).
+    /// The shortest it was since somebody looked (5).
     least: Cell<u32>,
     /// The most blocks that may lie here: none until this thread or another asks for one in vain,
     /// then any number; once a block grew into this class, as many as there are; one, where that is
@@ -311,17 +311,23 @@ impl LargeCache {
 
     /// Begins a sweep: calls `f` with how many blocks lay untouched since the last one in which
     /// class, some of which must go.
-    pub(crate) fn sweep(&self, live: usize, mut f: impl FnMut(LargeClass, u32)) {
-        for class in self.filled() {
+    pub(crate) fn sweep(&self, live: usize, f: impl FnMut(LargeClass, u32)) {
+        self.for_each_untouched(usize::MAX, f);
+        // The peak fades too, or one great moment would license a great cache for ever.
+        self.peak.set(self.peak.get() - self.peak.get().saturating_sub(live) / 4);
+        self.set_room(live, 0);
+    }
+
+    /// Calls `f` with how many blocks lay untouched since the last time, in which class of up to
+    /// `most` bytes.
+    pub(crate) fn for_each_untouched(&self, most: usize, mut f: impl FnMut(LargeClass, u32)) {
+        for class in self.filled().filter(|class| class.size() <= most) {
             let bin = self.bin(class);
             if bin.least.get() > 0 {
                 f(class, bin.least.get());
             }
             bin.least.set(bin.len.get());
         }
-        // The peak fades too, or one great moment would license a great cache for ever.
-        self.peak.set(self.peak.get() - self.peak.get().saturating_sub(live) / 4);
-        self.set_room(live, 0);
     }
 
     #[inline]

@@ -78,6 +78,7 @@ fn take_grown(
     bin: &Lock<Bin>,
     out: &mut [MaybeUninit<Block>],
 ) -> usize {
+    thread::note_pool();
     loop {
         let pool = ARENAS.lock().take_pool();
         if let Some(pool) = pool {

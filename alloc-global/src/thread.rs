@@ -274,6 +274,15 @@ pub(crate) unsafe fn copy_moved(block: *mut u8, moved: *mut u8, kept: usize) {
     count(|c| &c.copied, kept as u64);
 }
 
+/// A class is about to get one more pool on behalf of this thread.
+pub(crate) fn note_pool() {
+    let cache = HOME.get();
+    if !is_static(cache) {
+        // SAFETY: the cache is this thread's.
+        unsafe { cache.note_pool() };
+    }
+}
+
 /// A block for a thread without a cache.
 fn alloc_orphan(class: SizeClass) -> *mut u8 {
     let mut block = [MaybeUninit::uninit()];

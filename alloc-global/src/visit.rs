@@ -8,7 +8,7 @@
 use crate::cache::Cache;
 use crate::large_class::LargeClass;
 use crate::latency::{self, Path};
-use crate::mid_class::CacheBin;
+use crate::mid_class::{CacheBin, MID_MAX};
 use crate::prefetch::fetch;
 use crate::{depot, fallback, glibc_heap, purge, spans, thread, watch};
 use alloc_core::Block;
@@ -134,12 +134,27 @@ pub(crate) fn sweep(cache: &'static Cache, now: u64) {
     if is_new {
         glibc_heap::trim_own();
     }
-    for bin in CacheBin::mids().filter(|bin| cache.mid_rests(*bin)) {
+    give_resting_mids(cache);
+}
+
+/// Before a thread makes more spans: gives back what lay untouched in its cache, since it did so
+/// last, of the sizes that have them. Each such block keeps all of its span from other sizes.
+#[cold]
+pub(crate) fn settle_mids(cache: &'static Cache) {
+    let Some(visit) = Visit::of_owner(cache) else { return };
+    visit.cache.large.for_each_untouched(MID_MAX, |class, count| visit.give(class, count));
+    drop(visit);
+    give_resting_mids(cache);
+}
+
+/// Gives back what lies in arrays of the calling thread that were not used since this was done last.
+fn give_resting_mids(cache: &'static Cache) {
+    for bin in CacheBin::mids().filter(|bin| cache.rests(*bin)) {
         // SAFETY: the caller's own cache.
         unsafe { cache.give_mid(bin, u32::MAX, false, |_, _| 0, free_mids_to_registered) };
     }
     let Some(drain) = cache.watch.drain() else { return };
-    for bin in CacheBin::mids().filter(|bin| drain.mid_rests(*bin)) {
+    for bin in CacheBin::mids().filter(|bin| drain.rests(*bin)) {
         watch::restore_left_mid(cache, bin);
         // SAFETY: the caller's too.
         unsafe { drain.give_mid(bin, u32::MAX, false, |_, _| 0, free_mids_to_registered) };
@@ -281,13 +296,16 @@ impl Visit {
     fn sweep(&self) -> usize {
         let before = self.cache.large.cached();
         let live = self.cache.fallback_live();
-        self.cache.large.sweep(live, |class, idle| {
-            for _ in 0..idle.div_ceil(2) {
-                let Some(block) = self.cache.large.pop(class) else { return };
-                free_erased(class, block);
-            }
-        });
+        self.cache.large.sweep(live, |class, idle| self.give(class, idle.div_ceil(2)));
         before.saturating_sub(self.cache.large.cached())
+    }
+
+    /// Gives `count` cached blocks of a class back.
+    fn give(&self, class: LargeClass, count: u32) {
+        for _ in 0..count {
+            let Some(block) = self.cache.large.pop(class) else { return };
+            free_erased(class, block);
+        }
     }
 }
 

@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         Case::new("trim_flushes_the_large_blocks_of_idle_threads", idle_threads),
         Case::new("allocations_of_threads_without_a_cache_are_counted_and_rare", orphans),
         Case::new("threads_without_a_cache_leave_the_peak_as_it_was", orphan_frees),
+        Case::new("classes_that_rest_leave_their_pools_to_others", phases),
         Case::new("what_lies_untouched_is_swept_whatever_else_a_thread_does", swept),
         Case::new("a_block_that_outgrows_the_largest_class_is_not_copied", not_copied),
         Case::new("the_report_names_every_part", report),
@@ -100,6 +101,25 @@ fn other_sizes() {
     (3..16).for_each(|half| gone(1, half << 19));
     let more = resident().saturating_sub(before);
     assert!(more <= 10 << 20, "{more} bytes more are resident, of blocks of up to 8 MiB");
+}
+
+/// What a thread caches of a class that it no longer uses lies all over that class's pools.
+fn phases() {
+    let mut rng = fastrand::Rng::with_seed(1);
+    let mut phase = |size: usize| {
+        let mut live = blocks(((8 << 20) / size) as u64, size);
+        let mapped = reading().mapped;
+        rng.shuffle(&mut live);
+        drop(live);
+        invariants().expect("invariants");
+        mapped
+    };
+    let first = phase(32);
+    for size in [48, 64, 80, 128, 256, 512, 16, 32] {
+        let mapped = phase(size);
+        let more = mapped.saturating_sub(first);
+        assert!(more <= 4 << 20, "{size}: {mapped} bytes instead of {first}\n{}", memory());
+    }
 }
 
 fn at_rest() {

@@ -51,6 +51,7 @@ fn main() -> ExitCode {
         Case::new("trim_gives_all_of_it_back", trims),
         Case::new("pages_of_free_blocks_go_back_though_others_are_live", pages),
         Case::new("what_arrays_hold_goes_back_after_a_rest", rested).within(240),
+        Case::new("outgrown_blocks_leave_their_spans_to_other_sizes", || leaves_nothing(outgrown)),
         Case::new(PURGED, || with_setting(PURGED, "POOLALLOC_PURGE_DELAY_MS", "50", purged)),
         Case::new(UNCACHED, || with_setting(UNCACHED, "POOLALLOC_FALLBACK_CACHE", "0", uncached)),
         Case::new(AT_ONCE, || with_setting(AT_ONCE, "POOLALLOC_PURGE_DELAY_MS", "0", all)),
@@ -130,6 +131,22 @@ fn few() {
         assert_eq!(memory().fallback_free, 0, "{} blocks of {size} are not many", blocks.len());
     }
     settle();
+}
+
+/// What a thread caches of a size that it no longer asks for lies all over that size's spans.
+fn outgrown() {
+    let kept = || memory().fallback_free + stats().fallback_cached_bytes;
+    for (at, &size) in SIZES.iter().enumerate() {
+        let mut outgrown = batch(size);
+        shuffle(&mut outgrown, at as u64);
+        drop(outgrown);
+        let before = kept();
+        assert!(before > 4 * SPAN, "{size}: {before} bytes are kept\n{}", memory());
+        let next = many(SIZES[(at + 1) % SIZES.len()]);
+        assert!(kept() < before / 2, "{size}: of {before}, {} are kept\n{}", kept(), memory());
+        drop(next);
+        trim();
+    }
 }
 
 fn each_size() {

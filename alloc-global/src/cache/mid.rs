@@ -307,11 +307,9 @@ impl Cache {
         self.head(bin).len() > 0
     }
 
-    /// Whether a bin above 64 holds blocks and was not used since this was asked last.
-    pub(crate) fn mid_rests(&self, bin: CacheBin) -> bool {
-        let Some((len, allocs, class)) = self.mid_counts(bin) else { return false };
-        let Some(seen) = self.mid_seen.get(mid_place(class)) else { return false };
-        seen.replace((len, allocs)) == (len, allocs) && len > 0
+    /// Counts a span that this thread is about to make. Returns how many there were.
+    pub(crate) fn note_span(&self) -> u64 {
+        self.spans.replace(self.spans.get().wrapping_add(1))
     }
 
     /// Forgets the capacities of bins above 64, which are empty.
@@ -346,19 +344,19 @@ mod tests {
         let cache = Box::new(Cache::new());
         let bin = CacheBin::of(Layout::from_size_align(4096, 8).unwrap()).unwrap();
         let mut memory = vec![0_u128; 256];
-        assert!(!cache.mid_rests(bin) && !cache.mid_rests(bin), "nothing is in it");
+        assert!(!cache.rests(bin) && !cache.rests(bin), "nothing is in it");
         // SAFETY: a cache that no thread has, so the caller's.
         assert!(unsafe { cache.grow_mid(bin) });
         // SAFETY: as above, and a block of the bin's size.
         assert!(unsafe { cache.push(bin, NonNull::from(&mut memory[0]).cast()) });
-        assert!(!cache.mid_rests(bin), "a block came");
-        assert!(cache.mid_rests(bin) && cache.mid_rests(bin));
+        assert!(!cache.rests(bin), "a block came");
+        assert!(cache.rests(bin) && cache.rests(bin));
         // SAFETY: as above.
         let block = unsafe { cache.pop(bin) }.unwrap();
         // SAFETY: as above.
         assert!(unsafe { cache.push(bin, block) });
-        assert!(!cache.mid_rests(bin), "one went and came");
-        assert!(cache.mid_rests(bin));
+        assert!(!cache.rests(bin), "one went and came");
+        assert!(cache.rests(bin));
         // SAFETY: as above.
         assert!(unsafe { cache.pop(bin) }.is_some());
     }

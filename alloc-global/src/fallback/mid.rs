@@ -16,7 +16,7 @@ use crate::cache::Cache;
 use crate::large_class::{LARGE_ALIGN, LargeClass, fallback_layout};
 use crate::mid_class::{CacheBin, has_list};
 use crate::spans::{self, SPAN_LAYOUT};
-use crate::visit::{free_mids_to_registered, free_to_registered};
+use crate::visit::{free_mids_to_registered, free_to_registered, settle_mids};
 use crate::{depot, thread};
 use alloc_core::Block;
 use core::alloc::{GlobalAlloc, Layout};
@@ -25,6 +25,10 @@ use core::ptr::{NonNull, null_mut};
 
 /// The most blocks that are asked for at once.
 const MID_BATCH: usize = 16;
+
+/// For how many spans that a thread makes it looks once what rests in its cache. With four instead
+/// of two, outgrown blocks keep more spans; one is too soon for sizes that take turns.
+const SPANS_SETTLED: u64 = 2;
 
 impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     /// A block for a bin above 64 that is empty, or that allocations were kept from.
@@ -93,8 +97,9 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         // SAFETY: the cache is this thread's.
         if !unsafe { cache.take_mid(bin, take) } {
             // SAFETY: as above.
-            let more =
-                wanted.get() > 0 && self.add_span(class) && unsafe { cache.take_mid(bin, take) };
+            let more = wanted.get() > 0
+                && self.add_span(cache, class)
+                && unsafe { cache.take_mid(bin, take) };
             if !more {
                 return None;
             }
@@ -107,8 +112,11 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     }
 
     /// Asks for the memory of a span of a class. Whether there is one more.
-    fn add_span(&self, class: LargeClass) -> bool {
+    fn add_span(&self, cache: &'static Cache, class: LargeClass) -> bool {
         Self::teach();
+        if cache.note_span().is_multiple_of(SPANS_SETTLED) {
+            settle_mids(cache);
+        }
         // USER CODE: none: the fallback is the system allocator.
         // SAFETY: the size is not 0.
         let memory = unsafe { self.ask(SPAN_LAYOUT, false) };
