@@ -318,9 +318,19 @@ impl LargeCache {
         self.set_room(live, 0);
     }
 
-    /// Calls `f` with how many blocks lay untouched since the last time, in which class of up to
-    /// `most` bytes.
-    pub(crate) fn for_each_untouched(&self, most: usize, mut f: impl FnMut(LargeClass, u32)) {
+    /// Calls `f` with the number of blocks of each class of up to `most` bytes that nobody used since
+    /// somebody looked last.
+    pub(crate) fn for_each_resting(&self, most: usize, mut f: impl FnMut(LargeClass, u32)) {
+        self.for_each_untouched(most, |class, untouched| {
+            if untouched == self.len(class) {
+                f(class, untouched);
+            }
+        });
+    }
+
+    /// Calls `f` with how many blocks lay untouched since somebody looked last, in which class of up
+    /// to `most` bytes.
+    fn for_each_untouched(&self, most: usize, mut f: impl FnMut(LargeClass, u32)) {
         for class in self.filled().filter(|class| class.size() <= most) {
             let bin = self.bin(class);
             if bin.least.get() > 0 {

@@ -118,8 +118,8 @@ pub(crate) fn flush_others() -> usize {
 }
 
 /// Gives back half of what lay untouched in the calling thread's cache since the last sweep, and of
-/// arrays all of it: each block of a span holds all of it. Nothing where it is in use: then the
-/// next tick tries again.
+/// arrays all of it: each block of a span, or a pool, holds all of it. Nothing where it is in use:
+/// then the next tick tries again.
 pub(crate) fn sweep(cache: &'static Cache, now: u64) {
     let Some(visit) = Visit::of_owner(cache) else { return };
     cache.set_swept_at(now);
@@ -135,14 +135,16 @@ pub(crate) fn sweep(cache: &'static Cache, now: u64) {
         glibc_heap::trim_own();
     }
     give_resting_mids(cache);
+    // SAFETY: the caller's own cache.
+    unsafe { cache.settle() };
 }
 
-/// Before a thread makes more spans: gives back what lay untouched in its cache, since it did so
-/// last, of the sizes that have them. Each such block keeps all of its span from other sizes.
+/// Before a thread makes more spans: gives back what lies in its cache of sizes that have them and
+/// were not used since it did so last. Each such block keeps all of its span from other sizes.
 #[cold]
 pub(crate) fn settle_mids(cache: &'static Cache) {
     let Some(visit) = Visit::of_owner(cache) else { return };
-    visit.cache.large.for_each_untouched(MID_MAX, |class, count| visit.give(class, count));
+    visit.cache.large.for_each_resting(MID_MAX, |class, count| visit.give(class, count));
     drop(visit);
     give_resting_mids(cache);
 }

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         Case::new("allocations_of_threads_without_a_cache_are_counted_and_rare", orphans),
         Case::new("threads_without_a_cache_leave_the_peak_as_it_was", orphan_frees),
         Case::new("classes_that_rest_leave_their_pools_to_others", phases),
+        Case::new("classes_that_rest_leave_their_pools_to_the_system", resting),
         Case::new("what_lies_untouched_is_swept_whatever_else_a_thread_does", swept),
         Case::new("a_block_that_outgrows_the_largest_class_is_not_copied", not_copied),
         Case::new("the_report_names_every_part", report),
@@ -336,9 +337,27 @@ fn swept() {
     // Requests that no cache serves, so every look at the clock happens on their way.
     while reading().fallback_cached > kept / 4 {
         assert!(start.elapsed() < Duration::from_secs(60), "{}", reading());
-        for _ in 0..64 {
-            drop(std::hint::black_box(Vec::<u8>::with_capacity(33 << 20)));
-        }
+        take_slow_paths();
+    }
+}
+
+/// None of which needs a pool or a span.
+fn take_slow_paths() {
+    for _ in 0..64 {
+        drop(std::hint::black_box(Vec::<u8>::with_capacity(33 << 20)));
+    }
+}
+
+fn resting() {
+    let mut live = blocks((8 << 20) / 32, 32);
+    fastrand::Rng::with_seed(1).shuffle(&mut live);
+    drop(live);
+    let pinned = reading().free_blocks;
+    assert!(pinned > 1 << 20, "{pinned} bytes are pinned: nothing to see");
+    let start = Instant::now();
+    while reading().free_blocks > pinned / 4 {
+        assert!(start.elapsed() < Duration::from_secs(60), "{}", reading());
+        take_slow_paths();
     }
 }
 

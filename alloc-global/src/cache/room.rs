@@ -12,7 +12,8 @@
 //! would gain nothing: its blocks go through the heaps anyway, and a long array only keeps them
 //! from others.
 //!
-//! A class that the program no longer uses is emptied when others have got a megabyte of pools.
+//! A class that the program no longer uses is emptied after half a second, and when others have got
+//! a megabyte of pools.
 //!
 //! It does not move blocks to or from the heaps itself: that is [`Cache`].
 
@@ -167,20 +168,28 @@ impl Cache {
         seen.replace(now) == now && len > 0
     }
 
-    /// A class is about to get one more pool on behalf of this thread. Every so often gives back
-    /// what lies in arrays that were not used since this was done last: each such block keeps all of
-    /// its pool from other classes.
+    /// A class is about to get one more pool on behalf of this thread.
+    ///
+    /// # Safety
+    ///
+    /// The cache is that of the calling thread.
+    pub(crate) unsafe fn note_pool(&self) {
+        let pools = self.pools.get().wrapping_add(1);
+        self.pools.set(pools);
+        if pools.is_multiple_of(POOLS_SETTLED) {
+            // SAFETY: the caller's promise.
+            unsafe { self.settle() };
+        }
+    }
+
+    /// Gives back what lies in arrays of the size classes that were not used since this was done
+    /// last: each block in them keeps all of its pool from other classes, and from the system.
     ///
     /// # Safety
     ///
     /// The cache is that of the calling thread.
     #[cold]
-    pub(crate) unsafe fn note_pool(&self) {
-        let pools = self.pools.get().wrapping_add(1);
-        self.pools.set(pools);
-        if !pools.is_multiple_of(POOLS_SETTLED) {
-            return;
-        }
+    pub(crate) unsafe fn settle(&self) {
         let used = self.used.get();
         for class in SizeClass::all().filter(|class| used >> (class.index() - 1) & 1 == 1) {
             if self.rests(CacheBin::of_class(class)) {
