@@ -8,6 +8,7 @@
 //! | no path of a machine | the repository must mean the same everywhere |
 //! | "No unsafe here" is true | the audited part must be known |
 //! | alloc-core's modules use only what lies above them | the layers of ARCHITECTURE.md |
+//! | the table of settings names those that are read | it is kept twice, for users and for whoever reads the code |
 //! | nothing in alloc-global calls the C library's mathematics | one call, and every program that uses the allocator loads it |
 //!
 //! Each rule is a function from a file to its breaches, and each has a test that feeds it a breach.
@@ -298,6 +299,26 @@ fn the_map_names_every_file_with_unsafe() {
     let (_, list) = map.split_once("## Unsafe").expect("a section");
     let (list, _) = list.split_once("\n## ").expect("a section behind it");
     assert_none(sources().iter().flat_map(|source| listed_files(source, list)).collect());
+}
+
+/// Names of the settings that the rows of a table begin with, sorted.
+fn settings(text: &str) -> Vec<&str> {
+    let rows = text.lines().map(|line| line.trim_start_matches("//! "));
+    let names = rows.filter_map(|row| row.strip_prefix("| `POOLALLOC_")?.split('`').next());
+    let mut names: Vec<&str> = names.collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn settings_are_documented_as_they_are_read() {
+    let read = |path| fs::read_to_string(root().join(path)).expect("a readable file");
+    let (code, page) = (read("alloc-global/src/config.rs"), read("docs/settings.md"));
+    let names = settings(&page);
+    assert!(names.len() > 5 && names == settings(&code), "{names:?} {:?}", settings(&code));
+    let unread = |name: &&&str| !code.contains(&format!("b\"{name}\""));
+    assert_eq!(names.iter().find(unread), None, "nothing in config.rs reads it");
+    assert_eq!(settings("//! | `POOLALLOC_B` | x |\n| `POOLALLOC_A` | y |\n| `C` |"), ["A", "B"]);
 }
 
 #[test]
