@@ -52,6 +52,7 @@ use room::Runs;
 
 mod array;
 mod mid;
+mod rest;
 mod room;
 mod totals;
 
@@ -105,9 +106,11 @@ pub(crate) struct Cache {
     pub(crate) counters: Counters,
     /// How many blocks bins had handed out and held when that was last looked at; see `rests`.
     seen: [Cell<u32>; BIN_TABLE],
-    /// Spans that were made for it, and pools that classes got.
+    /// Spans that were made for it, and pools that classes got, since it was looked at what rests.
     spans: Cell<u64>,
     pools: Cell<u64>,
+    /// Whether that was looked at since the last sweep.
+    settled: Cell<bool>,
     /// What the thread watches.
     pub(crate) watch: Watch,
     /// Blocks above 512 bytes. These two last, so that what is always used lies together.
@@ -206,6 +209,7 @@ impl Cache {
             seen: [const { Cell::new(0) }; BIN_TABLE],
             spans: Cell::new(0),
             pools: Cell::new(0),
+            settled: Cell::new(false),
             watch: Watch::new(),
             large: LargeCache::new(),
             long: LongArrays::new(),
@@ -361,6 +365,8 @@ impl Cache {
     pub(crate) unsafe fn refill(&'static self, class: SizeClass) -> *mut u8 {
         // May run a fallback's code, which may call back in: before anything is looked at.
         self.tick();
+        // SAFETY: the caller's promise.
+        unsafe { self.settle_if_due() };
         // SAFETY: the caller's promise. Not empty: allocations were gated, or the size was 0.
         if let Some(block) = unsafe { self.pop(CacheBin::of_class(class)) } {
             return block.as_ptr();
@@ -423,8 +429,12 @@ impl Cache {
             // SAFETY: as above.
             unsafe { self.narrow(class) };
         }
-        // SAFETY: the caller's promise; there is room now.
-        unsafe { self.push(CacheBin::of_class(class), block) };
+        // SAFETY: the caller's promise. No room only where a fallback's code ran meanwhile.
+        if !unsafe { self.push(CacheBin::of_class(class), block) } {
+            self.note_exchange(-1, class);
+            // SAFETY: the caller's promise.
+            unsafe { shared::give_one(class, block) };
+        }
     }
 
     /// Gives the `count` oldest blocks of a class back to the heaps; `count` is at most `len`.
@@ -444,12 +454,16 @@ impl Cache {
             watch::forget_all(Some(class), oldest);
         }
         // SAFETY: blocks of this class (2), which this thread owns and forgets below.
-        unsafe { shared::give(self.who(), class, oldest) };
+        let emptied = unsafe { shared::give(self.who(), class, oldest) };
         self.note_exchange(-(count as usize).cast_signed(), class);
         if len > count {
             slots.copy_within(count as usize.., 0);
         }
         bin.set_len(len - count);
+        if emptied {
+            // Last: where there is no delay memory goes back now, and a fallback's code may run.
+            thread::look_for_due(purge::now());
+        }
     }
 
     /// Moves up to `most` of the newest blocks of a bin into another cache, in their order, and
@@ -509,33 +523,6 @@ impl Cache {
         // They were no requests.
         bump(&self.bin(class).allocs, PAIRS.wrapping_neg());
         Some(ticks / PAIRS)
-    }
-
-    /// Gives everything back. The arrays stay, with their first capacity.
-    ///
-    /// # Safety
-    ///
-    /// The cache is that of the calling thread.
-    pub(crate) unsafe fn flush(&self, forget_caps: bool) {
-        let mut used = self.used.get();
-        while used != 0 {
-            let index = used.trailing_zeros() as usize + 1;
-            used &= used - 1;
-            let Some(class) = SizeClass::from_index(index) else { continue };
-            let bin = self.bin(class);
-            let len = bin.len();
-            if len > 0 {
-                // SAFETY: the caller's promise.
-                unsafe { self.give_oldest(class, len) };
-            }
-            if forget_caps {
-                bin.close();
-            }
-        }
-        if forget_caps {
-            self.used.set(0);
-            self.forget_mids();
-        }
     }
 
     /// Blocks of a class that lie in this cache, and blocks it handed out since the process began.

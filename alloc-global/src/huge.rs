@@ -144,13 +144,18 @@ impl Zeroed {
 
     /// Whether a new block, of which nothing is resident, should have huge pages.
     fn is_next_written(&self, block: usize, size: usize) -> bool {
-        // Relaxed, here and below: hints; two threads may both watch, and one of the two is lost.
+        // Relaxed, here and below: hints. Where two threads watch at once, what is looked at may be
+        // neither's block.
         let (watched, watched_size) = (self.watched.load(Relaxed), self.size.load(Relaxed));
         if watched != 0 && all_spots(watched, watched_size, true) {
             self.learn(true);
         }
         let count = self.count.fetch_add(1, Relaxed);
         if count.is_multiple_of(WATCH_EVERY) {
+            if self.watched.load(Relaxed) != 0 {
+                // It was not written, or went to a cache.
+                self.learn(false);
+            }
             self.size.store(size, Relaxed);
             self.watched.store(block, Relaxed);
             return count == 0 && size <= TAKEN_TO_BE_WRITTEN;
@@ -159,9 +164,9 @@ impl Zeroed {
     }
 
     /// A block is freed, and still there.
-    fn note_freed(&self, block: usize) {
-        if self.watched.load(Relaxed) == block {
-            self.learn(all_spots(block, self.size.load(Relaxed), true));
+    fn note_freed(&self, block: usize, size: usize) {
+        if self.watched.load(Relaxed) == block && self.size.load(Relaxed) == size {
+            self.learn(all_spots(block, size, true));
         }
     }
 
@@ -195,7 +200,7 @@ pub(crate) fn back_zeroed(block: *mut u8, size: usize) {
 #[inline]
 pub(crate) fn note_freed(block: *mut u8, size: usize) {
     if size >= BLOCK_FROM {
-        ZEROED.note_freed(block.addr());
+        ZEROED.note_freed(block.addr(), size);
     }
 }
 
@@ -223,7 +228,7 @@ mod tests {
 
     #[test]
     fn zeroed_blocks_are_taken_to_be_written_like_the_one_that_was_looked_at() {
-        let ((mut first, a), (_second, b), (_third, c)) = (zeroed(), zeroed(), zeroed());
+        let ((mut first, a), (mut second, b), (_third, c)) = (zeroed(), zeroed(), zeroed());
         let seen = Zeroed::new();
         assert!(all_spots(a, BLOCK, false));
         assert!(seen.is_next_written(a, BLOCK), "nothing is known");
@@ -237,9 +242,16 @@ mod tests {
         let next: Vec<bool> =
             (4..2 * WATCH_EVERY).map(|_| seen.is_next_written(c, BLOCK)).collect();
         assert!(next.iter().enumerate().all(|(at, huge)| *huge == (at != WATCH_EVERY - 4)));
-        seen.note_freed(b);
+        seen.note_freed(b, BLOCK);
         assert!(seen.are_written.load(Relaxed), "nobody looked at that one");
-        seen.note_freed(c);
+        assert!(!seen.is_next_written(b, BLOCK), "the next one that is watched");
+        assert!(!seen.is_next_written(a, BLOCK), "the last one was not written");
+        second.fill(1);
+        assert!(seen.is_next_written(a, BLOCK));
+        assert!(!(0..WATCH_EVERY - 2).all(|_| seen.is_next_written(c, BLOCK)), "one is watched");
+        seen.note_freed(c, BLOCK / 2);
+        assert!(seen.are_written.load(Relaxed), "another block");
+        seen.note_freed(c, BLOCK);
         assert!(!seen.are_written.load(Relaxed), "it was not written");
     }
 
@@ -251,7 +263,7 @@ mod tests {
         // As if it were as long as what is there.
         seen.size.store(BLOCK, Relaxed);
         first.fill(1);
-        seen.note_freed(a);
+        seen.note_freed(a, BLOCK);
         assert!(seen.is_next_written(b, TAKEN_TO_BE_WRITTEN + 1));
     }
 

@@ -309,29 +309,37 @@ impl LargeCache {
         Some((class, self.pop(class)?))
     }
 
-    /// Begins a sweep: calls `f` with how many blocks lay untouched since the last one in which
-    /// class, some of which must go.
+    /// Begins a sweep: calls `f` with how many blocks lay untouched since somebody looked last in
+    /// which class, some of which must go.
     pub(crate) fn sweep(&self, live: usize, f: impl FnMut(LargeClass, u32)) {
-        self.for_each_untouched(usize::MAX, f);
+        self.for_each_untouched(|_| true, f);
         // The peak fades too, or one great moment would license a great cache for ever.
         self.peak.set(self.peak.get() - self.peak.get().saturating_sub(live) / 4);
         self.set_room(live, 0);
     }
 
-    /// Calls `f` with the number of blocks of each class of up to `most` bytes that nobody used since
-    /// somebody looked last.
-    pub(crate) fn for_each_resting(&self, most: usize, mut f: impl FnMut(LargeClass, u32)) {
-        self.for_each_untouched(most, |class, untouched| {
+    /// Calls `f` with the number of blocks of each class of these that nobody used since somebody
+    /// looked last.
+    pub(crate) fn for_each_resting(
+        &self,
+        which: fn(LargeClass) -> bool,
+        mut f: impl FnMut(LargeClass, u32),
+    ) {
+        self.for_each_untouched(which, |class, untouched| {
             if untouched == self.len(class) {
                 f(class, untouched);
             }
         });
     }
 
-    /// Calls `f` with how many blocks lay untouched since somebody looked last, in which class of up
-    /// to `most` bytes.
-    fn for_each_untouched(&self, most: usize, mut f: impl FnMut(LargeClass, u32)) {
-        for class in self.filled().filter(|class| class.size() <= most) {
+    /// Calls `f` with how many blocks lay untouched since somebody looked last, in which class of
+    /// these.
+    fn for_each_untouched(
+        &self,
+        which: fn(LargeClass) -> bool,
+        mut f: impl FnMut(LargeClass, u32),
+    ) {
+        for class in self.filled().filter(|class| which(*class)) {
             let bin = self.bin(class);
             if bin.least.get() > 0 {
                 f(class, bin.least.get());

@@ -133,27 +133,28 @@ fn take_last(class: SizeClass, out: &mut [MaybeUninit<Block>]) -> usize {
 }
 
 /// Gives blocks of `class` back: to who asked for some, else each to the heap it came from. The
-/// order of `blocks` is not kept.
+/// order of `blocks` is not kept. Returns whether pools became empty: then the caller, once it has
+/// forgotten the blocks, is to look whether memory is due to go back (`thread::look_for_due`).
 ///
 /// # Safety
 ///
 /// Each came from `take` for this class, and is the caller's.
-pub(crate) unsafe fn give(who: Who, class: SizeClass, blocks: &mut [Block]) {
+pub(crate) unsafe fn give(who: Who, class: SizeClass, blocks: &mut [Block]) -> bool {
     // SAFETY: the caller's promise.
     let rest = unsafe { depot::give(class, who, blocks) };
-    let Some(rest) = blocks.get_mut(..rest) else { return };
+    let Some(rest) = blocks.get_mut(..rest) else { return false };
     // SAFETY: the caller's promise.
-    unsafe { sort(class, rest, None) };
+    unsafe { sort(class, rest, None) }
 }
 
-/// Gives a block of `class` back to the heap it came from.
+/// Gives a block of `class` back to the heap it came from. Returns what `give` does.
 ///
 /// # Safety
 ///
 /// As for [`give`].
-pub(crate) unsafe fn give_one(class: SizeClass, block: Block) {
+pub(crate) unsafe fn give_one(class: SizeClass, block: Block) -> bool {
     // SAFETY: the caller's promise.
-    unsafe { sort(class, &mut [block], None) };
+    unsafe { sort(class, &mut [block], None) }
 }
 
 /// Gives blocks of `class` back, each to the heap it came from. Pools that become empty do so now,
@@ -162,35 +163,41 @@ pub(crate) unsafe fn give_one(class: SizeClass, block: Block) {
 /// # Safety
 ///
 /// As for [`give`].
-unsafe fn sort(class: SizeClass, mut blocks: &mut [Block], since: Option<u64>) {
+unsafe fn sort(class: SizeClass, mut blocks: &mut [Block], since: Option<u64>) -> bool {
+    let mut emptied = false;
     while let Some(&first) = blocks.first() {
         // SAFETY: the caller's promise: it is out of a pool.
         let owner = unsafe { owner_of(first) };
         let Some(bin) = bin(owner, class) else {
-            return fault(Fault::NotABlock(first), class);
+            fault(Fault::NotABlock(first), class);
+            return emptied;
         };
         // SAFETY: the caller's promise; class and owner are those of this bin (1).
         let given = unsafe { bin.lock().give(blocks, class, owner) };
         match since {
-            None => put_back(given.emptied),
+            None => emptied |= put_back(given.emptied),
             Some(at) => put_back_at(given.emptied, at),
         }
         if let Some(found) = given.fault {
-            return fault(found, class);
+            fault(found, class);
+            return emptied;
         }
         let (others, _) = blocks.split_at_mut_checked(given.others).unwrap_or_default();
         blocks = others;
     }
+    emptied
 }
 
-fn put_back(emptied: Emptied) {
-    if !emptied.is_empty() {
-        let now = purge::now();
-        // SAFETY: all pools come from these arenas (2).
-        unsafe { emptied.put_back(&mut ARENAS.lock(), now) };
-        purge::note_pending(now);
-        thread::look_for_due(now);
+/// Puts pools back into their arenas. Whether there were any.
+fn put_back(emptied: Emptied) -> bool {
+    if emptied.is_empty() {
+        return false;
     }
+    let now = purge::now();
+    // SAFETY: all pools come from these arenas (2).
+    unsafe { emptied.put_back(&mut ARENAS.lock(), now) };
+    purge::note_pending(now);
+    true
 }
 
 /// Puts pools back as if they had become empty at that time.
@@ -240,14 +247,18 @@ pub(crate) fn release_pools(before: u64) -> usize {
 
 /// Sorts what lay in the depot since `before`. Pools that become empty count as free since then.
 pub(crate) fn sweep_depot(before: u64) {
-    // SAFETY: free blocks of the class out of these heaps, and now ours (depot 1).
-    depot::sweep(before, |class, blocks| unsafe { sort(class, blocks, Some(before)) });
+    depot::sweep(before, |class, blocks| {
+        // SAFETY: free blocks of the class out of these heaps, and now ours (depot 1).
+        unsafe { sort(class, blocks, Some(before)) };
+    });
 }
 
 /// Sorts all that lies in the depot. Pools that become empty may go back at once.
 fn flush_depot() {
-    // SAFETY: as for `sweep_depot`.
-    depot::flush(|class, blocks| unsafe { sort(class, blocks, Some(0)) });
+    depot::flush(|class, blocks| {
+        // SAFETY: as for `sweep_depot`.
+        unsafe { sort(class, blocks, Some(0)) };
+    });
 }
 
 /// Calls `f` with every block in the depot; `f` neither allocates nor frees.

@@ -56,7 +56,7 @@ static USED: AtomicUsize = AtomicUsize::new(0);
 
 /// Whether blocks of a class may lie in spans: up to 4 KiB, aligned to up to 128.
 #[inline]
-fn may_have(class: LargeClass) -> bool {
+pub(crate) fn may_have(class: LargeClass) -> bool {
     class.rank() < MID_SIZES && class.layout().align() <= MID_ALIGN
 }
 

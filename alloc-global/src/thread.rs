@@ -224,7 +224,9 @@ pub(crate) unsafe fn dealloc_slow(index: usize, block: Block) {
             }
             stats::publish(-class.size().cast_signed());
             // SAFETY: the caller's promise.
-            unsafe { shared::give_one(class, block) }
+            if unsafe { shared::give_one(class, block) } {
+                look_for_due(purge::now());
+            }
         }
     }
 }
@@ -278,8 +280,7 @@ pub(crate) unsafe fn copy_moved(block: *mut u8, moved: *mut u8, kept: usize) {
 pub(crate) fn note_pool() {
     let cache = HOME.get();
     if !is_static(cache) {
-        // SAFETY: the cache is this thread's.
-        unsafe { cache.note_pool() };
+        cache.note_pool();
     }
 }
 

@@ -8,7 +8,7 @@
 use crate::cache::Cache;
 use crate::large_class::LargeClass;
 use crate::latency::{self, Path};
-use crate::mid_class::{CacheBin, MID_MAX};
+use crate::mid_class::CacheBin;
 use crate::prefetch::fetch;
 use crate::{depot, fallback, glibc_heap, purge, spans, thread, watch};
 use alloc_core::Block;
@@ -136,7 +136,7 @@ pub(crate) fn sweep(cache: &'static Cache, now: u64) {
     }
     give_resting_mids(cache);
     // SAFETY: the caller's own cache.
-    unsafe { cache.settle() };
+    unsafe { cache.settle_at_sweep() };
 }
 
 /// Before a thread makes more spans: gives back what lies in its cache of sizes that have them and
@@ -144,13 +144,14 @@ pub(crate) fn sweep(cache: &'static Cache, now: u64) {
 #[cold]
 pub(crate) fn settle_mids(cache: &'static Cache) {
     let Some(visit) = Visit::of_owner(cache) else { return };
-    visit.cache.large.for_each_resting(MID_MAX, |class, count| visit.give(class, count));
+    visit.cache.large.for_each_resting(spans::may_have, |class, count| visit.give(class, count));
     drop(visit);
     give_resting_mids(cache);
 }
 
 /// Gives back what lies in arrays of the calling thread that were not used since this was done last.
 fn give_resting_mids(cache: &'static Cache) {
+    cache.forget_spans();
     for bin in CacheBin::mids().filter(|bin| cache.rests(*bin)) {
         // SAFETY: the caller's own cache.
         unsafe { cache.give_mid(bin, u32::MAX, false, |_, _| 0, free_mids_to_registered) };

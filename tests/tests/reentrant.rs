@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use alloc_global::{PoolAlloc, stats, thread_flush, trim};
 use tests::block::{Block, Process};
-use tests::cases::{self, Case};
+use tests::cases::{self, Case, with_setting};
 use tests::program::{Mix, Program};
 use tests::{invariants, raw_thread};
 
@@ -24,7 +24,19 @@ fn main() -> ExitCode {
     cases::main(&[
         Case::new("programs_keep_to_the_model", programs).within(240),
         Case::new("threads_come_and_go_and_pass_blocks_on", threads).within(240),
+        Case::new(PHASES, || at_once(PHASES, phases)).within(240),
+        Case::new(PROGRAMS, || at_once(PROGRAMS, programs)).within(240),
+        Case::new(THREADS, || at_once(THREADS, threads)).within(240),
     ])
+}
+
+const PHASES: &str = "phases_where_memory_goes_back_at_once";
+const PROGRAMS: &str = "programs_where_memory_goes_back_at_once";
+const THREADS: &str = "threads_where_memory_goes_back_at_once";
+
+/// Where there is no delay the fallback is called, too, whenever a pool becomes empty.
+fn at_once(case: &str, body: fn()) {
+    with_setting(case, "POOLALLOC_PURGE_DELAY_MS", "0", body);
 }
 
 struct Chatty;
@@ -75,7 +87,7 @@ unsafe impl GlobalAlloc for Chatty {
 }
 
 /// Runs `body` twice; the second time must leave as many blocks as it found.
-fn leaves_nothing(body: impl Fn()) {
+fn leaves_nothing(mut body: impl FnMut()) {
     body();
     let (before, calls) = (stats(), CALLS.load(Ordering::Relaxed));
     body();
@@ -101,6 +113,26 @@ fn programs() {
                 if steps % 16 == 0 { invariants() } else { Ok(()) }
             });
         }
+    });
+}
+
+/// Classes are used one after the other, and when pools become empty so much of the fallback's lies
+/// in the cache, untouched, that it goes back.
+fn phases() {
+    let block = |tag: u64, size| Block::new(size, 8, tag).expect("memory");
+    let mut rng = fastrand::Rng::with_seed(1);
+    leaves_nothing(|| {
+        for round in 0..40 {
+            for size in [24, 40, 200, 512, 8] {
+                let mut small = Vec::with_capacity(4_000);
+                // More than last time, so that the cache is asked for room when they are freed.
+                drop((0..80 + 4 * round).map(|tag| block(tag, 30_000)).collect::<Vec<_>>());
+                small.extend((0..4_000).map(|tag| block(tag, size)));
+                rng.shuffle(&mut small);
+                small.clear();
+            }
+        }
+        thread_flush();
     });
 }
 

@@ -307,11 +307,6 @@ impl Cache {
         self.head(bin).len() > 0
     }
 
-    /// Counts a span that this thread is about to make. Returns how many there were.
-    pub(crate) fn note_span(&self) -> u64 {
-        self.spans.replace(self.spans.get().wrapping_add(1))
-    }
-
     /// Forgets the capacities of bins above 64, which are empty.
     pub(super) fn forget_mids(&self) {
         for bin in CacheBin::mids() {

@@ -12,17 +12,13 @@
 //! would gain nothing: its blocks go through the heaps anyway, and a long array only keeps them
 //! from others.
 //!
-//! A class that the program no longer uses is emptied after half a second, and when others have got
-//! a megabyte of pools.
-//!
-//! It does not move blocks to or from the heaps itself: that is [`Cache`].
+//! It does not move blocks to or from the heaps: that is [`Cache`].
 
 use super::Cache;
-use super::array::{SLOTS, first_cap, max_cap, wide_cap};
-use crate::mid_class::{BIN_TABLE, CacheBin};
+use super::array::{first_cap, max_cap, wide_cap};
+use crate::mid_class::BIN_TABLE;
 use alloc_core::SizeClass;
 use core::cell::Cell;
-use core::sync::atomic::Ordering::Relaxed;
 
 /// The most misses of one kind in a row, all of which a wide array would have spared, that count as
 /// a swing.
@@ -30,10 +26,6 @@ const SWING: i8 = 2;
 
 /// Spills in a row after which a class shrinks rather than swings.
 const SHRINK: i8 = 8;
-
-/// For how many pools that classes get on behalf of a thread it looks once what rests in its cache:
-/// about as many as an arena has.
-const POOLS_SETTLED: u64 = 64;
 
 /// For each class how many misses of one kind the last ones were: that many refills, or less 0,
 /// spills. All zero: none yet.
@@ -155,48 +147,6 @@ impl Cache {
         self.used.set(self.used.get() | 1 << (index - 1));
         // SAFETY: the caller's promise; the array is empty, and has as much room.
         unsafe { self.fill(class, wanted - turn) };
-    }
-
-    /// Whether a bin holds blocks and was not used since this was asked last.
-    pub(crate) fn rests(&self, bin: CacheBin) -> bool {
-        let (head, Some(seen)) = (self.head(bin), self.seen.get(bin.index())) else { return false };
-        let len = head.len();
-        const { assert!(SLOTS < 1 << 10) };
-        // Relaxed: this thread's own, or nobody's. The cast keeps all that fits: to be mistaken, one
-        // out of four million times, costs a refill.
-        let now = (head.allocs.load(Relaxed) as u32) << 10 | len;
-        seen.replace(now) == now && len > 0
-    }
-
-    /// A class is about to get one more pool on behalf of this thread.
-    ///
-    /// # Safety
-    ///
-    /// The cache is that of the calling thread.
-    pub(crate) unsafe fn note_pool(&self) {
-        let pools = self.pools.get().wrapping_add(1);
-        self.pools.set(pools);
-        if pools.is_multiple_of(POOLS_SETTLED) {
-            // SAFETY: the caller's promise.
-            unsafe { self.settle() };
-        }
-    }
-
-    /// Gives back what lies in arrays of the size classes that were not used since this was done
-    /// last: each block in them keeps all of its pool from other classes, and from the system.
-    ///
-    /// # Safety
-    ///
-    /// The cache is that of the calling thread.
-    #[cold]
-    pub(crate) unsafe fn settle(&self) {
-        let used = self.used.get();
-        for class in SizeClass::all().filter(|class| used >> (class.index() - 1) & 1 == 1) {
-            if self.rests(CacheBin::of_class(class)) {
-                // SAFETY: the caller's promise.
-                unsafe { self.give_oldest(class, self.bin(class).len()) };
-            }
-        }
     }
 
     /// Sees to it that the next blocks of a class come from the heap by dozens: for a thread that

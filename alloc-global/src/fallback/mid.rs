@@ -114,7 +114,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     /// Asks for the memory of a span of a class. Whether there is one more.
     fn add_span(&self, cache: &'static Cache, class: LargeClass) -> bool {
         Self::teach();
-        if cache.note_span().is_multiple_of(SPANS_SETTLED) {
+        if cache.note_span() >= SPANS_SETTLED {
             settle_mids(cache);
         }
         // USER CODE: none: the fallback is the system allocator.
