@@ -68,13 +68,22 @@ impl Cache {
     #[cold]
     unsafe fn settle(&self) {
         self.pools.set(0);
-        let used = self.used.get();
-        for class in SizeClass::all().filter(|class| used >> (class.index() - 1) & 1 == 1) {
+        for class in self.used_classes() {
             if self.rests(CacheBin::of_class(class)) {
                 // SAFETY: the caller's promise.
                 unsafe { self.give_oldest(class, self.bin(class).len()) };
             }
         }
+    }
+
+    /// Classes that have an array.
+    fn used_classes(&self) -> impl Iterator<Item = SizeClass> + use<> {
+        let mut used = self.used.get();
+        core::iter::from_fn(move || {
+            let class = SizeClass::from_index(used.trailing_zeros() as usize + 1)?;
+            used &= used - 1;
+            Some(class)
+        })
     }
 
     /// Counts a span that this thread is about to make. Returns how many there are since it was
@@ -95,11 +104,7 @@ impl Cache {
     ///
     /// The cache is that of the calling thread.
     pub(crate) unsafe fn flush(&self, forget_caps: bool) {
-        let mut used = self.used.get();
-        while used != 0 {
-            let index = used.trailing_zeros() as usize + 1;
-            used &= used - 1;
-            let Some(class) = SizeClass::from_index(index) else { continue };
+        for class in self.used_classes() {
             let bin = self.bin(class);
             let len = bin.len();
             if len > 0 {
