@@ -126,7 +126,12 @@ impl Arenas {
     }
 
     /// Adds a chunk that was mapped for these arenas.
-    pub fn add_chunk(&mut self, chunk: MappedChunk) {
+    ///
+    /// # Safety
+    ///
+    /// The chunk's source keeps its memory for as long as these arenas are used: nobody can hold
+    /// them to it, for they do not know it.
+    pub unsafe fn add_chunk<S: PageSource + ?Sized>(&mut self, chunk: MappedChunk<'_, S>) {
         let chunk = chunk.init();
         self.chunk_arenas += chunk.arenas.get() as usize;
         self.roomy.push_back(chunk);

@@ -6,7 +6,8 @@ use crate::page_source::{FailingPages, FixedPages, OsPages};
 fn grown<S: PageSource>(source: &S, arenas: usize) -> Arenas {
     let mut all = Arenas::new();
     while all.reserved_bytes() < arenas * ARENA_SIZE {
-        all.add_chunk(MappedChunk::map(source, arenas).unwrap());
+        // SAFETY: the tests keep the source until they are done with the arenas.
+        unsafe { all.add_chunk(MappedChunk::map(source, arenas).unwrap()) };
     }
     all
 }
@@ -130,7 +131,8 @@ fn a_source_that_refuses_large_chunks_serves_smaller_ones() {
     let pages = FixedPages::new(&mut memory);
     let mut arenas = Arenas::new();
     while let Some(chunk) = MappedChunk::map(&pages, 32) {
-        arenas.add_chunk(chunk);
+        // SAFETY: the memory outlives the arenas.
+        unsafe { arenas.add_chunk(chunk) };
     }
     // Two or three mebibytes of it, as its alignment falls.
     let count = take_all(&mut arenas).len();

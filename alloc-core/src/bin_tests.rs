@@ -20,7 +20,8 @@ struct Full {
 impl Full {
     fn new(class: SizeClass) -> Self {
         let mut arenas = Arenas::new();
-        arenas.add_chunk(MappedChunk::map(&OsPages, 1).unwrap());
+        // SAFETY: the system's pages stay until they are given back.
+        unsafe { arenas.add_chunk(MappedChunk::map(&OsPages, 1).unwrap()) };
         let mut bin = Bin::new();
         for _ in 0..POOLS {
             let pool = arenas.take_pool().unwrap();

@@ -114,23 +114,25 @@ impl ChunkRef {
 
 /// A chunk fresh from the page source, not yet known to any [`Arenas`](crate::Arenas).
 ///
-/// It is mapped without a lock held, and then added under one. Dropping it leaks the mapping.
+/// It is mapped without a lock held, and then added under one. Dropping it leaks the mapping. It
+/// borrows its source, so that the memory stays.
 #[derive(Debug)]
 #[must_use = "a mapped chunk that is dropped is never given back"]
-pub struct MappedChunk {
+pub struct MappedChunk<'s, S: PageSource + ?Sized> {
     base: NonNull<u8>,
     arenas: u32,
+    source: &'s S,
 }
 
-impl MappedChunk {
+impl<'s, S: PageSource + ?Sized> MappedChunk<'s, S> {
     /// Maps a chunk of `arenas` arenas (at least 1, at most 32), or of half, a quarter, ... as
     /// many where the source has no more. `None` where it has not even one.
-    pub fn map<S: PageSource + ?Sized>(source: &S, arenas: usize) -> Option<MappedChunk> {
+    pub fn map(source: &'s S, arenas: usize) -> Option<Self> {
         let mut arenas = arenas.clamp(1, MAX_CHUNK_ARENAS);
         loop {
             let align = if arenas == 1 { ARENA_SIZE } else { HUGE_PAGE };
             if let Some(base) = source.map(arenas * ARENA_SIZE, align) {
-                return Some(MappedChunk { base, arenas: arenas as u32 });
+                return Some(MappedChunk { base, arenas: arenas as u32, source });
             }
             if arenas == 1 {
                 return None;
@@ -140,15 +142,15 @@ impl MappedChunk {
     }
 
     /// Asks the source to back the chunk by huge pages.
-    pub fn advise_huge<S: PageSource + ?Sized>(&self, source: &S) {
-        // SAFETY: mapped by `map`, not given back.
-        unsafe { source.advise_huge(self.base, self.arenas as usize * ARENA_SIZE) };
+    pub fn advise_huge(&self) {
+        // SAFETY: mapped by `map` from this source, not given back.
+        unsafe { self.source.advise_huge(self.base, self.arenas as usize * ARENA_SIZE) };
     }
 
     /// Takes the wish for huge pages back.
-    pub fn advise_small<S: PageSource + ?Sized>(&self, source: &S) {
-        // SAFETY: mapped by `map`, not given back.
-        unsafe { source.advise_small(self.base, self.arenas as usize * ARENA_SIZE) };
+    pub fn advise_small(&self) {
+        // SAFETY: mapped by `map` from this source, not given back.
+        unsafe { self.source.advise_small(self.base, self.arenas as usize * ARENA_SIZE) };
     }
 
     /// Writes to the first page, so that it is resident.

@@ -37,7 +37,8 @@ use core::mem::MaybeUninit;
 /// The only owner in a private heap.
 const OWNER: u8 = 0;
 
-/// A private heap of blocks; all memory goes back to the source when it is dropped.
+/// A private heap of blocks. Dropped, it gives its arenas back to the source, with all blocks of
+/// size classes; of others it keeps no list, so those go back by `dealloc` alone.
 ///
 /// ```
 /// use alloc_core::{Heap, OsPages};
@@ -131,7 +132,8 @@ impl<S: PageSource> Heap<S> {
     fn grow(&self, inner: &mut RefMut<'_, Inner>, class: SizeClass) -> bool {
         let pool = inner.arenas.take_pool().or_else(|| {
             match MappedChunk::map(&self.source, inner.arenas.next_chunk()) {
-                Some(chunk) => inner.arenas.add_chunk(chunk),
+                // SAFETY: the source is this heap's own.
+                Some(chunk) => unsafe { inner.arenas.add_chunk(chunk) },
                 // The last resort: empty pools that other bins keep.
                 None => Self::drain_bins(inner),
             }

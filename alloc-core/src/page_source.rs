@@ -31,7 +31,7 @@ use core::ptr::NonNull;
 /// 3. No method panics or allocates from a heap that lies above it.
 pub unsafe trait PageSource {
     /// Maps `len` bytes (a multiple of the page size) at a multiple of `align`, a power of two of
-    /// at least a page. `None` where there is no more.
+    /// at least a page. `None` where there is no more, or `align` is none.
     fn map(&self, len: usize, align: usize) -> Option<NonNull<u8>>;
 
     /// Gives a range back.

@@ -212,7 +212,8 @@ mod tests {
     /// put back at 9.
     fn walked(look: impl FnOnce(&Arenas)) {
         let mut arenas = Arenas::new();
-        arenas.add_chunk(MappedChunk::map(&OsPages, 2).unwrap());
+        // SAFETY: the system's pages stay until they are given back.
+        unsafe { arenas.add_chunk(MappedChunk::map(&OsPages, 2).unwrap()) };
         let mut bins = [Bin::new(), Bin::new()];
         for (bin, size) in bins.iter_mut().zip([8, 16]) {
             let class = SizeClass::of(size, 8).unwrap();
@@ -271,7 +272,8 @@ mod tests {
     #[test]
     fn the_smallest_class_uses_every_bit_of_its_descriptor() {
         let mut arenas = Arenas::new();
-        arenas.add_chunk(MappedChunk::map(&OsPages, 1).unwrap());
+        // SAFETY: the system's pages stay until they are given back.
+        unsafe { arenas.add_chunk(MappedChunk::map(&OsPages, 1).unwrap()) };
         let class = SizeClass::of(8, 8).unwrap();
         let mut bin = Bin::new();
         // SAFETY: just taken; the bin has one class and owner.

@@ -53,13 +53,13 @@ pub(crate) fn is_wanted(in_use: usize) -> bool {
 }
 
 /// Asks for huge pages behind a chunk that joins `reserved` bytes of others.
-pub(crate) fn back_chunk(chunk: &MappedChunk, reserved: usize) {
+pub(crate) fn back_chunk(chunk: &MappedChunk<'_, OsPages>, reserved: usize) {
     if !is_wanted(reserved) {
         return;
     }
-    chunk.advise_huge(&OsPages);
+    chunk.advise_huge();
     if is_slow(|| chunk.touch()) {
-        chunk.advise_small(&OsPages);
+        chunk.advise_small();
     }
 }
 

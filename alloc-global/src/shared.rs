@@ -103,7 +103,8 @@ fn map_chunk() -> bool {
     match latency::timed(Path::Arena, || MappedChunk::map(&OsPages, arenas)) {
         Some(chunk) => {
             huge::back_chunk(&chunk, reserved);
-            ARENAS.lock().add_chunk(chunk);
+            // SAFETY: the system's pages stay until they are given back.
+            unsafe { ARENAS.lock().add_chunk(chunk) };
             true
         }
         None => false,

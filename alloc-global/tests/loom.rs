@@ -101,7 +101,8 @@ struct Heap {
 impl Heap {
     fn new() -> Arc<Heap> {
         let mut arenas = Arenas::new();
-        arenas.add_chunk(MappedChunk::map(&OsPages, 1).unwrap());
+        // SAFETY: the system's pages stay until they are given back.
+        unsafe { arenas.add_chunk(MappedChunk::map(&OsPages, 1).unwrap()) };
         Arc::new(Heap { bin: Lock::new(Bin::new()), arenas: Lock::new(arenas) })
     }
 

@@ -129,7 +129,7 @@ impl<T: Trace + 'static> Gc<T> {
     fn new_inner(value: T, heap: &Inner) -> Gc<T> {
         // No call here unwinds while `value` is in its way to the object: so it needs no address,
         // and is built in registers or in place. A panic in a collection waits until it has arrived.
-        // `flags` come first: `holds_gc` may be somebody's own.
+        // `flags` come first: `holds_gc` may be somebody's own, and panic.
         let flags = type_flags::<T>();
         let place = const { Place::of(size_of::<T>(), align_of::<T>(), false) };
         let (room, slow) = match heap.pop(place) {

@@ -392,9 +392,10 @@ impl Inner {
             None => {
                 let chunk = MappedChunk::map(&OsPages, arenas.next_chunk())?;
                 if arenas.reserved_bytes() >= HUGE_FROM {
-                    chunk.advise_huge(&OsPages);
+                    chunk.advise_huge();
                 }
-                arenas.add_chunk(chunk);
+                // SAFETY: the system's pages stay until they are given back.
+                unsafe { arenas.add_chunk(chunk) };
                 arenas.take_pool()?
             }
         };

@@ -101,7 +101,8 @@ use crate::header::Obj;
 /// 4. **No user code**: no handle is cloned, dropped or dereferenced, nothing in a cell is changed,
 ///    nothing is collected. It may panic: nothing is freed then. But it catches no panic, and while
 ///    it unwinds it does not look at `self` any more, which the panic hook may have changed.
-/// 5. [`holds_gc`](Trace::holds_gc) answers `true` if `trace` could ever report an edge.
+/// 5. [`holds_gc`](Trace::holds_gc) answers `true` if `trace` could ever report an edge, and makes
+///    and drops no handle.
 ///
 /// Reporting *less* than is owned is always sound: what is not reported counts as held from
 /// outside. So contents of a borrowed `RefCell` or a locked `Mutex` are simply left out.

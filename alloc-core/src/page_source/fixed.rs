@@ -55,6 +55,9 @@ impl<'a> FixedPages<'a> {
 // `unmap` and `purge`, which clear). 3: the table of pages was allocated by `new`.
 unsafe impl PageSource for FixedPages<'_> {
     fn map(&self, len: usize, align: usize) -> Option<NonNull<u8>> {
+        if !align.is_power_of_two() {
+            return None;
+        }
         let mut used = self.used.borrow_mut();
         let pages = len.div_ceil(PAGE_SIZE);
         let base = self.start.addr().get();

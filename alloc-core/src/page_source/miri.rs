@@ -10,7 +10,7 @@ use core::ptr::NonNull;
 unsafe impl PageSource for OsPages {
     fn map(&self, len: usize, align: usize) -> Option<NonNull<u8>> {
         // Miri ends where the machine that it runs on has no more.
-        if len > 1 << 30 || align > 1 << 30 {
+        if len > 1 << 30 || align > 1 << 30 || !align.is_power_of_two() {
             return None;
         }
         let mut start = core::ptr::null_mut();

@@ -87,6 +87,10 @@ unsafe fn unmap_pages(start: NonNull<u8>, len: usize) {
 #[cfg(not(miri))]
 unsafe impl PageSource for OsPages {
     fn map(&self, len: usize, align: usize) -> Option<NonNull<u8>> {
+        // What is cut off below is told by its bits.
+        if !align.is_power_of_two() {
+            return None;
+        }
         keeping_errno(|| {
             let start = map_pages(len)?;
             if start.addr().get().is_multiple_of(align) {
@@ -186,6 +190,9 @@ mod tests {
         unsafe { errno.write(77) };
         assert!(OsPages.map(1 << 60, 1 << 20).is_none());
         assert!(OsPages.map(usize::MAX & !4095, 4096).is_none());
+        for align in [0, 3 << 20] {
+            assert!(OsPages.map(1 << 20, align).is_none(), "{align} is no power of two");
+        }
         // SAFETY: valid for this thread.
         assert_eq!(unsafe { errno.read() }, 77);
     }
