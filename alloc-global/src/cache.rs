@@ -385,6 +385,11 @@ impl Cache {
             // What this thread keeps of other classes may be all that stands between a pool and its return.
             // SAFETY: the caller's promise.
             unsafe { self.flush(false) };
+            // That, too, may have run the fallback's code.
+            // SAFETY: the caller's promise.
+            if let Some(block) = unsafe { self.pop(CacheBin::of_class(class)) } {
+                return block.as_ptr();
+            }
             // SAFETY: the caller's promise.
             unsafe { self.fill(class, want) };
         }

@@ -66,7 +66,7 @@ static ASKING: Asking = Asking::new();
 /// taken or made: at most two calls for each, and a third of all caches may be those of the dead.
 #[cold]
 pub(crate) fn reclaim_dead() -> usize {
-    if !ASKING.begin(owner::process()) {
+    if !ASKING.begin(owner::here().max(1)) {
         return 0;
     }
     let (mut asked, mut found) = (0usize, 0usize);

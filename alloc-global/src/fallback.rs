@@ -10,8 +10,8 @@
 //! for one of a thread.
 //!
 //! A thread that ends gives its cache back, and by then no `PoolAlloc` is at hand. So one fallback
-//! of the process is registered, for good: the first zero-sized one that frees a block (it has no
-//! state, so its type is all there is to remember), or one with state whose `PoolAlloc` lives in a
+//! of the process is registered, for good: the first zero-sized one that serves a request of this
+//! kind (it has no state, so its type is all there is to remember), or one with state whose `PoolAlloc` lives in a
 //! static and was told to ([`PoolAlloc::cache_fallback`](crate::PoolAlloc::cache_fallback)). Others
 //! hand every request straight to their fallback. Whether a block is cached never changes the
 //! layout that the fallback sees.
@@ -25,7 +25,7 @@ use crate::config;
 use crate::glibc_heap::{self, Keeps};
 use crate::large_class::{LargeClass, fallback_layout};
 use crate::latency::{self, Path};
-use crate::mid_class::{CacheBin, MID_ALIGN, MID_MAX, MID_STEPS};
+use crate::mid_class::{CacheBin, MID_ALIGN, MID_MAX, MID_STEPS, counted_bytes};
 use crate::visit::free_to_registered;
 use crate::{huge, spans, thread};
 use alloc_core::{Block, CLASSES};
@@ -144,7 +144,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     /// The most steps of 8 bytes for which the bins of thread caches may be used.
     #[inline(always)]
     pub(crate) fn most_steps(&self) -> usize {
-        // Relaxed: whoever sees 512 has nothing else to see; the fallback was there before.
+        // Relaxed: the fallback was there before. Who frees what is cached from now on needs to see
+        // what was registered, and has a fence for it: this is on the fast path.
         let most = self.most_steps.load(Ordering::Relaxed);
         // SAFETY: 64 at first, and never set to anything but 512. Lets the compiler fold constant sizes.
         unsafe { core::hint::assert_unchecked(most >= CLASSES) };
@@ -169,8 +170,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             if Self::is_system() {
                 glibc_heap::begin();
             }
-            // Relaxed: see `most_steps`.
-            self.most_steps.store(MID_STEPS, Ordering::Relaxed);
+            // Release: pairs with the fence in `free_layout_to_registered`.
+            self.most_steps.store(MID_STEPS, Ordering::Release);
         }
         registered
     }
@@ -190,8 +191,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         // reaches `inner` through it.
         let registered = register(ptr::from_ref(self).cast());
         if registered {
-            // Relaxed: see `most_steps`.
-            self.most_steps.store(MID_STEPS, Ordering::Relaxed);
+            // Release: pairs with the fence in `free_layout_to_registered`.
+            self.most_steps.store(MID_STEPS, Ordering::Release);
         }
         registered
     }
@@ -205,7 +206,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         if has_no_bin(layout)
             && self.most_steps() == MID_STEPS
             && let Some(class) = LargeClass::of(layout)
-            && let Some((block, cache, look)) = pop(class, layout.size())
+            && let Some((block, cache, look)) = pop(class, counted_bytes(layout))
         {
             return if look { look_and_return(cache, block) } else { block.as_ptr() };
         }
@@ -231,7 +232,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         if let Some(class) = LargeClass::of(layout)
             && self.is_registered()
             && !(zeroed && class.size() >= ZERO_AT_HAND)
-            && let Some(block) = take_kept(class, layout.size())
+            && let Some(block) = take_kept(class, counted_bytes(layout))
         {
             if zeroed {
                 // SAFETY: at least `size` bytes that are the caller's.
@@ -266,9 +267,9 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
                 false => huge::back_block(block, asked.size()),
             }
             thread::count(|c| &c.fallback_allocs, 1);
-            thread::count(|c| &c.fallback_bytes_in, layout.size() as u64);
+            thread::count(|c| &c.fallback_bytes_in, counted_bytes(layout) as u64);
             thread::note_bytes(asked.size().cast_signed());
-            let live = live.saturating_add(layout.size());
+            let live = live.saturating_add(counted_bytes(layout));
             let most = most_in_use(live);
             let class = LargeClass::of(layout);
             note_fresh(class.filter(|class| Self::is_left(*class, block, most) == Keeps::No), live);
@@ -305,7 +306,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             // SAFETY: the caller's contract: it came from `alloc`, which was not null.
             let kept = unsafe { NonNull::new_unchecked(block) };
             // SAFETY: the caller's contract: of that class, and given up. This fallback is registered.
-            if unsafe { push(class, kept, layout.size()) } {
+            if unsafe { push(class, kept, counted_bytes(layout)) } {
                 return;
             }
         }
@@ -350,7 +351,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         }
         let asked = fallback_layout(layout);
         thread::count(|c| &c.fallback_frees, 1);
-        thread::count(|c| &c.fallback_bytes_out, layout.size() as u64);
+        thread::count(|c| &c.fallback_bytes_out, counted_bytes(layout) as u64);
         // Blocks of another value, the one that registered.
         if Self::is_system()
             && let Some((class, block)) = LargeClass::of(layout).zip(NonNull::new(block))
@@ -378,18 +379,19 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         let live = cache.own_fallback_live();
         let most = most_in_use(live);
         let Some(class) = LargeClass::of(layout) else { return false };
-        let live = live.saturating_sub(layout.size());
+        let size = counted_bytes(layout);
+        let live = live.saturating_sub(size);
         match Self::is_left(class, block.as_ptr(), most) {
-            Keeps::No => ask_room(cache, live, layout.size()),
+            Keeps::No => ask_room(cache, live, size),
             Keeps::First => return false,
             // It is mapped by itself, or all that is free goes back now.
             Keeps::Other if is_lesson || config::purge_delay_ms() == 0 => return false,
             // SAFETY: the caller's promise.
-            Keeps::Other => return unsafe { hold_alone(cache, class, block, layout.size(), live) },
+            Keeps::Other => return unsafe { hold_alone(cache, class, block, size, live) },
         }
         // SAFETY: the caller's promise.
-        let kept = unsafe { push(class, block, layout.size()) };
-        kept || pass_on(cache, class, block, layout.size())
+        let kept = unsafe { push(class, block, size) };
+        kept || pass_on(cache, class, block, size)
     }
 
     /// # Safety
@@ -426,7 +428,7 @@ const fn has_no_bin(layout: Layout) -> bool {
 }
 
 /// A block of a class above 4 KiB, or aligned to more than 128, out of this thread's cache, or of
-/// what others passed on.
+/// what others passed on; `size` bytes are counted.
 fn take_kept(class: LargeClass, size: usize) -> Option<Block> {
     match pop(class, size) {
         Some((block, cache, look)) => {

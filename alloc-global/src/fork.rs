@@ -5,10 +5,11 @@
 //! state here: two forks simply take the same locks in the same order.
 //!
 //! The child has one thread. Caches of the parent's other threads stay as they are, attached to
-//! nobody: what they held is lost to the child, at most what a cache may hold for each thread. So
-//! is what another thread had between two locks at that moment: at most a batch of blocks or the
-//! free blocks of a span, an arena or a span that it was giving back, or a chunk that it had just
-//! mapped.
+//! nobody: what their arrays held is lost to the child, at most what a cache may hold for each
+//! thread; their lists of the fallback's blocks are visited like any other's, unless one was at
+//! them. Lost is also what another thread had between two locks at that moment: at most a batch of
+//! blocks or the free blocks of a span, an arena or a span that it was giving back, or a chunk that
+//! it had just mapped.
 //!
 //! Handlers of others that were registered before ours run while all our locks are held. They may
 //! allocate; but one that waits for another thread, which waits for a lock of ours in its turn,
@@ -16,7 +17,7 @@
 
 #[cfg(feature = "report")]
 use crate::time_line;
-use crate::{depot, glibc_heap, lock, membarrier, profile, purger, shared, spans, thread};
+use crate::{depot, glibc_heap, lock, membarrier, profile, purge, purger, shared, spans, thread};
 
 /// Registers the handlers; called once.
 pub(crate) fn register() {
@@ -47,6 +48,8 @@ unsafe extern "C" fn in_parent() {
 
 unsafe extern "C" fn in_child() {
     purger::forget_after_fork();
+    // Another thread may have been at what waited, and does not exist here.
+    purge::note_pending_now();
     #[cfg(feature = "report")]
     time_line::forget_after_fork();
     membarrier::register();

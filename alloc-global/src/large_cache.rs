@@ -26,7 +26,8 @@
 //! 2. `held` is the sum of `len` times size over all classes.
 //! 3. Bit c of `filled` is set where `len` is not 0.
 //! 4. `room <= peak + slack` and `room <= limit`, and nothing is put in beyond it. It is raised
-//!    only while `live + held <= peak + slack`. In a cache of no thread it is 0.
+//!    only while `live + held <= peak + slack`. In a cache of no thread it is 0, unless another
+//!    thread was at it when its own left.
 //! 5. `least <= len`.
 //!
 //! Only who has its turn may use it, but for `cached`. It calls no fallback: who holds it takes out
@@ -356,6 +357,30 @@ impl LargeCache {
 
     /// Sets or clears the bit of a class (3).
     #[inline]
+    /// In a child of fork: another thread that was at it does not exist here, and may have been
+    /// between two writes of [`pop`](Self::pop). Makes 2 and 3 hold again.
+    pub(crate) fn adopt_after_fork(&self) {
+        if !self.turn.forget_other() {
+            return;
+        }
+        let mut held = 0;
+        for class in (0..LARGE_CLASSES).filter_map(LargeClass::from_index) {
+            let bin = self.bin(class);
+            let (mut len, mut at) = (0, bin.head.get());
+            while let Some(block) = at {
+                len += 1;
+                // SAFETY: a block of the list, whose first word is the link (1).
+                at = unsafe { block.cast::<Link>().read() };
+            }
+            bin.len.set(len);
+            bin.least.set(bin.least.get().min(len));
+            self.note_filled(class, len > 0);
+            held += len as usize * class.size();
+        }
+        // Relaxed: as in `cached`.
+        self.held.store(held, Relaxed);
+    }
+
     fn note_filled(&self, class: LargeClass, filled: bool) {
         if let Some(word) = self.filled.get(class.index() / 64) {
             let bit = 1 << (class.index() % 64);

@@ -129,7 +129,7 @@ static ALLOC: PoolAlloc = PoolAlloc::new();
 /// the system got, and those of blocks above 512 bytes that the fallback got: whether it passes
 /// them on is up to it, and not in the result.
 ///
-/// Empties the calling thread's cache, other threads' caches of blocks above 4 KiB, what is on its
+/// Empties the calling thread's cache, other threads' lists of blocks above 1 KiB, what is on its
 /// way between threads, and what threads left that ended unseen; then gives back all empty arenas
 /// and, in arenas still in use, free pools by runs of 64 KiB; and asks glibc to do the same
 /// (`malloc_trim`). Costs a system call for each of them. What other threads have in their arrays

@@ -18,7 +18,7 @@
 //!
 //! Unsafe only to look up without a test. It knows numbers only.
 
-use crate::large_class::{LARGE_ALIGN, LARGE_SIZES, LargeClass};
+use crate::large_class::{LARGE_ALIGN, LARGE_SIZES, LargeClass, fallback_layout};
 use alloc_core::{CLASS_STEP, CLASSES, SizeClass, class_index};
 use core::alloc::Layout;
 
@@ -43,6 +43,17 @@ pub(crate) const MID_MAX: usize = 4096;
 #[inline]
 pub(crate) const fn counted(requested: u64, size: u64) -> u64 {
     if size > MID_MAX as u64 { requested } else { size }
+}
+
+/// What counters count of a block that the fallback serves, in bytes: the same whether a bin, a list
+/// or the fallback itself gave it, and whichever gets it back.
+#[inline]
+pub(crate) const fn counted_bytes(layout: Layout) -> usize {
+    if layout.size() > MID_MAX {
+        return layout.size();
+    }
+    // At most the greater of the two sizes: the cast keeps the value.
+    counted(layout.size() as u64, fallback_layout(layout).size() as u64) as usize
 }
 
 /// Length of a table indexed by bin: index 0 stays unused.

@@ -80,23 +80,23 @@ impl Owner {
 
 /// Lets one thread at a time look for caches of the dead.
 #[derive(Debug)]
-pub(crate) struct Asking(AtomicU32);
+pub(crate) struct Asking(AtomicU64);
 
 impl Asking {
     #[cfg(not(loom))]
     pub(crate) const fn new() -> Asking {
-        Asking(AtomicU32::new(0))
+        Asking(AtomicU64::new(0))
     }
 
     /// Loom's atomics cannot be made at compile time.
     #[cfg(loom)]
     pub(crate) fn new() -> Asking {
-        Asking(AtomicU32::new(0))
+        Asking(AtomicU64::new(0))
     }
 
-    /// Begins, unless another thread of this process is at it: a child of fork does not inherit
-    /// that thread.
-    pub(crate) fn begin(&self, process: u32) -> bool {
+    /// Begins, unless another thread of this process, [`here`], is at it: a child of fork does not
+    /// inherit that thread, nor does a grandchild that got the number of the process anew.
+    pub(crate) fn begin(&self, process: u64) -> bool {
         // Acquire: pairs with the Release in `end`: owners are as the last one left them.
         self.0.swap(process, Ordering::Acquire) != process
     }

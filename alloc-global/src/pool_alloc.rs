@@ -73,6 +73,9 @@ impl<F: GlobalAlloc> PoolAlloc<F> {
     /// `POOLALLOC_PURGE_DELAY_MS`), unless it runs already. Returns whether it runs now.
     ///
     /// Without it memory goes back on slow paths of the allocator, which an idle program does not take.
+    ///
+    /// Its stack has 64 KiB, on which a fallback other than the system allocator has its `dealloc`
+    /// called, too.
     pub fn spawn_purger(&self) -> bool {
         crate::purger::spawn()
     }
@@ -95,8 +98,8 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
     /// are cached from now on: those of one per process can be, the first that asked. `false`, too, with
     /// `POOLALLOC_FALLBACK_CACHE=0`, and in a thread that has no cache.
     ///
-    /// A fallback of size zero, `System` among them, needs no such call: the first that frees a
-    /// block is the one. One with state must be there when a thread ends and gives its blocks back,
+    /// A fallback of size zero, `System` among them, needs no such call: the first that is asked
+    /// for a block of more than 512 bytes, or gets one back, is the one. One with state must be there when a thread ends and gives its blocks back,
     /// hence the `'static`.
     ///
     /// ```

@@ -27,6 +27,7 @@
 
 use crate::latency::{self, Path};
 use crate::{config, depot, fallback, glibc_heap, shared, spans, visit};
+use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// When the first memory became free that no run has seen yet, in milliseconds; 0 = none.
@@ -113,6 +114,11 @@ fn release_freed(old: u64, oldest: u64) -> bool {
     false
 }
 
+thread_local! {
+    /// Whether this thread is in the middle of a run.
+    static WITHIN: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Whether any memory is waiting to be given back.
 #[inline]
 pub(crate) fn is_pending() -> bool {
@@ -138,11 +144,19 @@ pub(crate) fn run_if_due() -> usize {
     if now.saturating_sub(since) < delay {
         return 0;
     }
+    // A run frees what caches hold, which may be enough for another, within it: as many of them as
+    // threads rest, on one stack. What it leaves is noted when it ends.
+    if WITHIN.get() {
+        return 0;
+    }
     // One thread runs; what becomes free meanwhile is noted anew.
     if PENDING_SINCE.compare_exchange(since, 0, Relaxed, Relaxed).is_err() {
         return 0;
     }
-    latency::timed(Path::Purge, || run(now, delay))
+    WITHIN.set(true);
+    let bytes = latency::timed(Path::Purge, || run(now, delay));
+    WITHIN.set(false);
+    bytes
 }
 
 #[cold]

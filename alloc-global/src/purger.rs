@@ -2,7 +2,9 @@
 //!
 //! A raw pthread with a small stack: it must be startable from inside the allocator, before `main`, where
 //! std's threads would allocate. It sleeps for half the purge delay, looks whether memory is due, and
-//! uses no memory of ours; glibc's, for a moment, to have it look at the end of a heap. A child of `fork` has none; it may start its own.
+//! uses no memory of ours; glibc's, for a moment, to have it look at the end of a heap. What caches
+//! held goes back on its stack: so does what a fallback named by the program does in `dealloc`. A
+//! child of `fork` has none; it may start its own.
 
 use crate::{config, fallback, purge, thread, visit};
 use core::ptr::null_mut;

@@ -115,6 +115,11 @@ pub(crate) fn attached() -> Option<&'static Cache> {
     if ptr::eq(cache, &raw const DETACHED) { None } else { Some(cache) }
 }
 
+/// This thread's cache, if it has one.
+pub(crate) fn own() -> Option<&'static Cache> {
+    Some(HOME.get()).filter(|cache| !is_static(cache))
+}
+
 /// Makes this thread's next allocations slow, so that one of them sees when memory is due to go
 /// back; at most [`GATE`] of them for each step of the clock.
 pub(crate) fn gate_allocs(now: u64) {
@@ -395,11 +400,11 @@ pub(crate) fn flush() -> usize {
     let Some(cache) = attached() else { return 0 };
     // SAFETY: the cache is this thread's.
     unsafe { cache.flush(false) };
-    let Some(drain) = cache.watch.drain() else { return visit::flush(cache) };
-    watch::restore_left(cache);
+    let Some(drain) = watch::hold_drain(cache) else { return visit::flush(cache) };
+    watch::restore_left_small(cache);
     // SAFETY: the drain is this thread's too.
     unsafe { drain.flush(false) };
-    visit::flush(drain) + visit::flush(cache)
+    visit::flush_drain(cache, &drain) + visit::flush(cache)
 }
 
 /// Notes that a block for a bin above 64 came from the fallback, for a thread that has this cache or none.
@@ -442,13 +447,9 @@ pub(crate) fn for_each_own_mid(f: impl FnMut(Block)) {
 
 /// Gives back what this thread's cache holds of the fallback's blocks.
 pub(crate) fn flush_large() {
-    let cache = HOME.get();
-    if is_static(cache) {
-        return;
-    }
-    if let Some(drain) = cache.watch.drain() {
-        watch::restore_left_large(cache);
-        visit::flush(drain);
+    let Some(cache) = own() else { return };
+    if let Some(drain) = watch::hold_drain(cache) {
+        visit::flush_drain(cache, &drain);
     }
     visit::flush(cache);
 }
@@ -512,8 +513,7 @@ pub(crate) fn adopt_after_fork() {
     let cache = HOME.get();
     if !is_static(cache) {
         cache.owner.set(owner::current());
-        // A visitor of this cache, if there was one, does not exist here.
-        cache.large.turn.unclaim();
+        cache.large.adopt_after_fork();
         watch::adopt_after_fork(cache);
     }
 }

@@ -82,6 +82,12 @@ impl Turn {
         false
     }
 
+    /// In a child of fork: another thread that was at it does not exist here. Whether there was one.
+    pub(crate) fn forget_other(&self) -> bool {
+        // Relaxed: the child has one thread.
+        self.claimed.swap(false, Ordering::Relaxed)
+    }
+
     /// Another thread ends.
     pub(crate) fn unclaim(&self) {
         // Release: pairs with the Acquire in `enter`, and in `claim` of a third thread. A swap, so that it

@@ -1,7 +1,8 @@
 //! Visits to a thread's cache of large blocks: who may use it, and how it is emptied.
 //!
-//! The owner visits on every allocation and free above 1 KiB; any thread visits the caches of threads that
-//! rest, to give back what they keep (`turn` says how the two stay apart).
+//! The owner visits on every allocation and free above 4 KiB, and where an array of those from 1 KiB
+//! on is empty or full; any thread visits the caches of threads that rest, to give back what they
+//! keep (`turn` says how the two stay apart).
 //!
 //! It does not decide what is cached: that is `fallback`.
 
@@ -10,12 +11,13 @@ use crate::large_class::LargeClass;
 use crate::latency::{self, Path};
 use crate::mid_class::CacheBin;
 use crate::prefetch::fetch;
+use crate::watch::HeldDrain;
 use crate::{depot, fallback, glibc_heap, purge, spans, thread, watch};
 use alloc_core::Block;
 use core::alloc::Layout;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{Ordering, fence};
 
 /// Bytes that a thread had in use for it to look at the end of its heap.
 const MUCH: usize = 1 << 20;
@@ -55,6 +57,9 @@ pub(crate) fn free_mids_to_registered(class: LargeClass, blocks: &mut [Block]) {
 
 /// Gives back what the registered fallback gave for a layout.
 pub(crate) fn free_layout_to_registered(memory: NonNull<u8>, layout: Layout) {
+    // Acquire: pairs with the Release of `most_steps` after it was registered. The block was cached
+    // because somebody saw that, Relaxed, here or before it came here by a lock or a turn.
+    fence(Ordering::Acquire);
     // Acquire: pairs with the Release in `register`.
     let registered = fallback::REGISTERED.load(Ordering::Acquire);
     // SAFETY: blocks are cached only once a fallback is registered, and it lives for good.
@@ -156,18 +161,42 @@ fn give_resting_mids(cache: &'static Cache) {
         // SAFETY: the caller's own cache.
         unsafe { cache.give_mid(bin, u32::MAX, false, |_, _| 0, free_mids_to_registered) };
     }
-    let Some(drain) = cache.watch.drain() else { return };
-    for bin in CacheBin::mids().filter(|bin| drain.rests(*bin)) {
-        watch::restore_left_mid(cache, bin);
-        // SAFETY: the caller's too.
-        unsafe { drain.give_mid(bin, u32::MAX, false, |_, _| 0, free_mids_to_registered) };
+    if let Some(drain) = watch::hold_drain(cache) {
+        give_drained(cache, &drain, |bin| drain.rests(bin));
     }
+}
+
+/// Gives back what lies in some arrays of the calling thread's drain. Returns bytes.
+fn give_drained(
+    cache: &'static Cache,
+    drain: &HeldDrain,
+    which: impl Fn(CacheBin) -> bool,
+) -> usize {
+    let mut bytes = 0;
+    for bin in CacheBin::mids().filter(|bin| which(*bin)) {
+        // Given up, all that was in it was restored, and the thread may have another.
+        if !drain.is_given_up() {
+            watch::restore_left_mid(cache, bin);
+        }
+        let free = |class: LargeClass, blocks: &mut [Block]| {
+            bytes += class.size() * blocks.len();
+            free_mids_to_registered(class, blocks);
+        };
+        // SAFETY: the caller's too.
+        unsafe { drain.give_mid(bin, u32::MAX, false, |_, _| 0, free) };
+    }
+    bytes
+}
+
+/// As [`flush`], of the calling thread's drain; blocks of size classes are not among them.
+pub(crate) fn flush_drain(cache: &'static Cache, drain: &HeldDrain) -> usize {
+    glibc_heap::trimming(|| give_drained(cache, drain, |bin| drain.has_mid(bin)))
 }
 
 /// Gives back what lies in the calling thread's cache if it was not touched for so long, and sweeps
 /// those of others. Returns bytes.
 pub(crate) fn sweep_resting(now: u64, delay_ms: u64) -> usize {
-    let own = thread::attached().and_then(Visit::of_owner);
+    let own = thread::own().and_then(Visit::of_owner);
     let bytes = own.map_or(0, |visit| match visit.rests(now, delay_ms) {
         true => visit.flush(),
         false => {

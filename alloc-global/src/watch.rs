@@ -87,6 +87,10 @@ pub(crate) struct Watch {
     rate: Cell<u64>,
     /// The cache that allocations take from in mode `Sample` (1).
     drain: Cell<Option<&'static Cache>>,
+    /// The drain that is being emptied right now ([`hold_drain`]), and whether it was given up
+    /// meanwhile.
+    held: Cell<Option<&'static Cache>>,
+    is_given_up: Cell<bool>,
     /// Scopes that count every operation of this thread, innermost first.
     scope: Cell<Option<NonNull<Scope>>>,
     /// State of the random numbers; 0 = not begun.
@@ -104,6 +108,8 @@ impl Watch {
             mode: Cell::new(Mode::Off),
             rate: Cell::new(0),
             drain: Cell::new(None),
+            held: Cell::new(None),
+            is_given_up: Cell::new(false),
             scope: Cell::new(None),
             random: Cell::new(0),
             left_bytes: Cell::new(0),
@@ -255,7 +261,7 @@ fn take_drain(cache: &'static Cache) -> bool {
     // Taking one may have run a fallback's code, which came here first.
     if let Some(former) = cache.watch.drain.replace(Some(drain)) {
         cache.before.set(cache.before.get().less(former.totals()));
-        leave_drain(former);
+        leave_drain(cache, former);
     }
     cache.before.set(cache.before.get().plus(drain.totals()));
     true
@@ -264,7 +270,13 @@ fn take_drain(cache: &'static Cache) -> bool {
 /// The drain is about to be emptied unused: what it holds counts again among the allocations that
 /// are no samples (2). Forgotten, they would bring the next sample forward, and estimates would be
 /// too high.
-pub(crate) fn restore_left(cache: &Cache) {
+fn restore_left(cache: &Cache) {
+    restore_left_small(cache);
+    large::restore_left_large(cache);
+}
+
+/// The same for blocks of the size classes.
+pub(crate) fn restore_left_small(cache: &Cache) {
     let Some(drain) = cache.watch.drain.get() else { return };
     for class in SizeClass::all() {
         if let Some(left) = cache.watch.left.get(class.index()) {
@@ -272,7 +284,6 @@ pub(crate) fn restore_left(cache: &Cache) {
             left.set(left.get().saturating_add(drain.counts(class).0 as u32));
         }
     }
-    large::restore_left_large(cache);
 }
 
 fn drop_drain(cache: &'static Cache) {
@@ -281,14 +292,70 @@ fn drop_drain(cache: &'static Cache) {
         // Nothing may take from it while it is emptied.
         thread::aim(cache);
         cache.before.set(cache.before.get().less(drain.totals()));
-        leave_drain(drain);
+        leave_drain(cache, drain);
     }
 }
 
-fn leave_drain(drain: &'static Cache) {
+/// Leaves a drain that this thread no longer takes from to others; later if it is being emptied.
+fn leave_drain(cache: &'static Cache, drain: &'static Cache) {
+    if is_same(cache.watch.held.get(), drain) {
+        cache.watch.is_given_up.set(true);
+        return;
+    }
     drain.is_drain.store(false, Ordering::Relaxed);
     drain.owner.leave();
     caches::retire(drain);
+}
+
+fn is_same(held: Option<&'static Cache>, drain: &'static Cache) -> bool {
+    held.is_some_and(|held| core::ptr::eq(held, drain))
+}
+
+/// A drain that stays this thread's until this is dropped.
+pub(crate) struct HeldDrain {
+    cache: &'static Cache,
+    drain: &'static Cache,
+    /// What was held before, and whether that was given up.
+    outer: (Option<&'static Cache>, bool),
+}
+
+/// This thread's drain, for who empties it. That runs a fallback's code, which may call back in and
+/// act on a change of what is watched: the drain would be another thread's by the time it returns.
+pub(crate) fn hold_drain(cache: &'static Cache) -> Option<HeldDrain> {
+    let watch = &cache.watch;
+    let drain = watch.drain.get()?;
+    let outer = (watch.held.replace(Some(drain)), watch.is_given_up.get());
+    // It is in use, so if it is held already it was not given up.
+    watch.is_given_up.set(false);
+    Some(HeldDrain { cache, drain, outer })
+}
+
+impl HeldDrain {
+    /// Whether this thread no longer takes from it.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.cache.watch.is_given_up.get()
+    }
+}
+
+impl core::ops::Deref for HeldDrain {
+    type Target = &'static Cache;
+    fn deref(&self) -> &&'static Cache {
+        &self.drain
+    }
+}
+
+impl Drop for HeldDrain {
+    fn drop(&mut self) {
+        let watch = &self.cache.watch;
+        watch.held.set(self.outer.0);
+        if is_same(self.outer.0, self.drain) {
+            // Up to who holds it, too.
+            return;
+        }
+        if watch.is_given_up.replace(self.outer.1) {
+            leave_drain(self.cache, self.drain);
+        }
+    }
 }
 
 /// The thread of this cache leaves: it watches nothing any more.
@@ -297,7 +364,7 @@ pub(crate) fn leave(cache: &'static Cache) {
     let drain = cache.watch.drain.take();
     forget_thread(cache);
     if let Some(drain) = drain {
-        leave_drain(drain);
+        leave_drain(cache, drain);
     }
 }
 
@@ -305,6 +372,8 @@ pub(crate) fn leave(cache: &'static Cache) {
 pub(crate) fn forget_thread(cache: &'static Cache) {
     cache.is_drain.store(false, Ordering::Relaxed);
     cache.watch.drain.set(None);
+    cache.watch.held.set(None);
+    cache.watch.is_given_up.set(false);
     cache.watch.scope.set(None);
     cache.watch.mode.set(Mode::Off);
     cache.watch.rate.set(0);
@@ -315,7 +384,7 @@ pub(crate) fn forget_thread(cache: &'static Cache) {
 pub(crate) fn adopt_after_fork(cache: &'static Cache) {
     if let Some(drain) = cache.watch.drain.get() {
         drain.owner.set(cache.owner.get());
-        drain.large.turn.unclaim();
+        drain.large.adopt_after_fork();
     }
 }
 

@@ -9,9 +9,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use alloc_global::{PoolAlloc, stats, thread_flush, trim};
+use alloc_global::{PoolAlloc, start_sampling, stats, stop_and_forget, thread_flush, trim};
 use tests::block::{Block, Process};
 use tests::cases::{self, Case, with_setting};
 use tests::program::{Mix, Program};
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Case::new(PHASES, || at_once(PHASES, phases)).within(240),
         Case::new(PROGRAMS, || at_once(PROGRAMS, programs)).within(240),
         Case::new(THREADS, || at_once(THREADS, threads)).within(240),
+        Case::new("a_cache_that_is_given_up_while_it_is_emptied_is_nobody_elses", given_up),
     ])
 }
 
@@ -48,9 +49,18 @@ thread_local! {
 /// Calls of the fallback from outside.
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
+thread_local! {
+    /// What this thread's next call of `dealloc` does.
+    static NEXT: Cell<Option<fn()>> = const { Cell::new(None) };
+}
+
+/// Whether the fallback does only that.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
 /// Allocates and frees a little of everything, unless this is done already.
 fn chat() {
-    if WITHIN.replace(true) {
+    // Ordering: a switch.
+    if QUIET.load(Ordering::Relaxed) || WITHIN.replace(true) {
         return;
     }
     // Ordering: a count.
@@ -76,6 +86,10 @@ unsafe impl GlobalAlloc for Chatty {
     }
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         chat();
+        if let Some(next) = NEXT.take() {
+            next();
+        }
+        note_freed(block);
         // SAFETY: the caller's contract is the same.
         unsafe { System.dealloc(block, layout) }
     }
@@ -162,4 +176,84 @@ fn threads() {
         *passed.lock().expect("no panic") = Vec::new();
         thread_flush();
     });
+}
+
+/// How far the two threads of [`given_up`] are.
+static STEP: AtomicU64 = AtomicU64::new(0);
+
+/// Blocks that lie in the second thread's cache.
+static CACHED: [AtomicUsize; 8] = [const { AtomicUsize::new(0) }; 8];
+
+/// How many of them went back to the fallback.
+static STOLEN: AtomicU64 = AtomicU64::new(0);
+
+fn note_freed(block: *mut u8) {
+    // Acquire: pairs with the Release of who stored it.
+    if CACHED.iter().any(|cached| cached.load(Ordering::Acquire) == block.addr()) {
+        // Ordering: a count.
+        STOLEN.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn go_on(step: u64) {
+    // Release: pairs with the Acquire in `wait_for`.
+    STEP.store(step, Ordering::Release);
+}
+
+fn wait_for(step: u64) {
+    // Acquire: pairs with the Release in `go_on`.
+    while STEP.load(Ordering::Acquire) < step {
+        std::thread::yield_now();
+    }
+}
+
+/// A thread that samples has a second cache. It ends to sample in the middle of emptying that one,
+/// and another thread takes whichever cache is free.
+fn given_up() {
+    QUIET.store(true, Ordering::Relaxed);
+    raw_thread::run(2, &|index| if index == 0 { empties() } else { takes() });
+    assert_eq!(STOLEN.load(Ordering::Relaxed), 0, "blocks out of another thread's cache");
+    QUIET.store(false, Ordering::Relaxed);
+    invariants().expect("invariants");
+}
+
+fn blocks(size: usize, count: u64) -> Vec<Block> {
+    (0..count).map(|tag| Block::new(size, 8, tag).expect("memory")).collect()
+}
+
+fn empties() {
+    assert!(ALLOC.cache_fallback());
+    start_sampling(1 << 40);
+    for size in [1_000, 3_000] {
+        drop(blocks(size, 20));
+        // Some of what was freed lies in the second cache then.
+        drop(blocks(size, 1));
+    }
+    NEXT.set(Some(|| {
+        stop_and_forget();
+        // Enough for a slow path, which sees to it.
+        drop(blocks(136, 600));
+        go_on(1);
+        wait_for(2);
+    }));
+    thread_flush();
+    assert!(NEXT.take().is_none(), "nothing was given back");
+    go_on(3);
+}
+
+fn takes() {
+    wait_for(1);
+    let own = blocks(3_000, CACHED.len() as u64);
+    let addresses = own.iter().map(Block::addr);
+    for (cached, address) in CACHED.iter().zip(addresses) {
+        // Release: pairs with the Acquire in `note_freed`.
+        cached.store(address, Ordering::Release);
+    }
+    drop(own);
+    go_on(2);
+    wait_for(3);
+    for cached in &CACHED {
+        // Release: as above. They go back when this thread ends.
+        cached.store(0, Ordering::Release);
+    }
 }

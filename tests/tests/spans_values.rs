@@ -1,6 +1,6 @@
 //! Two values of the allocator: what one handed out the other takes back, also of blocks that lie in spans.
 //!
-//! All values share pools and caches, and only the first one that frees a block above 512 bytes has
+//! All values share pools and caches, and only the first one that is asked for a block above 512 bytes has
 //! its blocks cached. So a program that names another value in one place, say for a collection with
 //! an allocator of its own, has both at the same blocks.
 
@@ -41,6 +41,7 @@ fn main() -> ExitCode {
     cases::main(&[
         Case::new("one_value_frees_what_another_handed_out", freed),
         Case::new("one_value_resizes_what_another_handed_out", resized),
+        Case::new("a_block_counts_the_same_whichever_value_has_it", counted),
     ])
 }
 
@@ -91,4 +92,38 @@ fn resized() {
         }
         blocks.iter().for_each(Block::verify);
     });
+}
+
+/// Requests between two classes, with all alignments: what is counted is not a matter of who is asked.
+fn counted() {
+    drop(Block::new(1_000, 8, 1));
+    let ask = |value: &PoolAlloc, layout: Layout| {
+        // SAFETY: the size is not 0.
+        let block = unsafe { value.alloc(layout) };
+        assert!(!block.is_null());
+        block
+    };
+    for (size, align) in [(520, 8), (700, 64), (3_000, 16), (600, 256), (8, 1_024), (5_000, 8)] {
+        let layout = layout(size, align);
+        let (mut live, before) = (Vec::with_capacity(400), stats());
+        for round in 0..400 {
+            let (one, other) = if round % 2 == 0 { (&ALLOC, &OTHER) } else { (&OTHER, &ALLOC) };
+            live.push(ask(one, layout));
+            if round % 4 < 3 {
+                let block = live.pop().expect("just pushed");
+                // SAFETY: from a value of the same type, with this layout, not used any more.
+                unsafe { other.dealloc(block, layout) };
+            }
+        }
+        let per_block = (stats() - before).fallback_live_bytes / live.len() as u64;
+        let class = size + size / 4 + align;
+        assert!((size..class).contains(&(per_block as usize)), "{layout:?}: {per_block} bytes");
+        for block in live.drain(..) {
+            // SAFETY: as above.
+            unsafe { OTHER.dealloc(block, layout) };
+        }
+        let after = stats();
+        assert_eq!(after.fallback_live_blocks, before.fallback_live_blocks, "{layout:?}: {after}");
+        assert_eq!(after.fallback_live_bytes, before.fallback_live_bytes, "{layout:?}: {after}");
+    }
 }

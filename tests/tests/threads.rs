@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use alloc_global::{PoolAlloc, memory, stats, trim};
 use tests::block::Block;
-use tests::cases::{self, Case};
+use tests::cases::{self, Case, with_setting};
 use tests::process::resident;
 use tests::{assert_nothing_left, invariants, raw_thread};
 
@@ -32,8 +32,11 @@ fn main() -> ExitCode {
         Case::new("ten_thousand_threads_leave_their_blocks_to_others", waves).within(240),
         Case::new("a_block_may_be_resized_by_any_thread", resized_elsewhere),
         Case::new("a_thousand_idle_threads_hold_little_each", idle).within(240),
+        Case::new(RESTING, resting).within(240),
     ])
 }
+
+const RESTING: &str = "one_small_stack_is_enough_to_empty_the_caches_of_hundreds_of_threads";
 
 /// Small sizes, mostly, and one in 16 above 512 bytes.
 fn size(rng: &mut fastrand::Rng) -> usize {
@@ -328,5 +331,34 @@ fn idle() {
         println!("{held} bytes of blocks, {each} bytes resident");
         assert!(held <= 64 << 10, "each idle thread's cache holds {held} bytes of blocks");
         assert!(each <= 112 << 10, "{each} bytes are resident for each idle thread");
+    });
+}
+
+/// Where memory goes back at once, what is freed to the fallback makes it due to go back: the purger
+/// does not begin anew for each cache that it empties, on a stack of 64 KiB.
+fn resting() {
+    with_setting(RESTING, "POOLALLOC_PURGE_DELAY_MS", "0", || {
+        const THREADS: usize = 400;
+        let (start, end) = (Barrier::new(THREADS + 1), Barrier::new(THREADS + 1));
+        thread::scope(|scope| {
+            let threads = (0..THREADS).map(|_| {
+                scope.spawn(|| {
+                    let block = |tag| Block::new(40_000, 8, tag).expect("memory");
+                    drop((0..60).map(block).collect::<Vec<_>>());
+                    start.wait();
+                    end.wait();
+                })
+            });
+            let threads: Vec<_> = threads.collect();
+            start.wait();
+            let before = stats().fallback_cached_bytes;
+            assert!(before > THREADS as u64 * MIB / 4, "{before} bytes cached");
+            assert!(ALLOC.spawn_purger());
+            while stats().fallback_cached_bytes > before / 10 {
+                thread::sleep(Duration::from_millis(50));
+            }
+            end.wait();
+            join_all(threads);
+        });
     });
 }

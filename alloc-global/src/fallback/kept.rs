@@ -7,7 +7,7 @@
 use super::{LEFT_TO_GLIBC, MOVES_PAGES};
 use crate::cache::{Cache, bump};
 use crate::large_class::LargeClass;
-use crate::mid_class::has_list;
+use crate::mid_class::{counted_bytes, has_list};
 use crate::visit::{Visit, free_erased};
 use crate::{config, depot, purge, thread};
 use alloc_core::Block;
@@ -95,7 +95,7 @@ pub(super) fn note_grown(class: Option<LargeClass>, live: usize) {
     }
 }
 
-/// Takes a cached block of a class for a request of `size` bytes. Also this thread's cache, and
+/// Takes a cached block of a class, of which `size` bytes are counted. Also this thread's cache, and
 /// whether it is time to look at the clock.
 #[inline]
 pub(super) fn pop(class: LargeClass, size: usize) -> Option<(Block, &'static Cache, bool)> {
@@ -118,7 +118,7 @@ pub(super) fn look_and_return(cache: &'static Cache, block: Block) -> *mut u8 {
     block.as_ptr()
 }
 
-/// Caches a freed block that was asked for with `size` bytes, if there is room.
+/// Caches a freed block, of which `size` bytes were counted, if there is room.
 ///
 /// # Safety
 ///
@@ -147,7 +147,7 @@ const fn batch(class: LargeClass) -> usize {
     }
 }
 
-/// Takes a block of a class for a request of `size` bytes, and some for the cache, that other
+/// Takes a block of a class, of which `size` bytes are counted, and some for the cache, that other
 /// threads left in the depot.
 pub(super) fn take_passed_on(class: LargeClass, size: usize) -> Option<Block> {
     let who = thread::attached()?.who();
@@ -181,7 +181,7 @@ pub(super) fn take_passed_on(class: LargeClass, size: usize) -> Option<Block> {
     Some(unsafe { newest.assume_init() })
 }
 
-/// Leaves a freed block, which was asked for with `size` bytes and for which this thread's cache
+/// Leaves a freed block, of which `size` bytes were counted and for which this thread's cache
 /// has no room, to threads that asked for some, and half of what the cache has of each class that
 /// they asked for: there is room for a while then.
 pub(super) fn pass_on(cache: &'static Cache, class: LargeClass, block: Block, size: usize) -> bool {
@@ -280,7 +280,7 @@ pub(super) unsafe fn move_cached(
     if old.size() >= MOVES_PAGES {
         return None;
     }
-    let (moved, cache, look) = pop(class, new.size())?;
+    let (moved, cache, look) = pop(class, counted_bytes(new))?;
     if look {
         thread::tick(cache);
     }
@@ -289,15 +289,15 @@ pub(super) unsafe fn move_cached(
     // SAFETY: the caller's contract: not null.
     let left = unsafe { NonNull::new_unchecked(block) };
     // SAFETY: the block that was moved from: of class `old`, and nobody uses it any more.
-    if !unsafe { push(old, left, layout.size()) } {
+    if !unsafe { push(old, left, counted_bytes(layout)) } {
         thread::count(|c| &c.fallback_frees, 1);
-        thread::count(|c| &c.fallback_bytes_out, layout.size() as u64);
+        thread::count(|c| &c.fallback_bytes_out, counted_bytes(layout) as u64);
         free_erased(old, left);
     }
     Some(moved.as_ptr())
 }
 
-pub(super) fn count_change(old: usize, new: usize) {
-    thread::count(|c| &c.fallback_bytes_in, new as u64);
-    thread::count(|c| &c.fallback_bytes_out, old as u64);
+pub(super) fn count_change(old: Layout, new: Layout) {
+    thread::count(|c| &c.fallback_bytes_in, counted_bytes(new) as u64);
+    thread::count(|c| &c.fallback_bytes_out, counted_bytes(old) as u64);
 }

@@ -13,6 +13,7 @@ use super::kept::{count_change, make_way, move_cached, note_fresh, note_grown};
 use super::{Fallback, MOVES_PAGES, make_room};
 use crate::large_class::{LARGE_ALIGN, LargeClass, fallback_layout};
 use crate::latency::{self, Path};
+use crate::mid_class::counted_bytes;
 use crate::{glibc_heap, huge, spans, thread};
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
@@ -63,9 +64,10 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             if Self::is_system() && new_size > old_size {
                 huge::back_block(moved, new_size);
             }
-            count_change(layout.size(), new.size());
+            count_change(layout, new);
             thread::note_bytes(new_size.cast_signed() - old_size.cast_signed());
-            let live = live.saturating_add(new.size()).saturating_sub(layout.size());
+            let live =
+                live.saturating_add(counted_bytes(new)).saturating_sub(counted_bytes(layout));
             Self::note_resized(new, moved != block, live);
         }
         moved
@@ -127,7 +129,7 @@ pub(crate) fn resize_in_class(layout: Layout, new: Layout) -> bool {
     let class = LargeClass::of(layout);
     let same = class.is_some() && class == LargeClass::of(new);
     if same {
-        count_change(layout.size(), new.size());
+        count_change(layout, new);
     }
     same
 }
