@@ -365,7 +365,7 @@ fn apply_known(name: &[u8], value: &[u8]) -> Option<bool> {
         b"PROFILE" => Some(is_off(value) || set_path(&PROFILE, value)),
         b"STATS_FILE" => Some(is_off(value) || STATS_FILE.set(value)),
         // Read where it is used: by test macros.
-        b"UPDATE_BASELINE" => Some(true),
+        b"UPDATE_BASELINE" => Some(value == b"1" || is_off(value)),
         _ => None,
     }
 }

@@ -122,7 +122,10 @@ fn start_as(pattern: &[u8], process: u64) -> io::Result<()> {
             if purger::spawn_raw(run, purger::STACK) {
                 Ok(())
             } else {
-                Err(io::Error::last_os_error())
+                let error = io::Error::last_os_error();
+                // SAFETY: a name that ends with a zero byte; never unmapped from here on.
+                unsafe { libc::unlink(page.as_ptr().cast()) };
+                Err(error)
             }
         }
         Err(error) => {

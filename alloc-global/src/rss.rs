@@ -1,4 +1,4 @@
-//! Resident memory explained: every resident byte of the process in one of a dozen parts.
+//! Resident memory explained: every resident byte of the process in one of its parts.
 //!
 //! ```text
 //! resident (smaps_rollup)

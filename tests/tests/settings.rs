@@ -52,6 +52,7 @@ fn named() {
         ("POOLALLOC_FALLBACK_CACHE", "-1", "bad value in POOLALLOC_FALLBACK_CACHE=-1, ignored"),
         ("POOLALLOC_PURGE_DELAY_MS", "", "bad value in POOLALLOC_PURGE_DELAY_MS=, ignored"),
         ("POOLALLOC_PURGE_DELAY_MS", "soon", "bad value in POOLALLOC_PURGE_DELAY_MS=soon, ignored"),
+        ("POOLALLOC_UPDATE_BASELINE", "yes", "bad value in POOLALLOC_UPDATE_BASELINE=yes, ignored"),
         ("POOLALLOC_PURGER", "yes", "bad value in POOLALLOC_PURGER=yes, ignored"),
     ] {
         let output = run_self(&["--list"], &[(name, value)], Duration::from_secs(30));

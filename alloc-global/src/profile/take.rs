@@ -29,7 +29,7 @@ impl Snapshot {
     /// In the child of a fork, what the parent had recorded before is in its snapshots too.
     ///
     /// Where the program was built without frame pointers, its unwind tables say where callers are,
-    /// at some 5 ns a frame; without glibc 2.35 on x86-64, and on the stacks of coroutines, it is
+    /// at some 8 ns a frame; without glibc 2.35 on x86-64, and on the stacks of coroutines, it is
     /// the C library's unwinder that says it, at microseconds a stack.
     ///
     /// ```
