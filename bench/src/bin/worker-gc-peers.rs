@@ -2,8 +2,8 @@
 //! on the system's allocator. Each as its own documentation uses it. The interpreter on each is
 //! compiled from the same files. Unsafe code only for what the `Trace`s of some of them ask for.
 
-#[path = "../scheme/on_bacon_rajan.rs"]
-mod on_bacon_rajan;
+#[path = "../scheme/on_bacon_rajan_cc.rs"]
+mod on_bacon_rajan_cc;
 #[path = "../scheme/on_boa.rs"]
 mod on_boa;
 #[path = "../scheme/on_dumpster.rs"]
@@ -132,7 +132,7 @@ mod with_rust_cc {
     collector!(RustCc, Node, Cc, RefCell, true, collect_cycles);
 }
 
-mod with_bacon_rajan {
+mod with_bacon_rajan_cc {
     use std::cell::RefCell;
 
     use bacon_rajan_cc::{Cc, Trace, Tracer, collect_cycles};
@@ -151,7 +151,7 @@ mod with_bacon_rajan {
         }
     }
 
-    collector!(BaconRajan, Node, Cc, RefCell, false, collect_cycles);
+    collector!(BaconRajanCc, Node, Cc, RefCell, false, collect_cycles);
 }
 
 mod with_boa {
@@ -173,13 +173,14 @@ mod with_boa {
 static DUMPSTER: [Workload; 7] = collectors::loads::<with_dumpster::Dumpster>();
 static GC: [Workload; 7] = collectors::loads::<with_gc::Marking>();
 static RUST_CC: [Workload; 7] = collectors::loads::<with_rust_cc::RustCc>();
-static BACON_RAJAN: [Workload; 7] = collectors::loads::<with_bacon_rajan::BaconRajan>();
+static BACON_RAJAN_CC: [Workload; 7] = collectors::loads::<with_bacon_rajan_cc::BaconRajanCc>();
 static BOA: [Workload; 7] = collectors::loads::<with_boa::Boa>();
 
 static DUMPSTER_PROGRAM: [Workload; 1] = [collectors::interpreter(on_dumpster::scripts)];
 static GC_PROGRAM: [Workload; 1] = [collectors::interpreter(on_rust_gc::scripts)];
 static RUST_CC_PROGRAM: [Workload; 1] = [collectors::interpreter(on_rust_cc::scripts)];
-static BACON_RAJAN_PROGRAM: [Workload; 1] = [collectors::interpreter(on_bacon_rajan::scripts)];
+static BACON_RAJAN_CC_PROGRAM: [Workload; 1] =
+    [collectors::interpreter(on_bacon_rajan_cc::scripts)];
 static BOA_PROGRAM: [Workload; 1] = [collectors::interpreter(on_boa::scripts)];
 
 fn main() -> std::process::ExitCode {
@@ -187,7 +188,7 @@ fn main() -> std::process::ExitCode {
         ("dumpster", &[&DUMPSTER, &DUMPSTER_PROGRAM]),
         ("gc", &[&GC, &GC_PROGRAM]),
         ("rust-cc", &[&RUST_CC, &RUST_CC_PROGRAM]),
-        ("bacon_rajan_cc", &[&BACON_RAJAN, &BACON_RAJAN_PROGRAM]),
+        ("bacon_rajan_cc", &[&BACON_RAJAN_CC, &BACON_RAJAN_CC_PROGRAM]),
         ("boa_gc", &[&BOA, &BOA_PROGRAM]),
     ];
     bench::worker::main_of_named("BENCH_COLLECTOR", &contenders)

@@ -175,6 +175,11 @@ fn resolve(raw: Raw) -> Result<Arguments, String> {
     for path in raw.json.iter().chain((!raw.no_html).then_some(&html)) {
         check_target(path)?;
     }
+    if let Some(json) = raw.json.as_ref().filter(|_| !raw.no_html)
+        && target(json) == target(&html)
+    {
+        return Err(format!("--json and the page would both be {}", html.display()));
+    }
     Ok(Arguments {
         suite,
         quick: raw.quick,
@@ -192,10 +197,7 @@ fn resolve(raw: Raw) -> Result<Arguments, String> {
 
 /// Whether a file can be at `path` at all.
 fn check_target(path: &Path) -> Result<(), String> {
-    let folder = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
+    let folder = folder(path);
     if !folder.is_dir() {
         return Err(format!("{}: there is no such folder", folder.display()));
     }
@@ -203,6 +205,19 @@ fn check_target(path: &Path) -> Result<(), String> {
         return Err(format!("{path:?} is no name of a file"));
     }
     Ok(())
+}
+
+/// The file that `path` leads to, however it is spelled, be it there or not.
+fn target(path: &Path) -> PathBuf {
+    let place = || Some(folder(path).canonicalize().ok()?.join(path.file_name()?));
+    path.canonicalize().ok().or_else(place).unwrap_or_else(|| path.to_owned())
+}
+
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
 }
 
 fn loads(suite: &Suite, only: &[String], wanted_kinds: &[String]) -> Result<Vec<Load>, String> {
@@ -361,6 +376,8 @@ mod tests {
         assert_eq!(all[..3], ["rc", "gc", "dumpster"]);
         assert_eq!(all.len(), 7);
         assert_eq!(word("gc --features=peers --collectors boa_gc,gc"), ["gc", "boa_gc"]);
+        let named = word("gc --features=peers --collectors bacon_rajan_cc");
+        assert_eq!(named, ["bacon_rajan_cc"]);
         assert!(word("--features peers").contains(&"mimalloc"));
         if !cfg!(feature = "peers") {
             assert_eq!(word("gc"), ["rc", "gc"]);
@@ -397,9 +414,20 @@ mod tests {
             "--html no/such/folder/page.html",
             "--json /",
             "--html=",
+            "--json one --html one",
+            "--json ./one --html src/../one",
+            "--json bench-report.html",
+            "--json ./Cargo.toml --html Cargo.toml",
         ] {
             assert!(command(line).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn the_page_and_the_figures_are_two_files() {
+        assert!(command("--json one --html one").unwrap_err().contains("both be one"));
+        assert_eq!(run("--json one --html src/one").json, Some(PathBuf::from("one")));
+        assert!(run("--json bench-report.html --no-html").html.is_none());
     }
 
     #[test]

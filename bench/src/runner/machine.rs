@@ -2,6 +2,7 @@
 //!
 //! Everything is best effort; what cannot be found out is left out.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -18,7 +19,7 @@ pub(crate) fn facts(contenders: &[&Contender], profile: &str, rustflags: &str) -
     let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
     let mut facts: Facts = vec![
         ("date".to_owned(), now.replace('T', " ").replace('Z', " UTC")),
-        ("command".to_owned(), command_line(std::env::args())),
+        ("command".to_owned(), command_line(std::env::args_os())),
         ("cargo profile".to_owned(), profile.to_owned()),
     ];
     let mut add = |name: &str, text: Option<String>| {
@@ -40,8 +41,8 @@ pub(crate) fn facts(contenders: &[&Contender], profile: &str, rustflags: &str) -
     facts
 }
 
-/// The arguments as they can be given again.
-fn command_line(mut arguments: impl Iterator<Item = String>) -> String {
+/// The arguments as they can be given again, but for bytes that are no text.
+fn command_line(mut arguments: impl Iterator<Item = OsString>) -> String {
     arguments.next();
     let mut line = "cargo run --release -p bench".to_owned();
     if cfg!(feature = "peers") {
@@ -52,6 +53,7 @@ fn command_line(mut arguments: impl Iterator<Item = String>) -> String {
     }
     for (index, argument) in arguments.enumerate() {
         line.push_str(if index == 0 { " -- " } else { " " });
+        let argument = argument.to_string_lossy();
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_=.,/".contains(c);
         if !argument.is_empty() && argument.chars().all(plain) {
             line.push_str(&argument);
@@ -117,17 +119,26 @@ fn output(program: &str, arguments: &[&str]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
     use super::super::suite::SUITES;
     use super::*;
 
     #[test]
     fn the_command_can_be_given_again() {
-        let line = |words: &[&str]| command_line(words.iter().map(|word| (*word).to_owned()));
+        let line = |words: &[&str]| command_line(words.iter().map(OsString::from));
         assert!(line(&["/t/bench"]).starts_with("cargo run --release -p bench"));
         assert!(
             line(&["/t/bench", "--quick", "--only", "a*"]).ends_with(" -- --quick --only 'a*'")
         );
         assert!(line(&["/t/bench", "it's"]).ends_with(r"-- 'it'\''s'"));
+    }
+
+    #[test]
+    fn an_argument_that_is_no_text_is_shown_as_well_as_it_can_be() {
+        let words = [b"bench".to_vec(), b"--html".to_vec(), b"\xff.html".to_vec()];
+        let line = command_line(words.into_iter().map(OsString::from_vec));
+        assert!(line.ends_with(" -- --html '\u{fffd}.html'"), "{line}");
     }
 
     #[test]

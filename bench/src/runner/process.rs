@@ -1,10 +1,13 @@
 //! One run of one worker: started, watched, ended in time, its words read. No unsafe here.
 //!
 //! Resident memory is read from outside, every few milliseconds, so that the worker needs no
-//! thread of its own for it. The worker gets no input and shares nothing with the runner.
+//! thread of its own for it. The worker gets no input and shares nothing with the runner; of the
+//! environment it gets what sets no allocator.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufReader, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -23,6 +26,20 @@ const SAMPLES: usize = 400;
 
 /// What is kept of what a worker writes to stdout or stderr.
 const WORDS: u64 = 1 << 20;
+
+/// How the variables begin that an allocator or a worker reads. Set by the user, for another
+/// program maybe, they would change one contender and not its neighbours.
+const SETTINGS: [&str; 9] = [
+    "BENCH_",
+    "GLIBC_TUNABLES",
+    "MALLOC_",
+    "MIMALLOC_",
+    "POOLALLOC_",
+    "RPMALLOC_",
+    "SNMALLOC_",
+    "TCMALLOC_",
+    "_RJEM_MALLOC_CONF",
+];
 
 /// One run of one worker.
 #[derive(Debug, Clone)]
@@ -173,12 +190,26 @@ fn page_size() -> f64 {
     found.map_or(4096.0, |pair| pair[1] as f64)
 }
 
-/// The command that runs a workload.
+/// Those of `names` that set an allocator or a worker, in order: what workers do not inherit.
+pub(crate) fn settings(names: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let begins = |name: &OsString, with: &str| {
+        let start = name.as_bytes().get(..with.len());
+        // mimalloc does not ask for capitals.
+        start.is_some_and(|start| start.eq_ignore_ascii_case(with.as_bytes()))
+    };
+    let mut found: Vec<OsString> =
+        names.filter(|name| SETTINGS.iter().any(|with| begins(name, with))).collect();
+    found.sort();
+    found
+}
+
+/// The command that runs a workload, with the runner's environment but `left_out`.
 pub(crate) fn command(
     worker: &Path,
     load: &str,
     quick: bool,
     seed: u64,
+    left_out: &[OsString],
     environment: &[(&str, &str)],
 ) -> Command {
     let mut command = Command::new(worker);
@@ -186,12 +217,17 @@ pub(crate) fn command(
     if quick {
         command.arg("--quick");
     }
+    for name in left_out {
+        command.env_remove(name);
+    }
+    // After that: what a contender is given may bear a name that was left out.
     command.envs(environment.iter().copied());
     command
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::suite::SUITES;
     use super::*;
 
     fn shell(script: &str, limit: Duration) -> Run {
@@ -230,6 +266,66 @@ mod tests {
         assert!(problem.starts_with("no report"), "{problem}");
         let problem = run(Command::new("/nonexistent/worker"), LONG).outcome.unwrap_err();
         assert!(problem.starts_with("did not start"), "{problem}");
+    }
+
+    #[test]
+    fn variables_that_set_an_allocator_or_a_worker_are_found() {
+        let found = settings(
+            [
+                "POOLALLOC_TRACE",
+                "PATH",
+                "MALLOC_ARENA_MAX",
+                "MALLOC_CONF",
+                "_RJEM_MALLOC_CONF",
+                "GLIBC_TUNABLES",
+                "BENCH_LATENCY",
+                "mimalloc_verbose",
+                "TCMALLOC_HPAA_CONTROL",
+                "SNMALLOC_A",
+                "RPMALLOC_A",
+                "MY_MALLOC_A",
+                "BENCH",
+                "HOME",
+            ]
+            .map(OsString::from)
+            .into_iter(),
+        );
+        let expected = [
+            "BENCH_LATENCY",
+            "GLIBC_TUNABLES",
+            "MALLOC_ARENA_MAX",
+            "MALLOC_CONF",
+            "POOLALLOC_TRACE",
+            "RPMALLOC_A",
+            "SNMALLOC_A",
+            "TCMALLOC_HPAA_CONTROL",
+            "_RJEM_MALLOC_CONF",
+            "mimalloc_verbose",
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_worker_gets_its_own_settings_and_not_those_of_the_user() {
+        let left_out = ["GLIBC_TUNABLES", "POOLALLOC_TRACE"].map(OsString::from);
+        let own = [("GLIBC_TUNABLES", "a=0"), ("BENCH_COLLECTOR", "gc")];
+        let command = command(Path::new("worker"), "pair", false, 1, &left_out, &own);
+        let given: Vec<_> = command.get_envs().collect();
+        let text = |text: &'static str| std::ffi::OsStr::new(text);
+        let expected = [
+            (text("BENCH_COLLECTOR"), Some(text("gc"))),
+            (text("GLIBC_TUNABLES"), Some(text("a=0"))),
+            (text("POOLALLOC_TRACE"), None),
+        ];
+        assert_eq!(given, expected);
+    }
+
+    #[test]
+    fn what_a_contender_is_given_is_left_out_where_the_user_set_it() {
+        let contenders = SUITES.iter().flat_map(|suite| suite.contenders);
+        for (name, _) in contenders.flat_map(|contender| contender.environment) {
+            assert_eq!(settings([OsString::from(name)].into_iter()), [*name]);
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! none always comes after the same one: memory that one has given back is cheaper for the next. A
 //! cell that failed is not run again.
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
@@ -17,8 +18,8 @@ use super::process::{self, Run};
 /// Every run: by workload, then contender, then round.
 pub(crate) type Runs = Vec<Vec<Vec<Run>>>;
 
-/// Runs everything, telling on stderr how far it is.
-pub(crate) fn measure(arguments: &Arguments, workers: &Workers) -> Runs {
+/// Runs everything, telling on stderr how far it is. Workers do not get the variables `left_out`.
+pub(crate) fn measure(arguments: &Arguments, workers: &Workers, left_out: &[OsString]) -> Runs {
     let (loads, contenders) = (&arguments.loads, &arguments.contenders);
     let mut runs: Runs = vec![vec![Vec::new(); contenders.len()]; loads.len()];
     let mut progress = Progress::new(most(arguments.rounds), loads.len() * contenders.len());
@@ -45,6 +46,7 @@ pub(crate) fn measure(arguments: &Arguments, workers: &Workers) -> Runs {
                     load.name,
                     arguments.quick,
                     arguments.seed,
+                    left_out,
                     contender.environment,
                 );
                 let run = process::run(command, arguments.timeout);

@@ -215,7 +215,7 @@ static GC: Suite = Suite {
         gc_peer("rust-gc", "gc", &[("BENCH_COLLECTOR", "gc")], ""),
         gc_peer("rust-cc", "rust-cc", &[("BENCH_COLLECTOR", "rust-cc")], ""),
         gc_peer(
-            "bacon_rajan",
+            "bacon_rajan_cc",
             "bacon_rajan_cc",
             &[("BENCH_COLLECTOR", "bacon_rajan_cc")],
             "collected every 10,000 nodes",
@@ -349,6 +349,17 @@ mod tests {
             assert!(!loads.is_empty());
             let names: HashSet<_> = loads.iter().map(|load| load.name).collect();
             assert_eq!(names.len(), loads.len());
+        }
+    }
+
+    #[test]
+    fn a_collector_of_others_bears_the_name_of_its_package() {
+        for contender in GC.contenders {
+            if let Source::Package { name, .. } = contender.source {
+                // The package `gc` would be taken for what is compared here.
+                let expected = if name == "gc" { "rust-gc" } else { name };
+                assert_eq!(contender.name, expected);
+            }
         }
     }
 
