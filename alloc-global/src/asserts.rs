@@ -22,7 +22,11 @@ use baseline::{UPDATE, baseline_file, judge_baseline};
 #[cfg(feature = "report")]
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::env;
+#[cfg(feature = "report")]
+use std::ffi::OsString;
 use std::fmt::Write as _;
+#[cfg(feature = "report")]
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 /// What a measurement may come to.
@@ -287,15 +291,23 @@ fn profile(body: Snapshot) -> Option<PathBuf> {
     static FAILURES: AtomicU32 = AtomicU32::new(0);
     // Relaxed: a number.
     let number = FAILURES.fetch_add(1, Relaxed);
-    let template = folder.join(format!("assert-%e-%p-{number}.pb.gz"));
+    let template = template_of(&folder).join(format!("assert-%e-%p-{number}.pb.gz"));
     let report = Report { snapshot: Some(body), ..Report::of_process() };
-    match write(template.to_str()?, &report, &NoSymbols) {
+    match write(template, &report, &NoSymbols) {
         Ok(path) => Some(path),
         Err(error) => {
             eprintln!("poolalloc: {error}");
             None
         }
     }
+}
+
+/// A template that stands for this path: each `%` in it is written twice.
+#[cfg(feature = "report")]
+fn template_of(path: &Path) -> PathBuf {
+    let bytes = path.as_os_str().as_bytes().iter();
+    let twice = |&byte: &u8| std::iter::repeat_n(byte, if byte == b'%' { 2 } else { 1 });
+    OsString::from_vec(bytes.flat_map(twice).collect()).into()
 }
 
 #[cfg(not(feature = "report"))]

@@ -4,15 +4,18 @@
 //! mappings.
 //!
 //! It trusts the file's layout no further than its magic, version and length. A writer that cuts
-//! its own file short ends the reader; nobody else may write it.
+//! its own file short ends the reader; nobody else may write it. Paths are bytes: one mapped file
+//! whose name is not Unicode does not hide the others.
 
 use crate::futex;
 use crate::live_layout::{LEN, Live, LiveFrame};
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{env, thread};
@@ -42,6 +45,10 @@ unsafe impl Send for LiveReader {}
 
 impl LiveReader {
     /// Opens a statistics file.
+    ///
+    /// The file stays mapped while the reader lives. A writer that truncates it ends the program
+    /// that reads with `SIGBUS` at the next frame: open only files of programs that you trust.
+    /// `alloc_global` itself never truncates its file.
     ///
     /// # Errors
     ///
@@ -77,12 +84,13 @@ impl LiveReader {
         }
         let folders = env::var_os("XDG_RUNTIME_DIR").into_iter().chain(["/dev/shm".into()]);
         let named = folders.map(|folder| Path::new(&folder).join(format!("poolalloc-{pid}")));
-        let maps = fs::read_to_string(process.join("maps")).unwrap_or_default();
-        // A file that an earlier process of this number left behind is not that of this one.
-        let named = named.filter_map(|path| LiveReader::open(path).ok());
-        let mut named = named.filter(|reader| reader.live().pid.load(Relaxed) == u64::from(pid));
-        let mut mapped = shared_files(&maps).filter_map(|path| LiveReader::open(path).ok());
-        named.next().or_else(|| mapped.next()).ok_or_else(|| {
+        let maps = fs::read(process.join("maps")).unwrap_or_default();
+        let mapped = shared_files(&maps).map(Path::to_owned);
+        let files = named.chain(mapped).filter_map(|path| LiveReader::open(path).ok());
+        // A file that an earlier process of this number left behind is not that of this one; nor is
+        // what a child of fork has mapped of its parent's, or who reads, of another's.
+        let mut own = files.filter(|reader| reader.live().pid.load(Relaxed) == u64::from(pid));
+        own.next().ok_or_else(|| {
             error(format!(
                 "process {pid} publishes no statistics: start it with POOLALLOC_STATS_FILE=1"
             ))
@@ -136,27 +144,59 @@ impl Drop for LiveReader {
 }
 
 /// Files in a list of mappings that are shared and writable, as `/proc/PID/maps` has them.
-fn shared_files(maps: &str) -> impl Iterator<Item = &str> {
-    maps.lines().filter_map(|line| {
-        let mut words = line.splitn(6, ' ');
+fn shared_files(maps: &[u8]) -> impl Iterator<Item = &Path> {
+    maps.split(|byte| *byte == b'\n').filter_map(|line| {
+        let mut words = line.splitn(6, |byte| *byte == b' ');
         let access = words.nth(1)?;
-        let path = words.nth(3)?.trim_start();
-        (access == "rw-s" && path.starts_with('/') && !path.ends_with(" (deleted)")).then_some(path)
+        let path = words.nth(3)?.trim_ascii_start();
+        let is_there = path.starts_with(b"/") && !path.ends_with(b" (deleted)");
+        (access == b"rw-s" && is_there).then_some(Path::new(OsStr::from_bytes(path)))
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::live_layout::{MAGIC, VERSION};
 
     #[test]
     fn shared_files_are_found_among_mappings() {
-        let maps = "7f00-7f01 rw-s 00000000 00:1a 23                         /dev/shm/a b\n\
+        let maps = b"7f00-7f01 rw-s 00000000 00:1a 23                         /dev/shm/a b\n\
                     7f02-7f03 rw-p 00000000 00:1a 24                         /lib/b\n\
                     7f04-7f05 rw-s 00000000 00:1a 25                         /gone (deleted)\n\
                     7f06-7f07 rw-s 00000000 00:00 0 \n\
-                    7f08-7f09 r--s 00000000 00:1a 26                         /c\n";
-        assert_eq!(shared_files(maps).collect::<Vec<_>>(), ["/dev/shm/a b"]);
+                    7f08-7f09 r--s 00000000 00:1a 26                         /c\n\
+                    7f0a-7f0b rw-s 00000000 00:1a 27                         /d\xFF\n";
+        let paths = [Path::new("/dev/shm/a b"), Path::new(OsStr::from_bytes(b"/d\xFF"))];
+        assert_eq!(shared_files(maps).collect::<Vec<_>>(), paths);
+    }
+
+    /// A statistics file of a process, named by bytes.
+    fn write_file(name: &[u8], pid: u64) -> PathBuf {
+        let words = [MAGIC, VERSION, LEN as u64, pid].map(u64::to_ne_bytes).concat();
+        let number = std::process::id().to_string();
+        let name = [b"poolalloc-", name, b"-", number.as_bytes()].concat();
+        let path = env::temp_dir().join(OsStr::from_bytes(&name));
+        fs::write(&path, [words, vec![0; LEN - 32]].concat()).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_mapped_file_is_that_of_the_process_in_it() {
+        let own = std::process::id();
+        // As a child of fork has it, and who reads another process's.
+        let other = write_file(b"of-another", u64::from(own) + 1);
+        let _mapped = LiveReader::open(&other).unwrap();
+        let found = LiveReader::of_process(own);
+        assert!(found.as_ref().map_or(true, |found| found.path() != other), "{found:?}");
+        // Its own is found behind that, though its name is not Unicode.
+        let named = write_file(b"not-unicode-\xFF", own.into());
+        let _mapped = LiveReader::open(&named).unwrap();
+        let found = LiveReader::of_process(own).unwrap();
+        assert_eq!(found.path(), named);
+        for path in [other, named] {
+            fs::remove_file(path).unwrap();
+        }
     }
 
     #[test]

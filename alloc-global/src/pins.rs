@@ -197,18 +197,20 @@ impl Holder<'_> {
 /// Threads named for a heap.
 const THREADS: usize = 8;
 
+/// The name of a thread. A longer one was cut after 15 bytes, perhaps within a character.
+fn name_of(thread: u32) -> Option<String> {
+    let name = std::fs::read(format!("/proc/self/task/{thread}/comm")).ok()?;
+    Some(String::from_utf8_lossy(name.trim_ascii_end()).into_owned())
+}
+
 /// The names of the threads that take blocks from each heap.
 fn threads() -> Vec<Vec<String>> {
     let mut all = vec![Vec::new(); HEAPS];
-    let name = |thread: u32| {
-        let name = std::fs::read_to_string(format!("/proc/self/task/{thread}/comm")).ok()?;
-        Some(name.trim_end().to_owned())
-    };
     let process = std::process::id();
-    let program = name(process);
+    let program = name_of(process);
     caches::for_each_thread(|heap, thread| {
         // One that ended unseen has no name any more.
-        let (Some(names), Some(own)) = (all.get_mut(usize::from(heap)), name(thread)) else {
+        let (Some(names), Some(own)) = (all.get_mut(usize::from(heap)), name_of(thread)) else {
             return;
         };
         names.push(match own {
@@ -327,6 +329,18 @@ mod tests {
         assert_eq!(pins[0].threads, threads[0]);
         assert!(pins[0].to_string().ends_with(": blocks of 64 bytes, heap 0 (main, 3 more)"));
         assert!(pins[1].to_string().ends_with(": blocks of 8 bytes, heap 1"), "{}", pins[1]);
+    }
+
+    #[test]
+    fn a_name_that_was_cut_within_a_character_is_a_name() {
+        // 15 bytes end after the first of the two of the last letter.
+        let thread = std::thread::Builder::new().name("fourteen bytes\u{E9}".to_owned());
+        let named = thread.spawn(|| {
+            let own = std::fs::read_link("/proc/thread-self").unwrap();
+            name_of(own.file_name().unwrap().to_str().unwrap().parse().unwrap())
+        });
+        assert_eq!(named.unwrap().join().unwrap().as_deref(), Some("fourteen bytes\u{FFFD}"));
+        assert_eq!(name_of(0), None);
     }
 
     #[test]

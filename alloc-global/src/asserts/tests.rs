@@ -71,6 +71,21 @@ fn a_failure_shows_counts_and_what_else_there_is() {
     assert!(full.contains("parse.rs:7") && full.ends_with("profile: target/a.pb.gz"), "{full}");
 }
 
+#[cfg(feature = "report")]
+#[test]
+fn folders_of_profiles_keep_their_percent_signs() {
+    let bytes = OsString::from_vec(b"/\xFF 100%/%p/%e%%t%".to_vec());
+    for path in [Path::new("/a/b"), Path::new("/a%p/%e-%%/%"), Path::new(&bytes)] {
+        let report = crate::report::Report::of_process();
+        let template = template_of(path).join("a.txt");
+        // There is no such folder: the error names the file that it would have been.
+        let error = crate::report::write(&template, &report, &crate::report::NoSymbols);
+        let error = error.expect_err("nothing there").to_string();
+        let path = path.join("a.txt").display().to_string();
+        assert!(error.starts_with(&format!("cannot write report {path}: ")), "{error}");
+    }
+}
+
 #[test]
 fn a_baseline_fails_what_is_above_it_and_notes_what_is_below() {
     let text = baseline_text(&stats());

@@ -88,6 +88,9 @@ fn register() -> bool {
 /// format, and `1` stands for one screen of text on standard error; places in it are those of
 /// [`write()`](super::write()). Two paths at most, those of the environment among them.
 ///
+/// A relative path is resolved when the file is written: a program that changes its folder
+/// (`chdir`) until then writes elsewhere.
+///
 /// Of what was not switched on there is nothing in it: see [`start_sampling`](crate::start_sampling),
 /// [`start_latency`](crate::start_latency) and [`start_time_line`](super::start_time_line).
 ///

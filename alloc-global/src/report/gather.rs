@@ -34,7 +34,9 @@ impl Report {
     /// The profile is there if blocks were sampled or traced, latencies if calls were timed, the
     /// time line if `POOLALLOC_REPORT` or [`start_time_line`](super::start_time_line) asked for it.
     /// Walks all pools while other threads wait at their slow paths: milliseconds per GiB of
-    /// arenas. It names no call site: the formats do, by the symbols that they are given.
+    /// arenas. With a profile all call sites and, twice, all live blocks on record are copied
+    /// besides: some 2 us a call site, 413 ms were measured at 213,000 of them. It names no call
+    /// site: the formats do, by the symbols that they are given.
     ///
     /// ```
     /// use alloc_global::DebugInfo;

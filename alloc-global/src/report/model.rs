@@ -1,7 +1,8 @@
 //! What a report is made of: one value that all formats are written from.
 //!
-//! Each part that something else must have been switched on for is an `Option`, and a format leaves
-//! out what is `None`. Times of pauses and latencies are in nanoseconds, sizes in bytes.
+//! Each part that something else must have been switched on for is an `Option`, but for the time
+//! line, which is empty then; a format leaves out what is `None`. Times of pauses and latencies are
+//! in nanoseconds, sizes in bytes.
 //!
 //! What it does not do: gather anything but what is always known ([`Report::of_process`]); see
 //! [`Report::gather`].
@@ -157,7 +158,7 @@ impl Report {
     /// [`gather`](Report::gather) fills them. Walks all pools and reads a few files of `/proc`.
     pub fn of_process() -> Report {
         let taken = SystemTime::now();
-        let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        let maps = text_of("/proc/self/maps").unwrap_or_default();
         Report {
             stats: crate::stats(),
             memory: crate::memory(),
@@ -207,14 +208,20 @@ impl Report {
 fn program() -> String {
     Some(profile::program())
         .filter(|path| !path.is_empty())
-        .or_else(|| std::env::args().next())
+        .or_else(|| std::env::args_os().next().map(|name| name.to_string_lossy().into_owned()))
         .unwrap_or_default()
+}
+
+/// A file of the system's as text. Names in it need not be Unicode: a mapped file's, or one of a
+/// thread that was cut within a character.
+fn text_of(path: &str) -> Option<String> {
+    std::fs::read(path).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// How long this process has run.
 fn age() -> Option<Duration> {
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
+    let stat = text_of("/proc/self/stat")?;
+    let uptime = text_of("/proc/uptime")?;
     let uptime: f64 = uptime.split_whitespace().next()?.parse().ok()?;
     // The name, in parentheses, may hold anything; the beginning, in hundredths of a second, is field 22.
     let begin: f64 = stat.rsplit(')').next()?.split_whitespace().nth(19)?.parse().ok()?;
@@ -261,6 +268,25 @@ not a mapping at all
             path: "/usr/bin/with space".to_owned(),
         };
         assert_eq!(executable(maps), [expected]);
+    }
+
+    #[test]
+    fn names_that_are_not_unicode_hide_nothing() {
+        // What `stat` begins with is the name of the process's first thread.
+        let name = std::fs::read("/proc/self/comm").expect("a name");
+        std::fs::write("/proc/self/comm", b"caf\xC3").expect("written");
+        let age = age();
+        let stat = std::fs::read("/proc/self/stat").expect("read");
+        std::fs::write("/proc/self/comm", name.trim_ascii_end()).expect("written");
+        assert!(String::from_utf8(stat).is_err(), "the name is in it");
+        assert!(age.is_some());
+
+        // What a mapped file is called is in `maps` as it is.
+        let path = std::env::temp_dir().join(format!("poolalloc-maps-{}", std::process::id()));
+        std::fs::write(&path, b"7f00-7f01 r-xp 0 00:1a 23 /a\xFF\n").expect("written");
+        let maps = text_of(path.to_str().expect("text"));
+        std::fs::remove_file(&path).expect("removed");
+        assert_eq!(maps.as_deref(), Some("7f00-7f01 r-xp 0 00:1a 23 /a\u{FFFD}\n"));
     }
 
     #[test]

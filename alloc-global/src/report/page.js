@@ -18,6 +18,8 @@ function add(parent, tag, attributes = {}, ...children) {
 }
 const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const sum = (items, of) => items.reduce((total, item) => total + of(item), 0);
+/// At least 1. Not `Math.max(...values)`: a call has room for some 100,000 arguments, and lists may be longer.
+const greatest = (items, of) => items.reduce((most, item) => Math.max(most, of(item)), 1);
 const percent = (part, whole) => whole ? 100 * part / whole : 0;
 
 function scaled(value, step, units, digits = 1) {
@@ -172,7 +174,7 @@ function heatmap(element, map) {
   const key = add(element, "ul", { class: "key" });
   const canvas = add(element, "canvas", { tabindex: 0, role: "img", "aria-label": "pools of each arena" });
   const output = add(element, "output", {}, "Point at a pool.");
-  const left = 118, across = Math.max(1, ...map.arenas.map(arena => arena.pools.length));
+  const left = 118, across = greatest(map.arenas, arena => arena.pools.length);
   const high = map.arenas.length > 60 ? 6 : 16;
   const width = () => (canvas.clientWidth - left) / across;
 
@@ -263,7 +265,7 @@ function requested(element, rows) {
     classes.set(row.class_size, sums);
   }
   const list = [...classes.values()].sort((a, b) => a.size - b.size);
-  const most = Math.max(...list.map(row => row.taken));
+  const most = greatest(list, row => row.taken);
   const key = add(element, "ul", { class: "key" });
   for (const [color, name] of [["--c1", "requested"], ["--c2", "lost to rounding"]]) {
     const item = add(key, "li");
@@ -284,10 +286,11 @@ function requested(element, rows) {
 /// Who loses most to rounding, and what another class would save.
 function rounding(element, classes) {
   const sites = new Map(report.profile ? report.profile.sites.map(site => [site.stack.join(), site]) : []);
-  const name = one => sites.has(one.stack.join()) ? siteName(report.profile, sites.get(one.stack.join())) : "[unknown]";
+  const none = report.profile && report.profile.left_out ? "[left out]" : "[unknown]";
+  const name = one => sites.has(one.stack.join()) ? siteName(report.profile, sites.get(one.stack.join())) : none;
   const within = (value, error) => error ? `${bytes(value)} ± ${bytes(error)}` : bytes(value);
   const better = one => one ? `${count(one.size)}: ${within(one.saved_bytes, one.saved_bytes_error)}` : "";
-  const error = Math.hypot(...classes.map(row => row.lost_bytes_error));
+  const error = classes.reduce((all, row) => Math.hypot(all, row.lost_bytes_error), 0);
   add(element, "h2", {}, `Lost to rounding: ${within(sum(classes, row => row.lost_bytes), error)}`);
   add(element, "p", {}, "A class more, or another size for this one, would save so much. Up to 512 bytes there is a class for every " +
     "8 bytes, so there is nothing to be gained.");
@@ -298,11 +301,22 @@ function rounding(element, classes) {
   ], classes, 8);
 }
 
+/// What is said where a page has not all call sites.
+function leftOut(element, profile) {
+  const rest = profile.left_out;
+  if (!rest) return;
+  add(element, "p", { class: "note" },
+    `The largest ${count(profile.sites.length)} call sites are in this page. ${count(rest.sites)} more are left out: together ` +
+    `${bytes(rest.live_bytes)} live in ${count(rest.live_blocks)} blocks, ${bytes(rest.alloc_bytes)} allocated in ` +
+    `${count(rest.allocs)} blocks; nothing was freed of ${count(rest.never_freed)} of them. The report as JSON has all.`);
+}
+
 /// The same by call site, where only the profile knows what was requested.
 function requestedBySite(element, profile) {
+  leftOut(element, profile);
   const lost = site => site.live_lost_bytes;
   const rows = profile.sites.filter(site => site.live_blocks > 0).sort((a, b) => lost(b) - lost(a));
-  const most = Math.max(1, ...rows.map(site => site.live_bytes));
+  const most = greatest(rows, site => site.live_bytes);
   longTable(element, [
     ["call site", site => siteName(profile, site), false], ["live blocks", site => count(site.live_blocks), true],
     ["mean request", site => bytes(site.live_requested_bytes / site.live_blocks), true],
@@ -347,7 +361,7 @@ function colorKey(parent, names) {
 function latency(element, paths) {
   const tails = [0, 0.9, 0.99, 0.999, 0.9999, 0.99999];
   const end = tails.length - 1, across = quantile => Math.min(1, -Math.log10(1 - quantile) / end);
-  const longest = Math.max(1, ...paths.map(path => path.max_ns));
+  const longest = greatest(paths, path => path.max_ns);
   const decades = Math.max(1, Math.ceil(Math.log10(longest)));
   const up = ns => Math.log10(Math.max(1, ns)) / decades;
   colorKey(element, paths.map(path => path.path));
@@ -410,10 +424,17 @@ function tree(profile) {
       METRICS.forEach(([, field], metric) => { node.values[metric] += site[field]; });
     }
   }
+  if (profile.left_out) {
+    const values = METRICS.map(([, field]) => profile.left_out[field]);
+    const name = "[left out]", title = `[${count(profile.left_out.sites)} call sites that are left out]`;
+    root.children.set(name, { name, title, values, children: new Map() });
+    values.forEach((value, metric) => { root.values[metric] += value; });
+  }
   return root;
 }
 
 function flame(element, profile) {
+  leftOut(element, profile);
   const root = tree(profile);
   let metric = 0, top = root;
   const press = choice(element, METRICS.map(([name]) => name), place => { metric = place; draw(); });
@@ -490,8 +511,9 @@ function sites(element, profile) {
 }
 
 function neverFreed(element, profile) {
+  leftOut(element, profile);
   const rows = profile.never_freed.map(place => profile.sites[place]).sort((a, b) => b.live_bytes - a.live_bytes);
-  const most = Math.max(1, ...rows.map(site => site.live_bytes));
+  const most = greatest(rows, site => site.live_bytes);
   longTable(element, [
     ["call site", site => siteName(profile, site), false], ["live", site => bytes(site.live_bytes), true],
     ["±", site => site.live_bytes_error ? bytes(site.live_bytes_error) : "", true],
@@ -505,7 +527,7 @@ function neverFreed(element, profile) {
 function timeLine(element, points) {
   const lines = [["live", "live_bytes"], ["mapped", "mapped_bytes"], ["resident", "resident_bytes"]];
   const first = points[0].ms, span = Math.max(1, points[points.length - 1].ms - first);
-  const most = Math.max(1, ...points.flatMap(point => lines.map(([, field]) => point[field])));
+  const most = greatest(points, point => greatest(lines, ([, field]) => point[field]));
   // A round step that gives four to eight lines.
   let step = 1024;
   while (most / step > 8) step *= 2;
@@ -533,7 +555,7 @@ function timeLine(element, points) {
 
 function pins(element, list) {
   const rows = [...list].sort((a, b) => b.would_return_bytes - a.would_return_bytes);
-  const most = Math.max(1, ...rows.map(pin => pin.would_return_bytes));
+  const most = greatest(rows, pin => pin.would_return_bytes);
   longTable(element, [
     ["call site", pin => pin.site, false], ["arenas", pin => count(pin.arenas), true],
     ["its blocks", pin => count(pin.blocks), true], ["their bytes", pin => bytes(pin.bytes), true],
@@ -555,7 +577,7 @@ function pauses(generation, longest) {
 }
 
 function gc(element, data) {
-  const longest = Math.max(1, ...data.generations.map(generation => generation.pause_max_ns));
+  const longest = greatest(data.generations, generation => generation.pause_max_ns);
   const numbered = data.generations.map((generation, number) => ({ number, ...generation }));
   table(element, [
     ["generation", row => `${row.number}`, true], ["collections", row => count(row.collections), true],
@@ -575,6 +597,7 @@ function gc(element, data) {
 
 function cost(element, profile) {
   const { stats, estimated, dropped } = profile;
+  const live = sum(profile.sites, site => site.live_samples) + (profile.left_out ? profile.left_out.live_samples : 0);
   const off = (estimate, exact) => exact ? `${(100 * (estimate / exact - 1)).toFixed(2)} %` : "";
   table(element, [
     ["", row => row[0]], ["by the sites", row => row[3](row[1]), true],
@@ -588,7 +611,7 @@ function cost(element, profile) {
     ["memory of the profile", bytes(profile.tool_bytes)],
     ["time to put this report together", report.tool_ns ? time(report.tool_ns) : "not measured"],
     ["sampling", profile.rate > 1 ? `one in ${bytes(profile.rate)}` : profile.rate === 1 ? "every block" : "nothing watched"],
-    ["samples behind what is live", count(sum(profile.sites, site => site.live_samples))],
+    ["samples behind what is live", count(live)],
     ["stacks without room", count(dropped.stacks)], ["blocks without room", count(dropped.blocks)],
     ["walks cut by the bound", count(dropped.truncated)], ["walks that met corrupt frames", count(dropped.corrupt)],
   ];
@@ -614,7 +637,9 @@ const sections = [
   ["flame", "Call sites", "The outermost call on top; width is the chosen metric. Click to zoom.", profiled,
     "No profile was on, or it saw nothing.", flame],
   ["leaks", "Never freed", "Call sites of which nothing on record was ever freed: leaks, and what the program needs to its end.",
-    profiled && profiled.never_freed.length ? profiled : null, "Every call site freed something, or no profile was on.", neverFreed],
+    profiled && profiled.never_freed.length ? profiled : null,
+    profiled && profiled.left_out ? "Every call site in this page freed something; others are left out." :
+      "Every call site freed something, or no profile was on.", neverFreed],
   ["timeline", "Memory over time", "Live bytes, arenas, and what is resident.", report.time_line, "No time line was recorded.", timeLine],
   ["pins", "What keeps arenas", "Call sites whose few blocks keep nearly empty arenas from going back to the system.",
     report.pins, "No nearly empty arena is held.", pins],

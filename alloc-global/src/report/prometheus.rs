@@ -10,7 +10,7 @@
 //! No unsafe here.
 
 use super::model::{GcGeneration, Latency, Report};
-use crate::{ClassStats, Stats};
+use crate::{ClassStats, Dropped, Stats, latency};
 use alloc_core::CLASSES;
 use hdrhistogram::Histogram;
 use std::fmt::{Display, Write};
@@ -20,7 +20,8 @@ use std::time::UNIX_EPOCH;
 /// The type that goes with [`prometheus`].
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Upper bounds of the buckets of latency, in nanoseconds: 1, 2.5 and 5 of each decade.
+/// Upper bounds of the buckets of latency, in nanoseconds: 1, 2.5 and 5 of each decade up to a
+/// millisecond, and beyond that 10 ms, 100 ms and 1 s.
 const BOUNDS_NS: [u64; 19] = [
     10,
     25,
@@ -60,9 +61,9 @@ pub fn prometheus(report: &Report) -> String {
     if let Some(classes) = report.classes.as_deref().filter(|classes| !classes.is_empty()) {
         self::classes(&mut text, classes, highest);
     }
-    profile(&mut text, report);
+    profile(&mut text, report, highest);
     if let Some(paths) = report.latency.as_deref().filter(|paths| !paths.is_empty()) {
-        latency(&mut text, paths);
+        latency(&mut text, paths, highest);
     }
     if let Some(gc) = &report.gc {
         if !gc.generations.is_empty() {
@@ -79,10 +80,22 @@ pub fn prometheus(report: &Report) -> String {
 /// Generations of the cycle collector that are told apart here; it has fewer.
 const GENERATIONS: usize = 8;
 
+/// Kinds of what the profile could not hold.
+const DROPPED: usize = 4;
+
+/// The paths whose latencies are told apart.
+const PATHS: usize = latency::Path::ALL.len();
+
+/// What may only rise of a path's latencies: the count of each bucket, of all, and their sum in
+/// nanoseconds.
+const LATENCIES: usize = BOUNDS_NS.len() + 2;
+
 /// The most that each counter was said to be (4).
 struct Highest {
     scalars: [AtomicU64; COUNTERS.len()],
     classes: [[AtomicU64; CLASSES]; 2],
+    dropped: [AtomicU64; DROPPED],
+    latencies: [[AtomicU64; LATENCIES]; PATHS],
     generations: [[AtomicU64; GENERATIONS]; 4],
 }
 
@@ -94,6 +107,8 @@ impl Highest {
         Highest {
             scalars: [const { AtomicU64::new(0) }; COUNTERS.len()],
             classes: [const { [const { AtomicU64::new(0) }; CLASSES] }; 2],
+            dropped: [const { AtomicU64::new(0) }; DROPPED],
+            latencies: [const { [const { AtomicU64::new(0) }; LATENCIES] }; PATHS],
             generations: [const { [const { AtomicU64::new(0) }; GENERATIONS] }; 4],
         }
     }
@@ -102,6 +117,12 @@ impl Highest {
     fn of(row: &[AtomicU64], place: usize, reading: u64) -> u64 {
         // Relaxed: a maximum of its own.
         row.get(place).map_or(reading, |most| most.fetch_max(reading, Relaxed).max(reading))
+    }
+
+    /// The row of a path's latencies; empty for one that is not known.
+    fn latencies(&self, path: &str) -> &[AtomicU64] {
+        let place = latency::Path::ALL.iter().position(|(_, name)| *name == path);
+        place.and_then(|place| self.latencies.get(place)).map_or(&[], |row| row.as_slice())
     }
 }
 
@@ -253,7 +274,7 @@ fn classes(text: &mut Text, classes: &[ClassStats], highest: &Highest) {
     }
 }
 
-fn profile(text: &mut Text, report: &Report) {
+fn profile(text: &mut Text, report: &Report, highest: &Highest) {
     if let Some(snapshot) = &report.snapshot {
         let help = "Mean bytes between two samples; 1 where every block is traced.";
         text.gauge("profile_period_bytes", help, snapshot.rate);
@@ -266,13 +287,19 @@ fn profile(text: &mut Text, report: &Report) {
         text.gauge("profile_sites", help, snapshot.sites.len());
         let help = "Bytes that the profile itself takes.";
         text.gauge("profile_memory_bytes", help, snapshot.tool_bytes);
-        let dropped = &snapshot.dropped;
+        let Dropped { stacks, blocks, truncated, corrupt } = snapshot.dropped;
         let help = "What bounded tables of the profile could not hold.";
         text.metric("profile_dropped_total", "counter", help);
-        text.sample("profile_dropped_total", &[("what", &"stacks")], dropped.stacks);
-        text.sample("profile_dropped_total", &[("what", &"blocks")], dropped.blocks);
-        text.sample("profile_dropped_total", &[("what", &"truncated")], dropped.truncated);
-        text.sample("profile_dropped_total", &[("what", &"corrupt")], dropped.corrupt);
+        let kinds: [(&str, u64); DROPPED] = [
+            ("stacks", stacks),
+            ("blocks", blocks),
+            ("truncated", truncated),
+            ("corrupt", corrupt),
+        ];
+        for (place, (what, value)) in kinds.into_iter().enumerate() {
+            let value = Highest::of(&highest.dropped, place, value);
+            text.sample("profile_dropped_total", &[("what", &what)], value);
+        }
     }
     if report.tool_ns > 0 {
         let help = "Time that putting this report together took.";
@@ -284,31 +311,41 @@ fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
 
-fn latency(text: &mut Text, paths: &[Latency]) {
+fn latency(text: &mut Text, paths: &[Latency], highest: &Highest) {
     let name = "latency_seconds";
     text.metric(name, "histogram", "How long calls took, by path.");
+    let bucket = &format!("{name}_bucket");
     for Latency { path, histogram } in paths {
-        let mut bounds = BOUNDS_NS.into_iter().peekable();
-        let mut below = 0;
-        let bucket = &format!("{name}_bucket");
-        for step in histogram.iter_recorded() {
-            while let Some(bound) = bounds.next_if(|&bound| bound < step.value_iterated_to()) {
-                text.sample(bucket, &[("path", path), ("le", &seconds(bound))], below);
-            }
-            below += step.count_at_value();
-        }
-        for bound in bounds {
+        // Each for itself: where no bucket was ever below the one before it, neither are the most
+        // that they were.
+        let row = highest.latencies(path);
+        for (place, (bound, below)) in below(histogram).into_iter().enumerate() {
+            let below = Highest::of(row, place, below);
             text.sample(bucket, &[("path", path), ("le", &seconds(bound))], below);
         }
-        text.sample(bucket, &[("path", path), ("le", &"+Inf")], histogram.len());
-        text.sample(&format!("{name}_sum"), &[("path", path)], sum(histogram));
-        text.sample(&format!("{name}_count"), &[("path", path)], histogram.len());
+        let count = Highest::of(row, BOUNDS_NS.len(), histogram.len());
+        let sum = Highest::of(row, BOUNDS_NS.len() + 1, sum(histogram));
+        text.sample(bucket, &[("path", path), ("le", &"+Inf")], count);
+        text.sample(&format!("{name}_sum"), &[("path", path)], seconds(sum));
+        text.sample(&format!("{name}_count"), &[("path", path)], count);
     }
 }
 
-/// All values together, in seconds, as exact as the histogram's cells. Summed as whole numbers:
+/// The bounds, each with how many values are not above it.
+fn below(histogram: &Histogram<u64>) -> [(u64, u64); BOUNDS_NS.len()] {
+    let mut steps = histogram.iter_recorded().peekable();
+    let mut below = 0;
+    BOUNDS_NS.map(|bound| {
+        while let Some(step) = steps.next_if(|step| step.value_iterated_to() <= bound) {
+            below += step.count_at_value();
+        }
+        (bound, below)
+    })
+}
+
+/// All values together, in nanoseconds, as exact as the histogram's cells. Summed as whole numbers:
 /// those do not step back when another value comes in.
-fn sum(histogram: &Histogram<u64>) -> f64 {
+fn sum(histogram: &Histogram<u64>) -> u64 {
     let steps = histogram.iter_recorded();
     let sum: u128 = steps
         .map(|step| {
@@ -316,7 +353,8 @@ fn sum(histogram: &Histogram<u64>) -> f64 {
             u128::from(middle) * u128::from(step.count_at_value())
         })
         .sum();
-    sum as f64 / 1e9
+    // Some 600 years of calls.
+    u64::try_from(sum).unwrap_or(u64::MAX)
 }
 
 fn generations(text: &mut Text, generations: &[GcGeneration], highest: &Highest) {

@@ -167,6 +167,36 @@ fn no_counter_steps_back_while_threads_work() {
 }
 
 #[test]
+fn no_counter_steps_back_where_an_older_report_comes_later() {
+    let mut older = testing::report();
+    older.pid = std::process::id();
+    let mut newer = older.clone();
+    for latency in newer.latency.iter_mut().flatten() {
+        latency.histogram.record_n(3, 1_000).expect("within its bounds");
+        latency.histogram.record_n(400_000_000, 10).expect("within its bounds");
+    }
+    let dropped = &mut newer.snapshot.as_mut().expect("a profile").dropped;
+    *dropped = Dropped { stacks: 1 << 40, blocks: 1 << 41, truncated: 1 << 42, corrupt: 1 << 43 };
+    newer.gc.as_mut().expect("collections").generations[0].collections += 1;
+    let highest = Highest::new();
+    let [before, now] = [&newer, &older].map(|report| {
+        let mut text = Text(String::new());
+        profile(&mut text, report, &highest);
+        super::latency(&mut text, report.latency.as_deref().expect("paths"), &highest);
+        let generations = &report.gc.as_ref().expect("collections").generations;
+        super::generations(&mut text, generations, &highest);
+        rising(&text.0)
+    });
+    assert_eq!(before, now);
+    let paths = older.latency.as_ref().map_or(0, Vec::len);
+    assert!(before.len() > DROPPED + paths * LATENCIES, "{} counters", before.len());
+    // What of another process there was is not mixed in.
+    older.pid += 1;
+    let text = prometheus(&older);
+    assert!(!text.contains(&(1u64 << 40).to_string()), "{text}");
+}
+
+#[test]
 fn classes_are_labels_and_call_sites_are_not() {
     let report = testing::report();
     let text = prometheus(&report);

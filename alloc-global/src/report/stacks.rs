@@ -98,6 +98,19 @@ impl Resolved {
     /// Of the sites and the pins of a report: symbols are asked once.
     pub(super) fn of_report(report: &Report, symbols: &dyn Symbols) -> Resolved {
         let sites = report.snapshot.iter().flat_map(|snapshot| &snapshot.sites);
+        Resolved::with_pins(sites, report, symbols)
+    }
+
+    /// The same of some of its sites.
+    pub(super) fn of_sites(sites: &[&Site], report: &Report, symbols: &dyn Symbols) -> Resolved {
+        Resolved::with_pins(sites.iter().copied(), report, symbols)
+    }
+
+    fn with_pins<'s>(
+        sites: impl Iterator<Item = &'s Site>,
+        report: &'s Report,
+        symbols: &dyn Symbols,
+    ) -> Resolved {
         let pins = report.pins.iter().flatten().map(|pin| pin.stack.as_slice());
         Resolved::of_stacks(sites.map(|site| site.stack.as_slice()).chain(pins), symbols)
     }

@@ -1,9 +1,9 @@
 //! Reports in files: whole under their final name, or not there at all.
 //!
 //! ```text
-//! template --expand--> path        its ending: the format
+//! template --expand--> path             its ending: the format
 //!                       |
-//!   .NAME.PID.N.part  <-+-  written, synced, then renamed to the path; removed if anything fails
+//! .poolalloc.PID.N.part <-  written, synced, then renamed to the path; removed if anything fails
 //! ```
 //!
 //! 1. A file under the final name is whole. What was there before stays until then.
@@ -11,7 +11,7 @@
 //!    to keep.
 //! 3. A failure is one line on standard error, and nothing else: the program goes on.
 //!
-//! What it does not do: make folders. No unsafe here.
+//! What it does not do: make folders, or remove what others left behind. No unsafe here.
 
 use super::frame::Symbols;
 use super::model::Report;
@@ -188,8 +188,9 @@ fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
         return OpenOptions::new().write(true).open(path)?.write_all(bytes);
     }
-    let part = part(path)?;
-    let written = fill(&part, bytes).and_then(|()| fs::rename(&part, path));
+    // Before there is a part, nothing is ours to remove.
+    let (part, file) = begin(path)?;
+    let written = fill(file, bytes).and_then(|()| fs::rename(&part, path));
     if written.is_err() {
         // The first failure is the one to tell.
         let _ = fs::remove_file(&part);
@@ -197,24 +198,38 @@ fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
-fn fill(part: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).open(part)?;
+fn fill(mut file: File, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()
 }
 
-/// A name beside the final one, so that the rename stays within one file system. Different on every call.
+/// Parts that are tried before one is said to exist.
+const TRIES: usize = 1_000;
+
+/// A new part for this path. One that is there already is not ours: an earlier process of this
+/// number was killed, or another namespace has a process of this number.
+fn begin(path: &Path) -> io::Result<(PathBuf, File)> {
+    let mut tries = TRIES;
+    loop {
+        let part = part(path)?;
+        match OpenOptions::new().write(true).create_new(true).open(&part) {
+            Ok(file) => return Ok((part, file)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && tries > 1 => tries -= 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A name beside the final one, so that the rename stays within one file system. Different on every
+/// call, and short: the final name may be as long as names can be.
 fn part(path: &Path) -> io::Result<PathBuf> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    let Some(name) = path.file_name() else {
+    if path.file_name().is_none() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "no name of a file"));
-    };
+    }
     // Relaxed: only that no two calls get the same number matters.
     let number = NEXT.fetch_add(1, Relaxed);
-    let mut part = OsString::from(".");
-    part.push(name);
-    part.push(format!(".{}.{number}.part", std::process::id()));
-    Ok(path.with_file_name(part))
+    Ok(path.with_file_name(format!(".poolalloc.{}.{number}.part", std::process::id())))
 }
 
 #[cfg(test)]
@@ -320,6 +335,46 @@ mod tests {
         assert_eq!(path.file_name().map(OsStrExt::as_bytes), Some(&b"\xFF-4321.txt"[..]));
         assert!(fs::read_to_string(path).expect("a file").starts_with("poolalloc: "));
         assert_eq!(folder.names().len(), 1, "no part is left");
+    }
+
+    #[test]
+    fn what_others_left_behind_is_passed_by_and_stays() {
+        let folder = Folder::new("left");
+        let path = folder.path("a.txt");
+        // As an earlier process of this number would have left them: those that come next.
+        let next = part(Path::new(&path)).expect("a name");
+        let next = next.to_string_lossy().into_owned();
+        let (before, number) = next.trim_end_matches(".part").rsplit_once('.').expect("a number");
+        let number: usize = number.parse().expect("a number");
+        let left = |number: usize| format!("{before}.{number}.part");
+        // Other tests take numbers too.
+        for number in number..number + 200 {
+            fs::write(left(number), "not ours").expect("a file");
+        }
+        write(&path, &Report::of_process(), &NoSymbols).expect("written");
+        assert!(fs::read_to_string(&path).expect("a file").starts_with("poolalloc: "));
+        for number in number..number + 200 {
+            assert_eq!(fs::read_to_string(left(number)).expect("it stays"), "not ours");
+        }
+        // Where there is no end of them, it says so, and they stay.
+        for number in number + 200..number + 3 * TRIES {
+            fs::write(left(number), "not ours").expect("a file");
+        }
+        let error = write(&path, &Report::of_process(), &NoSymbols).expect_err("no room");
+        assert!(error.to_string().ends_with("File exists (os error 17)"), "{error}");
+        assert_eq!(folder.names().len(), 3 * TRIES + 1);
+    }
+
+    #[test]
+    fn the_longest_names_are_written() {
+        let folder = Folder::new("longest");
+        let name = format!("{}.txt", "n".repeat(251));
+        let path = write(folder.path(&name), &testing::report(), &NoSymbols).expect("written");
+        assert!(fs::read_to_string(path).expect("a file").starts_with("poolalloc: "));
+        // One more, and the part of it is gone too.
+        let error = write(folder.path(&format!("n{name}")), &testing::report(), &NoSymbols);
+        assert!(error.expect_err("too long").to_string().contains("File name too long"));
+        assert_eq!(folder.names(), [name]);
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod view;
 
 use alloc_global::LiveReader;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -31,7 +32,7 @@ const FRAME: Duration = Duration::from_millis(250);
 const USAGE: &str = "usage: poolalloc-top [--once] PID|PATH";
 
 fn main() -> ExitCode {
-    match run(std::env::args().skip(1)) {
+    match run(std::env::args_os().skip(1)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("poolalloc-top: {error}");
@@ -40,21 +41,25 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: impl Iterator<Item = String>) -> Result<(), String> {
+/// Arguments are the system's texts: a path need not be Unicode.
+fn run(args: impl Iterator<Item = OsString>) -> Result<(), String> {
     let (mut once, mut target) = (false, None);
     for arg in args {
-        match arg.as_str() {
+        let shown = arg.to_string_lossy();
+        match shown.as_ref() {
             "--once" => once = true,
             "--help" | "-h" => return print(&format!("{USAGE}\n{}\n", text::KEYS)),
-            _ if arg.starts_with('-') => return Err(format!("unknown option {arg}; {USAGE}")),
+            _ if shown.starts_with('-') => return Err(format!("unknown option {shown}; {USAGE}")),
             _ if target.is_some() => return Err(USAGE.to_owned()),
             _ => target = Some(arg),
         }
     }
     let target = target.ok_or(USAGE)?;
-    let reader = match target.parse() {
-        Ok(pid) => LiveReader::of_process(pid).map_err(|error| error.to_string())?,
-        Err(_) => LiveReader::open(&target).map_err(|error| format!("{target}: {error}"))?,
+    let reader = match target.to_str().and_then(|pid| pid.parse().ok()) {
+        Some(pid) => LiveReader::of_process(pid).map_err(|error| error.to_string())?,
+        None => {
+            LiveReader::open(&target).map_err(|error| format!("{}: {error}", target.display()))?
+        }
     };
     if once {
         let frame = reader.next_frame(ONCE).ok_or("the program does not answer")?;
@@ -126,6 +131,7 @@ fn handle(app: &mut App, key: KeyEvent) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::ffi::OsStringExt;
 
     fn press(app: &mut App, code: KeyCode) -> bool {
         handle(app, KeyEvent::new(code, KeyModifiers::NONE))
@@ -145,11 +151,16 @@ mod tests {
 
     #[test]
     fn what_cannot_be_shown_is_said() {
-        let said = |args: &[&str]| run(args.iter().map(|arg| (*arg).to_owned())).unwrap_err();
+        let said = |args: &[&str]| run(args.iter().map(|arg| (*arg).into())).unwrap_err();
         assert_eq!(said(&[]), USAGE);
         assert_eq!(said(&["1", "2"]), USAGE);
         assert_eq!(said(&["--fast"]), format!("unknown option --fast; {USAGE}"));
         assert_eq!(said(&["--once", "4294967295"]), "there is no process 4294967295");
         assert!(said(&["/nowhere/at/all"]).starts_with("/nowhere/at/all: "));
+        let name = OsString::from_vec(b"/nowhere/\xFF".to_vec());
+        assert!(run([name].into_iter()).unwrap_err().starts_with("/nowhere/\u{FFFD}: "));
+        let option = OsString::from_vec(b"-\xFF".to_vec());
+        let error = run([option].into_iter()).unwrap_err();
+        assert_eq!(error, format!("unknown option -\u{FFFD}; {USAGE}"));
     }
 }
