@@ -274,7 +274,13 @@ mod glibc {
             return;
         }
         let Ok(layout) = Layout::from_size_align(TRIGGER, align_of::<u128>()) else { return };
-        let look = || {
+        trimming(|| allocate_and_free(layout));
+    }
+
+    /// For what glibc does besides. The size of the layout is not 0.
+    fn allocate_and_free(layout: Layout) {
+        // It may find no memory, which is nobody's concern.
+        keeping_errno(|| {
             // Opaque, or the compiler sees that nobody uses the block and leaves both calls out.
             // SAFETY: the size is not 0.
             let block = core::hint::black_box(unsafe { System.alloc(layout) });
@@ -282,9 +288,7 @@ mod glibc {
                 // SAFETY: just allocated with this layout.
                 unsafe { System.dealloc(block, layout) };
             }
-        };
-        // It may find no memory, which is nobody's concern.
-        keeping_errno(|| trimming(look));
+        });
     }
 
     /// By how much glibc lengthens its heap beyond what is asked for.
@@ -417,11 +421,26 @@ mod glibc {
             set_pad(PAD);
         }
         let before = (block.addr() & !(PAGE_SIZE - 1)).saturating_sub(WINDOW);
-        if heap_end.saturating_sub(window) >= WINDOW
-            && (is_dense(before) || is_dense_behind(before))
-        {
-            huge::back_window(window, WINDOW);
+        if !is_dense(before) && !is_dense_behind(before) {
+            return;
         }
+        let is_whole = |heap_end: usize| heap_end.saturating_sub(window) >= WINDOW;
+        if is_whole(heap_end) {
+            huge::back_window(window, WINDOW, true);
+        } else if is_whole(lengthen(heap_end, end)) {
+            huge::back_window(window, WINDOW, heap_end + 2 * PAGE_SIZE <= window);
+        }
+    }
+
+    /// Has glibc lengthen the heap, in which `end` is the end of a block, by what it runs ahead. It
+    /// writes to one page at most beyond where it ended. Returns the new end.
+    fn lengthen(heap_end: usize, end: usize) -> usize {
+        let layout = Layout::from_size_align(heap_end - end + PAGE_SIZE, align_of::<u128>());
+        // It would be given back at once where caches are emptied.
+        if let (Ok(layout), 0) = (layout, TRIMMING.load(Relaxed)) {
+            allocate_and_free(layout);
+        }
+        self::heap_end()
     }
 
     /// Whether nearly all of the 2 MiB from a page on is resident.

@@ -64,12 +64,15 @@ pub(crate) fn back_chunk(chunk: &MappedChunk<'_, OsPages>, reserved: usize) {
 }
 
 /// Asks for a huge page behind memory that is mapped, not resident, and somebody else's, and makes
-/// it resident.
+/// it resident; `is_fresh` says that nothing of it was touched.
 #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
-pub(crate) fn back_window(start: usize, len: usize) {
+pub(crate) fn back_window(start: usize, len: usize, is_fresh: bool) {
     if let Some(start) = NonNull::new(core::ptr::without_provenance_mut(start)) {
         OsPages::advise_huge_around(start, len);
-        is_slow(|| OsPages::populate(start));
+        is_slow(|| match is_fresh {
+            true => OsPages::populate(start),
+            false => OsPages::collapse(start, len),
+        });
     }
 }
 

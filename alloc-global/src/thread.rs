@@ -484,9 +484,10 @@ pub(crate) fn note_bytes(bytes: isize) {
 /// Notes bytes that go back to the fallback.
 pub(crate) fn note_freed(bytes: usize) {
     note_bytes(-bytes.cast_signed());
-    let cache = HOME.get();
-    if !is_static(cache) {
-        cache.note_freed(bytes);
+    match own() {
+        Some(cache) => cache.note_freed(bytes),
+        // It has no gate; whoever looks next sees that memory waits.
+        None => drop(purge::note_freed(bytes, purge::now())),
     }
 }
 

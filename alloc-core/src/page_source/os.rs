@@ -48,6 +48,18 @@ impl OsPages {
         let _ = (start, len);
     }
 
+    /// Makes a huge page of the `len` bytes from `start` on, whatever of them is resident. What they
+    /// read as stays. A hint, from Linux 6.1 on; it copies what is resident.
+    pub fn collapse(start: NonNull<u8>, len: usize) {
+        #[cfg(all(target_os = "linux", not(miri)))]
+        // SAFETY: changes no contents; the kernel checks the range itself.
+        keeping_errno(|| unsafe {
+            libc::madvise(start.as_ptr().cast(), len, libc::MADV_COLLAPSE);
+        });
+        #[cfg(not(all(target_os = "linux", not(miri))))]
+        let _ = (start, len);
+    }
+
     /// Makes the page at `start` resident, and the whole huge page if it is to be part of one. What
     /// it reads as stays. A hint, from Linux 5.14 on.
     pub fn populate(start: NonNull<u8>) {
