@@ -25,7 +25,7 @@ use crate::config;
 use crate::glibc_heap::{self, Keeps};
 use crate::large_class::{LargeClass, fallback_layout};
 use crate::latency::{self, Path};
-use crate::mid_class::{CacheBin, MID_ALIGN, MID_MAX, MID_STEPS, counted_bytes};
+use crate::mid_class::{CacheBin, MID_MAX, MID_STEPS, counted_bytes};
 use crate::visit::free_to_registered;
 use crate::{huge, spans, thread};
 use alloc_core::{Block, CLASSES};
@@ -203,10 +203,10 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     #[inline]
     pub(crate) unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // Nothing is kept for after a call on this path, so it needs no frame.
-        if has_no_bin(layout)
+        if layout.size() > MID_MAX
             && self.most_steps() == MID_STEPS
             && let Some(class) = LargeClass::of(layout)
-            && let Some((block, cache, look)) = pop(class, counted_bytes(layout))
+            && let Some((block, cache, look)) = pop(class, layout.size())
         {
             return if look { look_and_return(cache, block) } else { block.as_ptr() };
         }
@@ -214,8 +214,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         unsafe { self.alloc_otherwise(layout, false) }
     }
 
-    /// Blocks of the bins above 64, zeroed ones, those that are not cached, and all before the
-    /// fallback is registered.
+    /// Blocks of the bins above 64, smaller ones aligned to more than 128, zeroed ones, those that are
+    /// not cached, and all before the fallback is registered.
     ///
     /// # Safety
     ///
@@ -299,14 +299,14 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     /// As for `GlobalAlloc::dealloc`.
     #[inline(always)]
     pub(crate) unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        if has_no_bin(layout)
+        if layout.size() > MID_MAX
             && self.most_steps() == MID_STEPS
             && let Some(class) = LargeClass::of(layout)
         {
             // SAFETY: the caller's contract: it came from `alloc`, which was not null.
             let kept = unsafe { NonNull::new_unchecked(block) };
             // SAFETY: the caller's contract: of that class, and given up. This fallback is registered.
-            if unsafe { push(class, kept, counted_bytes(layout)) } {
+            if unsafe { push(class, kept, layout.size()) } {
                 return;
             }
         }
@@ -325,6 +325,14 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         {
             // SAFETY: the caller's promise.
             return unsafe { self.dealloc_mid(bin, block) };
+        }
+        if layout.size() <= MID_MAX
+            && self.is_registered()
+            && let Some((class, kept)) = LargeClass::of(layout).zip(NonNull::new(block))
+            // SAFETY: as in `dealloc`.
+            && unsafe { push(class, kept, counted_bytes(layout)) }
+        {
+            return;
         }
         // SAFETY: the caller's promise.
         unsafe { self.dealloc_full(block, layout) };
@@ -418,13 +426,6 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     fn teach() -> bool {
         Self::is_system() && glibc_heap::teach()
     }
-}
-
-/// Whether no bin that small blocks share serves a layout, so that its blocks lie in the cache of
-/// large ones. Only for what pools do not serve.
-#[inline]
-const fn has_no_bin(layout: Layout) -> bool {
-    layout.size() > MID_MAX || layout.align() > MID_ALIGN
 }
 
 /// A block of a class above 4 KiB, or aligned to more than 128, out of this thread's cache, or of
