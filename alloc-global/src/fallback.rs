@@ -11,10 +11,11 @@
 //!
 //! A thread that ends gives its cache back, and by then no `PoolAlloc` is at hand. So one fallback
 //! of the process is registered, for good: the first zero-sized one that serves a request of this
-//! kind (it has no state, so its type is all there is to remember), or one with state whose `PoolAlloc` lives in a
-//! static and was told to ([`PoolAlloc::cache_fallback`](crate::PoolAlloc::cache_fallback)). Others
-//! hand every request straight to their fallback. Whether a block is cached never changes the
-//! layout that the fallback sees.
+//! kind (it has no state, so its type is all there is to remember), or one with state whose
+//! `PoolAlloc` lives in a static and was told to
+//! ([`PoolAlloc::cache_fallback`](crate::PoolAlloc::cache_fallback)). Others hand every request
+//! straight to their fallback. Whether a block is cached never changes the layout that the fallback
+//! sees.
 //!
 //! Before null is answered, what is kept for reuse goes back, and the fallback is asked once more.
 //!

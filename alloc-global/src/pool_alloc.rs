@@ -99,8 +99,8 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
     /// `POOLALLOC_FALLBACK_CACHE=0`, and in a thread that has no cache.
     ///
     /// A fallback of size zero, `System` among them, needs no such call: the first that is asked
-    /// for a block of more than 512 bytes, or gets one back, is the one. One with state must be there when a thread ends and gives its blocks back,
-    /// hence the `'static`.
+    /// for a block of more than 512 bytes, or gets one back, is the one. One with state must be
+    /// there when a thread ends and gives its blocks back, hence the `'static`.
     ///
     /// ```
     /// use alloc_global::PoolAlloc;

@@ -1,8 +1,8 @@
 //! Two values of the allocator: what one handed out the other takes back, also of blocks that lie in spans.
 //!
-//! All values share pools and caches, and only the first one that is asked for a block above 512 bytes has
-//! its blocks cached. So a program that names another value in one place, say for a collection with
-//! an allocator of its own, has both at the same blocks.
+//! All values share pools and caches, and only the first one that is asked for a block above 512
+//! bytes has its blocks cached. So a program that names another value in one place, say for a
+//! collection with an allocator of its own, has both at the same blocks.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::process::ExitCode;
@@ -94,7 +94,8 @@ fn resized() {
     });
 }
 
-/// Requests between two classes, with all alignments: what is counted is not a matter of who is asked.
+/// Requests between two classes, with all alignments: what is counted is not a matter of who is
+/// asked.
 fn counted() {
     drop(Block::new(1_000, 8, 1));
     let ask = |value: &PoolAlloc, layout: Layout| {
