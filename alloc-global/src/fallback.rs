@@ -400,7 +400,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         }
         // SAFETY: the caller's promise.
         let kept = unsafe { push(class, block, size) };
-        kept || pass_on(cache, class, block, size)
+        kept || pass_on(cache, class, block, size, live)
     }
 
     /// # Safety

@@ -15,6 +15,7 @@ use crate::watch::HeldDrain;
 use crate::{depot, fallback, glibc_heap, purge, spans, thread, watch};
 use alloc_core::Block;
 use core::alloc::Layout;
+use core::iter;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use core::sync::atomic::{Ordering, fence};
@@ -280,31 +281,36 @@ impl Visit {
 
     /// Leaves `share` of the cached blocks of each class to threads that asked for some.
     pub(crate) fn pass_on(&self, share: impl Fn(u32) -> u32) {
-        let cache = self.cache;
-        for class in cache.large.filled() {
-            if !depot::is_wanted(class, cache.who()) {
-                continue;
-            }
-            let mut blocks = [const { MaybeUninit::uninit() }; depot::BATCH];
-            let mut count = 0;
-            for slot in blocks.iter_mut().take(share(cache.large.len(class)) as usize) {
-                let Some(block) = cache.large.pop(class) else { break };
-                slot.write(block);
-                count += 1;
-            }
-            let Some(blocks) = blocks.get(..count) else { continue };
-            // SAFETY: blocks of that class, out of this cache.
-            let given = unsafe { depot::give(class, blocks) };
-            cache.note_bytes(-(class.size() * given).cast_signed());
-            for block in blocks.iter().skip(given) {
-                // SAFETY: written above.
-                let block = unsafe { block.assume_init() };
-                // SAFETY: a block of that class, out of this cache, that did not go.
-                if !unsafe { cache.large.push(class, block) } {
-                    free_erased(class, block);
-                }
+        for class in self.cache.large.filled() {
+            if depot::is_wanted(class, self.cache.who()) {
+                self.pass_class(class, None, share(self.cache.large.len(class)));
             }
         }
+    }
+
+    /// Leaves a block that was freed, which is not in the cache, and up to `count` cached ones of its
+    /// class to threads that asked for some. Returns how many found room, the freed one first.
+    pub(crate) fn pass_class(&self, class: LargeClass, freed: Option<Block>, count: u32) -> usize {
+        let cached = iter::from_fn(|| self.cache.large.pop(class)).take(count as usize);
+        let mut blocks = [const { MaybeUninit::uninit() }; depot::BATCH];
+        let mut filled = 0;
+        for (slot, block) in blocks.iter_mut().zip(freed.into_iter().chain(cached)) {
+            slot.write(block);
+            filled += 1;
+        }
+        let Some(blocks) = blocks.get(..filled) else { return 0 };
+        // SAFETY: blocks of that class, the caller's and out of this cache.
+        let given = unsafe { depot::give(class, blocks) };
+        self.cache.note_bytes(-(class.size() * given).cast_signed());
+        for block in blocks.iter().skip(given.max(freed.iter().count())) {
+            // SAFETY: written above.
+            let block = unsafe { block.assume_init() };
+            // SAFETY: a block of that class, out of this cache, that did not go.
+            if !unsafe { self.cache.large.push(class, block) } {
+                free_erased(class, block);
+            }
+        }
+        given
     }
 
     fn flush(&self) -> usize {

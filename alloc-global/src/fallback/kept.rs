@@ -9,7 +9,7 @@ use crate::cache::{Cache, bump};
 use crate::large_class::LargeClass;
 use crate::mid_class::{counted_bytes, has_list};
 use crate::visit::{Visit, free_erased};
-use crate::{config, depot, purge, thread};
+use crate::{config, depot, purge, stats, thread};
 use alloc_core::Block;
 use core::alloc::Layout;
 use core::mem::MaybeUninit;
@@ -17,6 +17,13 @@ use core::ptr::NonNull;
 
 /// Cached allocations between two looks at the clock.
 const LOOK: u64 = 64;
+
+/// A thread that frees what others allocate gathers this part of the most bytes that the program had
+/// in use before it passes them on, at least as much as any thread keeps.
+const GATHERED: usize = 8;
+
+/// And so many bytes at most: some forty blocks of 16 KiB.
+const MOST_GATHERED: usize = 768 << 10;
 
 /// Lets a thread's cache make way for bytes that come fresh from the fallback. Returns what is in
 /// use without them.
@@ -169,12 +176,8 @@ pub(super) fn take_passed_on(class: LargeClass, size: usize) -> Option<Block> {
     let taken = depot::take(class, who, blocks);
     let (newest, others) = blocks.get(..taken)?.split_last()?;
     cache.note_bytes((class.size() * taken).cast_signed());
-    for block in others {
-        // SAFETY: the depot wrote it.
-        let block = unsafe { block.assume_init() };
-        // SAFETY: it came from the depot: a free block of that class.
-        unsafe { put_back(cache, class, block) };
-    }
+    // SAFETY: they came from the depot: free blocks of that class.
+    unsafe { put_back(cache, class, others) };
     bump(&cache.counters.fallback_allocs, 1);
     bump(&cache.counters.fallback_bytes_in, size as u64);
     // SAFETY: the depot wrote it.
@@ -182,22 +185,29 @@ pub(super) fn take_passed_on(class: LargeClass, size: usize) -> Option<Block> {
 }
 
 /// Leaves a freed block, of which `size` bytes were counted and for which this thread's cache
-/// has no room, to threads that asked for some, and half of what the cache has of each class that
-/// they asked for: there is room for a while then.
-pub(super) fn pass_on(cache: &'static Cache, class: LargeClass, block: Block, size: usize) -> bool {
+/// has no room, to threads that asked for some, and what the cache has of each class that they
+/// asked for, or half of that where this thread has blocks in use: there is room for a while then.
+pub(super) fn pass_on(
+    cache: &'static Cache,
+    class: LargeClass,
+    block: Block,
+    size: usize,
+    live: usize,
+) -> bool {
     if !depot::is_wanted(class, cache.who()) {
         return false;
     }
-    // SAFETY: a block of that class, freed just now.
-    if unsafe { depot::give(class, &[MaybeUninit::new(block)]) } == 0 {
+    let Some(visit) = Visit::of_owner(cache) else { return false };
+    let share = |len: u32| if live > 0 { len.div_ceil(2) } else { len };
+    if visit.pass_class(class, Some(block), share(cache.large.len(class))) == 0 {
         return false;
     }
-    cache.note_bytes(-class.size().cast_signed());
     bump(&cache.counters.fallback_frees, 1);
     bump(&cache.counters.fallback_bytes_out, size as u64);
-    if let Some(visit) = Visit::of_owner(cache) {
-        cache.large.open(class);
-        visit.pass_on(|len| len.div_ceil(2));
+    cache.large.open(class);
+    visit.pass_on(share);
+    if live == 0 {
+        cache.large.gather((stats::peak_published() / GATHERED).min(MOST_GATHERED));
     }
     true
 }
@@ -251,17 +261,22 @@ pub(super) fn take_mids(
     count
 }
 
-/// Puts a block into this thread's cache that had room for it just now.
+/// Puts blocks into this thread's cache that had room for them just now.
 ///
 /// # Safety
 ///
-/// It is a free block of that class of the registered fallback, and the caller's, who gives it up.
-unsafe fn put_back(cache: &'static Cache, class: LargeClass, block: Block) {
-    // SAFETY: the caller's promise.
-    let kept =
-        Visit::of_owner(cache).is_some_and(|visit| unsafe { visit.cache.large.push(class, block) });
-    if !kept {
-        free_erased(class, block);
+/// They are free blocks of that class of the registered fallback, and the caller's, who gives them
+/// up.
+unsafe fn put_back(cache: &'static Cache, class: LargeClass, blocks: &[MaybeUninit<Block>]) {
+    let visit = Visit::of_owner(cache);
+    for block in blocks {
+        // SAFETY: the caller's promise.
+        let block = unsafe { block.assume_init() };
+        // SAFETY: the caller's promise.
+        let push = |visit: &Visit| unsafe { visit.cache.large.push(class, block) };
+        if !visit.as_ref().is_some_and(push) {
+            free_erased(class, block);
+        }
     }
 }
 
