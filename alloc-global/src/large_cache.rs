@@ -17,8 +17,7 @@
 //! free that is kept and an allocation that is served leave that sum as it is. Therefore neither
 //! looks at it: what is too much goes when a block comes fresh from the fallback. How much may be
 //! held is granted a megabyte at a time, so that somebody looks at the clock before much lies there
-//! unnoticed. A thread that only frees what others allocate may hold more, so that it passes on many
-//! at a time ([`gather`](LargeCache::gather)).
+//! unnoticed.
 //!
 //! Invariants:
 //!
@@ -26,9 +25,9 @@
 //!    words, each in one cache once.
 //! 2. `held` is the sum of `len` times size over all classes.
 //! 3. Bit c of `filled` is set where `len` is not 0.
-//! 4. `room <= bound` and `room <= limit`, and nothing is put in beyond it. The bound is `peak` and
-//!    the slack, or `gathered` if that is more; `room` is raised only while `live + held <= bound`.
-//!    In a cache of no thread it is 0, unless another thread was at it when its own left.
+//! 4. `room <= peak + slack` and `room <= limit`, and nothing is put in beyond it. It is raised
+//!    only while `live + held <= peak + slack`. In a cache of no thread it is 0, unless another
+//!    thread was at it when its own left.
 //! 5. `least <= len`.
 //!
 //! Only who has its turn may use it, but for `cached`. It calls no fallback: who holds it takes out
@@ -85,8 +84,6 @@ pub(crate) struct LargeCache {
     filled: [Cell<u64>; LARGE_CLASSES / LARGE_SIZES],
     /// The most bytes that this thread had in use, by its layouts, as far as it was seen.
     peak: Cell<usize>,
-    /// Bytes that the thread may gather for others; 0 if it does not.
-    gathered: Cell<usize>,
     /// The class of which one block is held though nobody asked for one, and 1; 0 if there is none.
     alone: Cell<u16>,
     /// When room was last asked for, in milliseconds, and how many blocks the thread had taken by then.
@@ -108,7 +105,6 @@ impl LargeCache {
             held: AtomicUsize::new(0),
             filled: [const { Cell::new(0) }; LARGE_CLASSES / LARGE_SIZES],
             peak: Cell::new(0),
-            gathered: Cell::new(0),
             alone: Cell::new(0),
             noted: Cell::new((0, 0)),
             bins: [const {
@@ -192,25 +188,20 @@ impl LargeCache {
     pub(crate) fn room(&self, class: LargeClass, live: usize) -> usize {
         let bin = self.bin(class);
         let left = bin.most.get().saturating_sub(bin.len.get()) as usize;
-        let bytes = self.room.load(Relaxed).min(self.bound(self.peak.get()).saturating_sub(live));
+        let bytes = self.room.load(Relaxed).min(self.bound().saturating_sub(live));
         left.min(bytes.saturating_sub(self.cached()) / class.size())
     }
 
-    /// The most bytes that may be in use and held together where `peak` were in use.
-    fn bound(&self, peak: usize) -> usize {
-        peak.saturating_add(slack(peak).max(self.gathered.get()))
-    }
-
-    /// Lets this thread exceed its peak by so many bytes, if the slack is less, until it has a block
-    /// from the fallback itself: it frees what others allocate.
-    pub(crate) fn gather(&self, bytes: usize) {
-        self.gathered.set(bytes);
+    /// The most bytes that may be in use and held together.
+    fn bound(&self) -> usize {
+        let peak = self.peak.get();
+        peak.saturating_add(slack(peak))
     }
 
     /// Works out how much may be held; a block of `freed` bytes, which `live` no longer has in it,
     /// is to find room if the bound allows.
     fn set_room(&self, live: usize, freed: usize) {
-        let (held, bound) = (self.cached(), self.bound(self.peak.get()));
+        let (held, bound) = (self.cached(), self.bound());
         let sum = live.saturating_add(held).saturating_add(freed);
         let room = if sum <= bound {
             // A block is a quarter larger than what was asked for at most.
@@ -240,7 +231,6 @@ impl LargeCache {
 
     /// Notes what is in use, after a block came fresh from the fallback.
     pub(crate) fn note_fresh(&self, class: Option<LargeClass>, live: usize) {
-        self.gathered.set(0);
         self.peak.set(self.peak.get().max(live));
         if let Some(class) = class {
             self.open(class);
@@ -296,7 +286,6 @@ impl LargeCache {
     /// Forgets what the thread that leaves was granted. What is still there stays.
     pub(crate) fn forget(&self) {
         self.bins.iter().for_each(|bin| bin.most.set(0));
-        self.gathered.set(0);
         self.alone.set(0);
         self.room.store(0, Relaxed);
         self.peak.set(0);
@@ -305,7 +294,8 @@ impl LargeCache {
     /// How many bytes must go now that `live` bytes are in use, some of them fresh from the fallback.
     pub(crate) fn excess(&self, live: usize) -> usize {
         let peak = self.peak.get().max(live);
-        self.cached().saturating_sub(self.bound(peak) - live)
+        let bound = peak.saturating_add(slack(peak)) - live;
+        self.cached().saturating_sub(bound)
     }
 
     /// Takes out a block of the largest class that has one.

@@ -166,28 +166,6 @@ fn the_slack_is_a_quarter_of_the_peak_within_bounds() {
 }
 
 #[test]
-fn a_thread_that_frees_what_others_allocate_gathers_more() {
-    const GATHERED: usize = 3 * LEAST_SLACK;
-    let mut blocks = Blocks::new();
-    let (cache, page) = (unlimited(), class(4096));
-    let mut kept = |cache: &LargeCache, first: usize| {
-        let kept = (first..1000).take_while(|at| free(cache, page, blocks.get(*at), 0)).count();
-        check(cache);
-        kept * page.size()
-    };
-    // The first one counts as what was in use at the peak.
-    assert_eq!(kept(&cache, 0), LEAST_SLACK + page.size());
-    cache.gather(GATHERED);
-    assert_eq!(kept(&cache, LEAST_SLACK / page.size() + 1), GATHERED - LEAST_SLACK);
-    assert_eq!(cache.excess(0), 0);
-    cache.note_fresh(None, page.size());
-    assert_eq!(cache.excess(0), GATHERED - LEAST_SLACK, "it has blocks of its own");
-    let cache = unlimited();
-    cache.gather(LEAST_SLACK / 2);
-    assert_eq!(kept(&cache, 500), LEAST_SLACK + page.size(), "not less than without");
-}
-
-#[test]
 fn a_class_that_blocks_grew_into_takes_none_until_one_is_asked_for() {
     let mut blocks = Blocks::new();
     let [first, second, third] = [0, 1, 2].map(|index| blocks.get(index));

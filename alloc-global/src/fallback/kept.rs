@@ -9,7 +9,7 @@ use crate::cache::{Cache, bump};
 use crate::large_class::LargeClass;
 use crate::mid_class::{counted_bytes, has_list};
 use crate::visit::{Visit, free_erased};
-use crate::{config, depot, purge, stats, thread};
+use crate::{config, depot, purge, thread};
 use alloc_core::Block;
 use core::alloc::Layout;
 use core::mem::MaybeUninit;
@@ -17,13 +17,6 @@ use core::ptr::NonNull;
 
 /// Cached allocations between two looks at the clock.
 const LOOK: u64 = 64;
-
-/// A thread that frees what others allocate gathers this part of the most bytes that the program had
-/// in use before it passes them on, at least as much as any thread keeps.
-const GATHERED: usize = 8;
-
-/// And so many bytes at most: some forty blocks of 16 KiB.
-const MOST_GATHERED: usize = 768 << 10;
 
 /// Lets a thread's cache make way for bytes that come fresh from the fallback. Returns what is in
 /// use without them.
@@ -206,9 +199,6 @@ pub(super) fn pass_on(
     bump(&cache.counters.fallback_bytes_out, size as u64);
     cache.large.open(class);
     visit.pass_on(share);
-    if live == 0 {
-        cache.large.gather((stats::peak_published() / GATHERED).min(MOST_GATHERED));
-    }
     true
 }
 
