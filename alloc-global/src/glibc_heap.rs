@@ -30,8 +30,8 @@
 
 #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
 pub(crate) use glibc::{
-    Keeps, begin, forget_after_fork, is_better_copied, is_due, keeps, look, look_again, round,
-    stay_short, teach, trim_own, trimming,
+    Keeps, begin, forget_after_fork, is_behind, is_better_copied, is_due, is_in_a_heap, keeps,
+    look, look_again, round, stay_short, teach, trim_own, trimming,
 };
 
 /// Without glibc there is no such heap.
@@ -67,14 +67,20 @@ mod none {
     pub(crate) fn is_better_copied(_: *mut u8, _: usize, _: usize) -> bool {
         false
     }
+    pub(crate) fn is_in_a_heap(_: *mut u8, _: usize, _: usize) -> bool {
+        false
+    }
+    pub(crate) fn is_behind(_: *mut u8, _: usize, _: *mut u8) -> bool {
+        false
+    }
     pub(crate) fn stay_short() -> bool {
         false
     }
 }
 #[cfg(not(all(target_os = "linux", target_env = "gnu", not(miri))))]
 pub(crate) use none::{
-    Keeps, begin, forget_after_fork, is_better_copied, is_due, keeps, look, look_again, round,
-    stay_short, teach, trim_own, trimming,
+    Keeps, begin, forget_after_fork, is_behind, is_better_copied, is_due, is_in_a_heap, keeps,
+    look, look_again, round, stay_short, teach, trim_own, trimming,
 };
 
 #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
@@ -101,6 +107,13 @@ mod glibc {
     /// Blocks that may be better copied than resized, in bytes: those that glibc keeps when they are
     /// freed.
     const COPIED: RangeInclusive<usize> = 1 << 20..=MAPPED_FROM / 8 * 7;
+
+    /// Bytes before a block that glibc maps by itself; between two blocks are half as many, and the
+    /// rest of the last 16.
+    const HEADER: usize = 16;
+
+    /// The least that glibc makes a block of, with its half of a header.
+    const LEAST_CHUNK: usize = 32;
 
     /// A block that is shrunk to this part of it or less is copied.
     const MUCH_LESS: usize = 8;
@@ -357,6 +370,20 @@ mod glibc {
     /// below its threshold it does not: it adds headers and pages.
     const fn is_mapped(size: usize) -> bool {
         size > MAPPED_FROM / 8 * 7
+    }
+
+    /// Whether a large block that grows from `old` to `new` bytes may have to be copied for that: it
+    /// is in one of glibc's heaps, not mapped by itself.
+    pub(crate) fn is_in_a_heap(block: *mut u8, old: usize, new: usize) -> bool {
+        // What glibc maps by itself begins behind a header of 16 bytes at the beginning of a page.
+        let is_mapped = block.addr() % PAGE_SIZE == HEADER && !is_in_first(block, old);
+        new > old && COPIED.contains(&old) && !is_mapped && has_our_bounds()
+    }
+
+    /// Whether one block lies right behind another one of `size` bytes, with no third between them.
+    pub(crate) fn is_behind(block: *mut u8, size: usize, other: *mut u8) -> bool {
+        let gap = other.addr().wrapping_sub(block.addr().wrapping_add(size));
+        gap < HEADER / 2 + LEAST_CHUNK
     }
 
     /// Whether a block of `old` bytes is better copied than resized to `new` by glibc.

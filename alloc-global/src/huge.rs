@@ -106,12 +106,16 @@ pub(crate) fn rest() {
     REST_UNTIL.store(purge::now() + MOST_REST_MS, Relaxed);
 }
 
+/// Whether a block of the system allocator of so many bytes would have huge pages asked for.
+pub(crate) fn is_for(size: usize) -> bool {
+    size >= BLOCK_FROM && is_wanted(size)
+}
+
 /// Asks for huge pages behind a block of the system allocator, if it is large.
 #[inline]
 pub(crate) fn back_block(block: *mut u8, size: usize) {
-    if size >= BLOCK_FROM
+    if is_for(size)
         && let Some(block) = NonNull::new(block)
-        && is_wanted(size)
     {
         OsPages::advise_huge_around(block, size);
     }

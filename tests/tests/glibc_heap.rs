@@ -53,6 +53,7 @@ fn main() -> ExitCode {
         Case::new(SMALL, small),
         Case::new(AT_ONCE, at_once),
         Case::new("large_blocks_are_copied_where_that_is_better_and_keep_their_bytes", resized),
+        Case::new("large_blocks_with_others_behind_grow_onto_huge_pages", moved),
     ])
 }
 
@@ -267,15 +268,41 @@ fn at_once() {
     });
 }
 
-fn resized() {
-    // The first one is mapped by itself.
+/// Resizes a block. Returns how many MiB were copied for that, but by the fallback itself.
+fn copied(block: &mut Block, mib: usize) -> u64 {
+    let before = stats().realloc_bytes_copied;
+    assert!(block.resize(mib << 20));
+    (stats().realloc_bytes_copied - before) >> 20
+}
+
+/// A block of one MiB that is not mapped by itself, as the first one is.
+fn block_in_heap() -> Block {
     drop(vec![1_u8; 1 << 20]);
-    let mut block = Block::new(1 << 20, 8, 7).expect("memory");
-    let copied = |block: &mut Block, mib: usize| {
-        let before = stats().realloc_bytes_copied;
-        assert!(block.resize(mib << 20));
-        (stats().realloc_bytes_copied - before) >> 20
-    };
+    Block::new(1 << 20, 8, 7).expect("memory")
+}
+
+fn moved() {
+    let mut block = block_in_heap();
+    for mib in [6, 12, 24] {
+        assert_eq!(copied(&mut block, mib - 1), 0, "nothing lies behind it");
+        let behind = Block::new(64 << 10, 8, 1).expect("memory");
+        let moved = copied(&mut block, mib);
+        if is_inside(block.addr()) {
+            assert_eq!(moved, mib as u64 - 1);
+            let asked = |(start, end, asked): &(usize, usize, bool)| {
+                *asked && (*start..*end).contains(&(block.addr() + (2 << 20)))
+            };
+            assert!(heap().iter().any(asked), "{:x} in {:x?}", block.addr(), heap());
+        }
+        drop(behind);
+    }
+    drop(block);
+    trim();
+    invariants().expect("invariants");
+}
+
+fn resized() {
+    let mut block = block_in_heap();
     assert_eq!(copied(&mut block, 20), 0, "glibc's own realloc");
     // Elsewhere nobody knows whether it is mapped by itself, so that its pages can be moved.
     let into_mapping = if is_inside(block.addr()) { 20 } else { 0 };

@@ -4,6 +4,7 @@
 //! within a class                        stays
 //! better copied than by the system's    into a new block; the old one is freed, past no cache
 //! below 128 KiB                         into a cached block, if there is one
+//! to 4 MiB or more, with others behind  into a new block of the system's, on huge pages
 //! else                                  the fallback's own realloc
 //! ```
 //!
@@ -115,10 +116,57 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     unsafe fn resize(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         let moved = latency::timed(Path::Fallback, || {
             // SAFETY: the caller's promise.
-            unsafe { self.inner.realloc(block, layout, size) }
+            let grown = unsafe { self.grow_elsewhere(block, layout, size) };
+            // SAFETY: the caller's promise; after `None` the block is still valid.
+            grown.unwrap_or_else(|| unsafe { self.inner.realloc(block, layout, size) })
         });
         self.look_after_heap(moved, size);
         moved
+    }
+
+    /// Does what glibc would do with a large block that cannot grow where it is, but asks for huge
+    /// pages before the new one is written: to copy fills small ones. `None` if it may grow where
+    /// it is, or need not be copied.
+    ///
+    /// Only glibc knows what lies behind a block. So it is asked for what this one is to grow by: if
+    /// that lies right behind it, it can grow there.
+    ///
+    /// # Safety
+    ///
+    /// As for `resize`.
+    unsafe fn grow_elsewhere(
+        &self,
+        block: *mut u8,
+        layout: Layout,
+        size: usize,
+    ) -> Option<*mut u8> {
+        let old = layout.size();
+        if !Self::is_system() || !huge::is_for(size) || !glibc_heap::is_in_a_heap(block, old, size)
+        {
+            return None;
+        }
+        let ask = |size: usize| {
+            let asked = Layout::from_size_align(size, layout.align()).ok()?;
+            // SAFETY: the size is not 0.
+            let other = NonNull::new(unsafe { self.inner.alloc(asked) })?.as_ptr();
+            if !glibc_heap::is_behind(block, old, other) {
+                return Some((other, asked));
+            }
+            // SAFETY: just allocated with this layout.
+            unsafe { self.inner.dealloc(other, asked) };
+            None
+        };
+        let (probe, asked) = ask(size - old)?;
+        // SAFETY: just allocated with this layout.
+        unsafe { self.inner.dealloc(probe, asked) };
+        let (other, asked) = ask(size)?;
+        huge::back_block(other, asked.size());
+        // SAFETY: it is larger, and not the same.
+        unsafe { block.copy_to_nonoverlapping(other, old) };
+        thread::count(|c| &c.copied, old as u64);
+        // SAFETY: the caller's promise: allocated with that layout, and given up.
+        unsafe { self.inner.dealloc(block, layout) };
+        Some(other)
     }
 }
 
