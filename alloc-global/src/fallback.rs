@@ -416,11 +416,15 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     /// Has glibc's heap backed by huge pages where it grows.
     #[inline]
     fn look_after_heap(&self, block: *mut u8, size: usize) {
-        if Self::is_system() && glibc_heap::is_due(block, size) {
+        if !Self::is_system() {
+            return;
+        }
+        if glibc_heap::is_due(block, size) {
             // First: what `look` sets keeps glibc from learning.
             Self::teach();
             glibc_heap::look(block, size);
         }
+        glibc_heap::run_ahead(block, size);
     }
 
     /// See [`glibc_heap::teach`].

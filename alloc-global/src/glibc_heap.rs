@@ -31,7 +31,7 @@
 #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
 pub(crate) use glibc::{
     Keeps, begin, forget_after_fork, is_behind, is_better_copied, is_due, is_in_a_heap, keeps,
-    look, look_again, round, stay_short, teach, trim_own, trimming,
+    look, look_again, round, run_ahead, stay_short, teach, trim_own, trimming,
 };
 
 /// Without glibc there is no such heap.
@@ -63,6 +63,7 @@ mod none {
         false
     }
     pub(crate) fn look(_: *mut u8, _: usize) {}
+    pub(crate) fn run_ahead(_: *mut u8, _: usize) {}
     pub(crate) fn look_again() {}
     pub(crate) fn is_better_copied(_: *mut u8, _: usize, _: usize) -> bool {
         false
@@ -80,7 +81,7 @@ mod none {
 #[cfg(not(all(target_os = "linux", target_env = "gnu", not(miri))))]
 pub(crate) use none::{
     Keeps, begin, forget_after_fork, is_behind, is_better_copied, is_due, is_in_a_heap, keeps,
-    look, look_again, round, stay_short, teach, trim_own, trimming,
+    look, look_again, round, run_ahead, stay_short, teach, trim_own, trimming,
 };
 
 #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
@@ -88,6 +89,7 @@ mod glibc {
     use crate::{config, huge, residency};
     use alloc_core::{HUGE_PAGE, PAGE_SIZE, keeping_errno};
     use core::alloc::{GlobalAlloc, Layout};
+    use core::cell::Cell;
     use core::ops::RangeInclusive;
     use core::sync::atomic::Ordering::{Relaxed, SeqCst};
     use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
@@ -103,6 +105,9 @@ mod glibc {
     /// Bytes that a thread may have in use for its heap of 64 MiB to hold them, with what lies
     /// between them.
     const ONE_HEAP: usize = 52 << 20;
+
+    /// The most bytes of a thread's heap, and what it is aligned to.
+    const HEAP: usize = 64 << 20;
 
     /// Blocks that may be better copied than resized, in bytes: those that glibc keeps when they are
     /// freed.
@@ -131,6 +136,15 @@ mod glibc {
 
     /// A block that `free` looks at the end of its heap for, in bytes: the least are 64 KiB.
     const TRIGGER: usize = 128 << 10;
+
+    /// Bytes by which a thread's heap is lengthened. glibc itself does so by what each block needs,
+    /// with a system call for it.
+    const STEP: usize = 256 << 10;
+
+    thread_local! {
+        /// Up to where the heap reaches that this thread's last block came from, as far as is known.
+        static AHEAD: Cell<usize> = const { Cell::new(0) };
+    }
 
     /// How many threads are emptying caches.
     static TRIMMING: AtomicUsize = AtomicUsize::new(0);
@@ -288,6 +302,7 @@ mod glibc {
         }
         let Ok(layout) = Layout::from_size_align(TRIGGER, align_of::<u128>()) else { return };
         trimming(|| allocate_and_free(layout));
+        AHEAD.set(0);
     }
 
     /// For what glibc does besides. The size of the layout is not 0.
@@ -468,6 +483,33 @@ mod glibc {
             allocate_and_free(layout);
         }
         self::heap_end()
+    }
+
+    /// Has the heap of the calling thread lengthened ahead of a block that came from there, unless it
+    /// is the first, which `brk` lengthens by more than a block anyway.
+    #[inline]
+    pub(crate) fn run_ahead(block: *mut u8, size: usize) {
+        let end = block.addr().wrapping_add(size);
+        // Larger ones may be mapped by themselves.
+        if size < TRIGGER && AHEAD.get().wrapping_sub(end) >= HEAP {
+            run_ahead_of(block, size, end);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn run_ahead_of(block: *mut u8, size: usize, end: usize) {
+        if is_in_first(block, size) {
+            AHEAD.set(heap_end());
+        } else if let (Ok(layout), true, 0) = (
+            Layout::from_size_align(STEP, align_of::<u128>()),
+            has_our_bounds(),
+            // Relaxed: it would be given back at once where caches are emptied, no more.
+            TRIMMING.load(Relaxed),
+        ) {
+            allocate_and_free(layout);
+            AHEAD.set(end.saturating_add(STEP));
+        }
     }
 
     /// Whether nearly all of the 2 MiB from a page on is resident.

@@ -54,6 +54,7 @@ fn main() -> ExitCode {
         Case::new(AT_ONCE, at_once),
         Case::new("large_blocks_are_copied_where_that_is_better_and_keep_their_bytes", resized),
         Case::new("large_blocks_with_others_behind_grow_onto_huge_pages", moved),
+        Case::new("the_heap_of_a_thread_is_lengthened_by_more_than_a_block", ahead),
     ])
 }
 
@@ -299,6 +300,35 @@ fn moved() {
     drop(block);
     trim();
     invariants().expect("invariants");
+}
+
+/// The end of the mapping that an address lies in, if it is one of glibc's heaps for threads.
+fn thread_heap(address: usize) -> Option<usize> {
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    maps.lines().find_map(|line| {
+        let (start, rest) = line.split_once('-')?;
+        let number = |hex| usize::from_str_radix(hex, 16).ok();
+        let (start, end) = (number(start)?, number(rest.split_once(' ')?.0)?);
+        (start % (64 << 20) == 0 && (start..end).contains(&address)).then_some(end)
+    })
+}
+
+fn ahead() {
+    block_in_heap();
+    raw_thread::run(1, &|_| {
+        let mut blocks: Vec<Vec<u8>> = Vec::new();
+        let mut far = 0;
+        for _ in 0..100 {
+            blocks.push(vec![1; 20_000]);
+            let end = blocks.last().map_or(0, |block| block.as_ptr().addr() + block.capacity());
+            match thread_heap(end) {
+                Some(heap_end) => far += usize::from(heap_end - end >= 20_000),
+                // Sanitizers have heaps of their own.
+                None => return,
+            }
+        }
+        assert!(far > 80, "the heap ends behind {} of 100 blocks", 100 - far);
+    });
 }
 
 fn resized() {
