@@ -14,11 +14,10 @@
 //! 2 MiB are mapped; so `brk` runs ahead (`M_TOP_PAD`), by address space alone.
 //!
 //! Huge pages are hints. Memory that is glibc's is never written: it is populated, which keeps what
-//! it reads as. glibc's other heaps, those of threads, get none, for where they end is not known;
-//! so does what other allocators do with `brk`. Whether huge pages are wanted, and come cheaply, is
-//! up to `huge`.
+//! it reads as. What other allocators do with `brk` gets none. Whether huge pages are wanted, and
+//! come cheaply, is up to `huge`.
 //!
-//! Those other heaps have 64 MiB each, and one that is wholly free is unmapped, whatever glibc was
+//! glibc's other heaps, those of threads, are looked after in `ahead`. They have 64 MiB each, and one that is wholly free is unmapped, whatever glibc was
 //! told: what a thread holds beyond that is better off in its cache. And of what is free at their
 //! ends `malloc_trim` gives nothing back: only a free does, of 64 KiB or more with what is free
 //! around it, where the bound is low. So it, and by how much `brk` runs ahead, are low while caches
@@ -29,9 +28,15 @@
 //! are cached.
 
 #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
-pub(crate) use glibc::{
-    Keeps, begin, forget_after_fork, is_behind, is_better_copied, is_due, is_in_a_heap, keeps,
-    look, look_again, round, run_ahead, stay_short, teach, trim_own, trimming,
+mod ahead;
+
+#[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
+pub(crate) use {
+    ahead::{is_behind, is_in_a_heap, run_ahead},
+    glibc::{
+        Keeps, begin, forget_after_fork, is_better_copied, is_due, keeps, look, look_again, round,
+        stay_short, teach, trim_own, trimming,
+    },
 };
 
 /// Without glibc there is no such heap.
@@ -89,7 +94,6 @@ mod glibc {
     use crate::{config, huge, residency};
     use alloc_core::{HUGE_PAGE, PAGE_SIZE, keeping_errno};
     use core::alloc::{GlobalAlloc, Layout};
-    use core::cell::Cell;
     use core::ops::RangeInclusive;
     use core::sync::atomic::Ordering::{Relaxed, SeqCst};
     use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
@@ -106,25 +110,15 @@ mod glibc {
     /// between them.
     const ONE_HEAP: usize = 52 << 20;
 
-    /// The most bytes of a thread's heap, and what it is aligned to.
-    const HEAP: usize = 64 << 20;
-
     /// Blocks that may be better copied than resized, in bytes: those that glibc keeps when they are
     /// freed.
-    const COPIED: RangeInclusive<usize> = 1 << 20..=MAPPED_FROM / 8 * 7;
-
-    /// Bytes before a block that glibc maps by itself; between two blocks are half as many, and the
-    /// rest of the last 16.
-    const HEADER: usize = 16;
-
-    /// The least that glibc makes a block of, with its half of a header.
-    const LEAST_CHUNK: usize = 32;
+    pub(super) const COPIED: RangeInclusive<usize> = 1 << 20..=MAPPED_FROM / 8 * 7;
 
     /// A block that is shrunk to this part of it or less is copied.
     const MUCH_LESS: usize = 8;
 
     /// Bytes that are looked at together.
-    const WINDOW: usize = HUGE_PAGE;
+    pub(super) const WINDOW: usize = HUGE_PAGE;
 
     /// How long before the end of a window the next one is looked at. It comes to be resident at
     /// once, so not much before it is used; and before a block reaches into it, for then it has
@@ -137,17 +131,8 @@ mod glibc {
     /// A block that `free` looks at the end of its heap for, in bytes: the least are 64 KiB.
     const TRIGGER: usize = 128 << 10;
 
-    /// Bytes by which a thread's heap is lengthened. glibc itself does so by what each block needs,
-    /// with a system call for it.
-    const STEP: usize = 256 << 10;
-
-    thread_local! {
-        /// Up to where the heap reaches that this thread's last block came from, as far as is known.
-        static AHEAD: Cell<usize> = const { Cell::new(0) };
-    }
-
     /// How many threads are emptying caches.
-    static TRIMMING: AtomicUsize = AtomicUsize::new(0);
+    pub(super) static TRIMMING: AtomicUsize = AtomicUsize::new(0);
 
     /// How often all that is free was asked for back.
     static ROUND: AtomicU32 = AtomicU32::new(0);
@@ -167,7 +152,7 @@ mod glibc {
 
     /// How many times as large as where arenas ask for huge pages this heap is when it does: half
     /// of the last window is unused on average, and of many blocks above 512 bytes a part.
-    const WASTE: usize = 4;
+    pub(super) const WASTE: usize = 4;
 
     /// A block that ends further beyond the mark is not in this heap.
     const SPAN: usize = 1 << 30;
@@ -189,7 +174,7 @@ mod glibc {
 
     /// The end of the heap, the greatest number if there is no `brk`; no system call but for the
     /// first time.
-    fn heap_end() -> usize {
+    pub(super) fn heap_end() -> usize {
         // SAFETY: changes nothing.
         keeping_errno(|| unsafe { libc::sbrk(0) }.addr())
     }
@@ -232,7 +217,7 @@ mod glibc {
     }
 
     /// Whether its bounds are those that [`teach`] sets.
-    fn has_our_bounds() -> bool {
+    pub(super) fn has_our_bounds() -> bool {
         // Relaxed: it was set by this thread, or less is trimmed.
         TAUGHT.load(Relaxed) && !config::is_glibc_set()
     }
@@ -302,11 +287,11 @@ mod glibc {
         }
         let Ok(layout) = Layout::from_size_align(TRIGGER, align_of::<u128>()) else { return };
         trimming(|| allocate_and_free(layout));
-        AHEAD.set(0);
+        super::ahead::forget();
     }
 
-    /// For what glibc does besides. The size of the layout is not 0.
-    fn allocate_and_free(layout: Layout) {
+    /// For what glibc does besides. The size of the layout is not 0. Returns where the block was.
+    pub(super) fn allocate_and_free(layout: Layout) -> *mut u8 {
         // It may find no memory, which is nobody's concern.
         keeping_errno(|| {
             // Opaque, or the compiler sees that nobody uses the block and leaves both calls out.
@@ -316,7 +301,8 @@ mod glibc {
                 // SAFETY: just allocated with this layout.
                 unsafe { System.dealloc(block, layout) };
             }
-        });
+            block
+        })
     }
 
     /// By how much glibc lengthens its heap beyond what is asked for.
@@ -375,7 +361,7 @@ mod glibc {
     }
 
     /// Whether a block lies in the heap that `brk` lengthens.
-    fn is_in_first(block: *mut u8, size: usize) -> bool {
+    pub(super) fn is_in_first(block: *mut u8, size: usize) -> bool {
         // The first one may begin below the end that the heap had.
         let heap = START.load(Relaxed)..heap_end();
         heap.contains(&block.addr().saturating_add(size).saturating_sub(1))
@@ -383,22 +369,8 @@ mod glibc {
 
     /// Whether glibc maps blocks of a class by themselves, once it was told. Those of the class
     /// below its threshold it does not: it adds headers and pages.
-    const fn is_mapped(size: usize) -> bool {
+    pub(super) const fn is_mapped(size: usize) -> bool {
         size > MAPPED_FROM / 8 * 7
-    }
-
-    /// Whether a large block that grows from `old` to `new` bytes may have to be copied for that: it
-    /// is in one of glibc's heaps, not mapped by itself.
-    pub(crate) fn is_in_a_heap(block: *mut u8, old: usize, new: usize) -> bool {
-        // What glibc maps by itself begins behind a header of 16 bytes at the beginning of a page.
-        let is_mapped = block.addr() % PAGE_SIZE == HEADER && !is_in_first(block, old);
-        new > old && COPIED.contains(&old) && !is_mapped && has_our_bounds()
-    }
-
-    /// Whether one block lies right behind another one of `size` bytes, with no third between them.
-    pub(crate) fn is_behind(block: *mut u8, size: usize, other: *mut u8) -> bool {
-        let gap = other.addr().wrapping_sub(block.addr().wrapping_add(size));
-        gap < HEADER / 2 + LEAST_CHUNK
     }
 
     /// Whether a block of `old` bytes is better copied than resized to `new` by glibc.
@@ -422,7 +394,7 @@ mod glibc {
     }
 
     /// The first window that begins at an address or behind it.
-    fn window_from(address: usize) -> Option<usize> {
+    pub(super) fn window_from(address: usize) -> Option<usize> {
         address.checked_next_multiple_of(WINDOW)
     }
 
@@ -485,35 +457,8 @@ mod glibc {
         self::heap_end()
     }
 
-    /// Has the heap of the calling thread lengthened ahead of a block that came from there, unless it
-    /// is the first, which `brk` lengthens by more than a block anyway.
-    #[inline]
-    pub(crate) fn run_ahead(block: *mut u8, size: usize) {
-        let end = block.addr().wrapping_add(size);
-        // Larger ones may be mapped by themselves.
-        if size < TRIGGER && AHEAD.get().wrapping_sub(end) >= HEAP {
-            run_ahead_of(block, size, end);
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn run_ahead_of(block: *mut u8, size: usize, end: usize) {
-        if is_in_first(block, size) {
-            AHEAD.set(heap_end());
-        } else if let (Ok(layout), true, 0) = (
-            Layout::from_size_align(STEP, align_of::<u128>()),
-            has_our_bounds(),
-            // Relaxed: it would be given back at once where caches are emptied, no more.
-            TRIMMING.load(Relaxed),
-        ) {
-            allocate_and_free(layout);
-            AHEAD.set(end.saturating_add(STEP));
-        }
-    }
-
     /// Whether nearly all of the 2 MiB from a page on is resident.
-    fn is_dense(start: usize) -> bool {
+    pub(super) fn is_dense(start: usize) -> bool {
         keeping_errno(|| residency::resident_bytes(start, WINDOW)) >= DENSE
     }
 

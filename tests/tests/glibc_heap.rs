@@ -55,6 +55,8 @@ fn main() -> ExitCode {
         Case::new("large_blocks_are_copied_where_that_is_better_and_keep_their_bytes", resized),
         Case::new("large_blocks_with_others_behind_grow_onto_huge_pages", moved),
         Case::new("the_heap_of_a_thread_is_lengthened_by_more_than_a_block", ahead),
+        Case::new("the_heap_of_a_thread_gets_huge_pages_if_it_is_written", written_by_thread),
+        Case::new("and_none_if_little_of_it_is_written", untouched_by_thread),
     ])
 }
 
@@ -71,31 +73,41 @@ fn blocks(written: usize) -> Vec<Vec<u8>> {
     blocks
 }
 
-/// Mappings of the heap that `brk` lengthens: first and last address, and whether huge pages were
-/// asked for.
-fn heap() -> Vec<(usize, usize, bool)> {
+/// Mappings that are wanted, by their address and name: first and last address, and whether huge
+/// pages were asked for.
+fn mappings(is_wanted: impl Fn(usize, &str) -> bool) -> Vec<(usize, usize, bool)> {
     let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
-    let mut heap = Vec::new();
+    let mut wanted = Vec::new();
     let mut inside = false;
     for line in smaps.lines() {
         let mut words = line.split_whitespace();
         let first = words.next().unwrap_or_default();
         if let Some((start, end)) = first.split_once('-') {
-            inside = line.ends_with("[heap]");
             let number = |hex| usize::from_str_radix(hex, 16).expect("an address");
+            inside = is_wanted(number(start), words.next_back().unwrap_or_default());
             if inside {
-                heap.push((number(start), number(end), false));
+                wanted.push((number(start), number(end), false));
             }
         } else if inside && first == "VmFlags:" {
-            heap.last_mut().expect("a mapping").2 = words.any(|flag| flag == "hg");
+            wanted.last_mut().expect("a mapping").2 = words.any(|flag| flag == "hg");
         }
     }
-    heap
+    wanted
+}
+
+/// Those of the heap that `brk` lengthens.
+fn heap() -> Vec<(usize, usize, bool)> {
+    mappings(|_, name| name == "[heap]")
+}
+
+/// Bytes of mappings for which huge pages were asked.
+fn asked_in(mappings: &[(usize, usize, bool)]) -> usize {
+    mappings.iter().filter(|mapping| mapping.2).map(|(start, end, _)| end - start).sum()
 }
 
 /// Bytes of that heap for which huge pages were asked.
 fn asked() -> usize {
-    heap().iter().filter(|mapping| mapping.2).map(|(start, end, _)| end - start).sum()
+    asked_in(&heap())
 }
 
 /// Whether an address lies in that heap. Address sanitizers have a heap of their own.
@@ -302,15 +314,15 @@ fn moved() {
     invariants().expect("invariants");
 }
 
-/// The end of the mapping that an address lies in, if it is one of glibc's heaps for threads.
-fn thread_heap(address: usize) -> Option<usize> {
-    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
-    maps.lines().find_map(|line| {
-        let (start, rest) = line.split_once('-')?;
-        let number = |hex| usize::from_str_radix(hex, 16).ok();
-        let (start, end) = (number(start)?, number(rest.split_once(' ')?.0)?);
-        (start % (64 << 20) == 0 && (start..end).contains(&address)).then_some(end)
-    })
+/// Where the heap of a thread begins that an address lies in: glibc aligns them to what they have at
+/// most.
+fn thread_heap(address: usize) -> usize {
+    address & !((64 << 20) - 1)
+}
+
+/// Whether it is one. Address sanitizers have heaps of their own.
+fn is_thread_heap(heap: usize) -> bool {
+    !mappings(|start, _| start == heap).is_empty()
 }
 
 fn ahead() {
@@ -321,14 +333,42 @@ fn ahead() {
         for _ in 0..100 {
             blocks.push(vec![1; 20_000]);
             let end = blocks.last().map_or(0, |block| block.as_ptr().addr() + block.capacity());
-            match thread_heap(end) {
-                Some(heap_end) => far += usize::from(heap_end - end >= 20_000),
-                // Sanitizers have heaps of their own.
-                None => return,
+            let heap = thread_heap(end);
+            if !is_thread_heap(heap) {
+                return;
             }
+            let heap_end = mappings(|start, _| start == heap)[0].1;
+            far += usize::from(heap_end.saturating_sub(end) >= 20_000);
         }
         assert!(far > 80, "the heap ends behind {} of 100 blocks", 100 - far);
     });
+}
+
+/// Calls `f` with the mappings of the heap of a thread whose blocks are written up to a bound, and
+/// with how many bytes of them huge pages were asked for.
+fn in_thread(written: usize, f: impl Fn(usize, &[(usize, usize, bool)]) + Sync) {
+    block_in_heap();
+    raw_thread::run(1, &|_| {
+        let blocks = blocks(written);
+        let heap = thread_heap(blocks[blocks.len() - 1].as_ptr().addr());
+        if is_thread_heap(heap) {
+            let inside = mappings(|start, _| (heap..heap + (64 << 20)).contains(&start));
+            f(asked_in(&inside), &inside);
+        }
+    });
+}
+
+fn written_by_thread() {
+    in_thread(usize::MAX, |asked, heap| {
+        // A page that was slow to come puts an end to it for a while, but not to the first one.
+        assert!((2 << 20..=HELD).contains(&asked), "asked for {asked} bytes: {heap:x?}");
+        let first = heap.iter().find(|mapping| mapping.2).map_or(0, |mapping| mapping.0);
+        assert!(first - heap[0].0 >= WITHOUT, "{heap:x?}");
+    });
+}
+
+fn untouched_by_thread() {
+    in_thread(1, |asked, heap| assert_eq!(asked, 0, "{heap:x?}"));
 }
 
 fn resized() {
