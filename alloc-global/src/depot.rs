@@ -160,17 +160,17 @@ pub(crate) fn is_wanted(class: LargeClass, who: Who) -> bool {
 pub(crate) unsafe fn give(class: LargeClass, blocks: &[MaybeUninit<Block>]) -> usize {
     let Some((shelf, slots)) = shelf_of(class) else { return 0 };
     let bytes = blocks.len() * class.size();
-    if BYTES.fetch_add(bytes, Relaxed) + bytes > most_bytes(class) {
-        BYTES.fetch_sub(bytes, Relaxed);
-        return 0;
-    }
+    let room = most_bytes(class).saturating_sub(BYTES.fetch_add(bytes, Relaxed));
+    let fit = blocks.get(..room / class.size()).unwrap_or(blocks);
     // SAFETY: the caller's promise.
-    let given = unsafe { shelf.give(slots, most(class), blocks) };
+    let given = if fit.is_empty() { 0 } else { unsafe { shelf.give(slots, most(class), fit) } };
     // Mostly none: threads that free would take the sum's line from each other for nothing.
     if given < blocks.len() {
         BYTES.fetch_sub(bytes - given * class.size(), Relaxed);
     }
-    purge::note_pending_now();
+    if given > 0 {
+        purge::note_pending_now();
+    }
     given
 }
 

@@ -17,12 +17,12 @@
 //! it reads as. What other allocators do with `brk` gets none. Whether huge pages are wanted, and
 //! come cheaply, is up to `huge`.
 //!
-//! glibc's other heaps, those of threads, are looked after in `ahead`. They have 64 MiB each, and one that is wholly free is unmapped, whatever glibc was
-//! told: what a thread holds beyond that is better off in its cache. And of what is free at their
-//! ends `malloc_trim` gives nothing back: only a free does, of 64 KiB or more with what is free
-//! around it, where the bound is low. So it, and by how much `brk` runs ahead, are low while caches
-//! are emptied ([`trimming`]), and a thread that leaves large blocks to its heap has one in its
-//! cache for whoever empties it.
+//! glibc's other heaps, those of threads, are looked after in `ahead`. They have 64 MiB each, and one
+//! that is wholly free is unmapped, whatever glibc was told: what a thread holds beyond that is
+//! better off in its cache. And of what is free at their ends `malloc_trim` gives nothing back: only
+//! a free does, of 64 KiB or more with what is free around it, where the bound is low. So it, and by
+//! how much `brk` runs ahead, are low while caches are emptied ([`trimming`]), and a thread that
+//! leaves large blocks to its heap has one in its cache for whoever empties it.
 //!
 //! Where the user set thresholds of glibc's, all of it is left as it is, and blocks of all sizes
 //! are cached.
