@@ -47,13 +47,18 @@ const STEP: usize = 256 << 10;
 const NEAR: usize = 2 * STEP;
 
 thread_local! {
-    /// Up to where the heap reaches that this thread's last block came from, as far as is known.
+    /// Up to where this thread's newest heap reaches, as far as is known.
     static AHEAD: Cell<usize> = const { Cell::new(0) };
+
+    /// A bit for each heap that its blocks came from, which some of them share. glibc makes another
+    /// one when the newest is full; only that one is lengthened.
+    static SEEN: Cell<u64> = const { Cell::new(0) };
 }
 
 /// The heap of the calling thread was trimmed.
 pub(super) fn forget() {
     AHEAD.set(0);
+    SEEN.set(0);
 }
 
 /// Has the heap of the calling thread lengthened ahead of a block that came from there, unless it
@@ -77,6 +82,13 @@ fn run_ahead_of(block: *mut u8, size: usize, end: usize) {
     if block.is_null() || !has_our_bounds() || TRIMMING.load(Relaxed) > 0 {
         return;
     }
+    let (heap, seen) = (end / HEAP, SEEN.get());
+    let bit = 1 << (heap % 64);
+    SEEN.set(seen | bit);
+    let is_newest = heap == AHEAD.get() / HEAP;
+    if !is_newest && seen & bit != 0 {
+        return;
+    }
     let window = next_window(block, end);
     let length = window.map_or(STEP, |window| window - end + WINDOW);
     // glibc writes behind the other one: to the last page of the window.
@@ -87,7 +99,9 @@ fn run_ahead_of(block: *mut u8, size: usize, end: usize) {
             huge::back_window(window, WINDOW, false);
             AHEAD.set(window.saturating_add(WINDOW - NEAR));
         }
-        _ => AHEAD.set(end.saturating_add(STEP)),
+        // Else it was mapped by itself.
+        _ if is_newest || other.addr() / HEAP == heap => AHEAD.set(end.saturating_add(STEP)),
+        _ => {}
     }
 }
 
