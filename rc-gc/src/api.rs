@@ -273,8 +273,8 @@ pub fn pause_percentile(generation: Generation, q: f64) -> Duration {
 /// lets a few objects of garbage wait that hold much.
 ///
 /// It brings the next collection nearer: 4 KiB count as one allocation, as those of large objects
-/// do, and what is charged since the last full collection makes the next one due as growth of the
-/// heap does. It collects nothing itself, and may be called anywhere, in `Drop` and `Trace` too;
+/// do, and what is charged since the last full collection, beyond 32 MiB, makes the next one due as
+/// growth of the heap does. It collects nothing itself, and may be called anywhere, in `Drop` and `Trace` too;
 /// without a heap, or after its end, it does nothing.
 ///
 /// There is nothing to call when the memory goes: how much of it does is estimated from how many

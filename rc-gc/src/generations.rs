@@ -74,12 +74,15 @@ impl Generation {
 /// How often each generation is collected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
-    /// Allocations between two collections, at least; 0 is taken as 1.
+    /// Allocations between two collections, at least; 0 is taken as 1. Where collections find next
+    /// to nothing there come to be up to 16 times as many: so much garbage of cycles may wait then.
     pub young: u32,
     /// Collections of generation 0 between two of generation 1.
     pub middle: u32,
     /// Growth in percent, over the least the heap was since the last full collection, after which
-    /// another is due.
+    /// another is due. Up to 8 times `young` objects more, and 32 MiB of large objects or of what is
+    /// [charged](crate::charge), are no growth. Where full collections find next to nothing it may
+    /// be four times as much.
     pub growth: u32,
 }
 

@@ -297,11 +297,17 @@ fn block_in_heap() -> Block {
 fn moved() {
     let mut block = block_in_heap();
     for mib in [6, 12, 24] {
-        assert_eq!(copied(&mut block, mib - 1), 0, "nothing lies behind it");
+        let is_first = cfg!(target_env = "gnu") && is_inside(block.addr());
+        let grown = copied(&mut block, mib - 1);
         let behind = Block::new(64 << 10, 8, 1).expect("memory");
         let moved = copied(&mut block, mib);
-        if is_inside(block.addr()) {
-            assert_eq!(moved, mib as u64 - 1);
+        // Elsewhere nobody knows what lies behind it.
+        if is_first && is_inside(block.addr()) {
+            assert_eq!(
+                (grown, moved),
+                (0, mib as u64 - 1),
+                "nothing lies behind it, and something"
+            );
             let asked = |(start, end, asked): &(usize, usize, bool)| {
                 *asked && (*start..*end).contains(&(block.addr() + (2 << 20)))
             };
@@ -373,15 +379,22 @@ fn untouched_by_thread() {
 
 fn resized() {
     let mut block = block_in_heap();
-    assert_eq!(copied(&mut block, 20), 0, "glibc's own realloc");
-    // Elsewhere nobody knows whether it is mapped by itself, so that its pages can be moved.
-    let into_mapping = if is_inside(block.addr()) { 20 } else { 0 };
-    assert_eq!(copied(&mut block, 40), into_mapping);
-    for mib in [80, 50, 5, 20] {
-        assert_eq!(copied(&mut block, mib), 0, "pages are moved, or given back");
+    // Elsewhere nobody knows what lies behind it, nor whether it is mapped by itself.
+    let is_known = cfg!(target_env = "gnu") && is_inside(block.addr());
+    let steps = [
+        (20, 0, "nothing lies behind it"),
+        (40, 20, "into a mapping"),
+        (80, 0, "its pages are moved"),
+        (50, 0, "they are given back"),
+        (5, 0, "they are given back"),
+        (20, 0, "its pages are moved"),
+        (2, 2, "a tenth"),
+        (1, 0, "half"),
+    ];
+    for (mib, expected, why) in steps {
+        let copied = copied(&mut block, mib);
+        assert!(copied == expected || !is_known, "{copied} MiB copied to {mib}: {why}");
     }
-    assert_eq!(copied(&mut block, 2), if cfg!(target_env = "gnu") { 2 } else { 0 }, "a tenth");
-    assert_eq!(copied(&mut block, 1), 0, "half");
     drop(block);
     trim();
     invariants().expect("invariants");
