@@ -274,8 +274,8 @@ pub fn pause_percentile(generation: Generation, q: f64) -> Duration {
 ///
 /// It brings the next collection nearer: 4 KiB count as one allocation, as those of large objects
 /// do, and what is charged since the last full collection, beyond 32 MiB, makes the next one due as
-/// growth of the heap does. It collects nothing itself, and may be called anywhere, in `Drop` and `Trace` too;
-/// without a heap, or after its end, it does nothing.
+/// growth of the heap does. It collects nothing itself, and may be called anywhere, in `Drop` and
+/// `Trace` too; without a heap, or after its end, it does nothing.
 ///
 /// There is nothing to call when the memory goes: how much of it does is estimated from how many
 /// objects do. Charge what an object that may be part of a cycle is made with, or grows by, where
