@@ -23,6 +23,9 @@
 //! their heaps of, and changes with them.
 // No unsafe here; the modules say what they use it for.
 
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("alloc-core: 64-bit targets only; its headers are laid out for them");
+
 mod arena;
 mod arenas;
 mod bin;

@@ -142,6 +142,7 @@ pub(crate) fn purger() -> bool {
 }
 
 /// Whether the user set thresholds of glibc's `malloc`: it is left alone then.
+#[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
 pub(crate) fn is_glibc_set() -> bool {
     GLIBC_SET.load(Relaxed)
 }

@@ -36,12 +36,17 @@
 //! | `serde` | no | `Serialize` for what the calls above answer |
 //! | `top` | no | the terminal view `poolalloc-top` |
 //!
-//! First-class platform: Linux on x86-64 with glibc. Other Unixes are not tested; anything else
-//! does not compile.
+//! First-class platform: Linux on x86-64 with glibc. It works with musl, too, and compiles for
+//! other 64-bit processors; anything else is a compile error.
 // No unsafe here; the modules say what they use it for.
 
 // A model checker takes the lock's source by itself: its atomics cannot be in statics.
 #![cfg(not(loom))]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "alloc-global: Linux only; another Unix needs `PageSource`, `futex`, `owner`, `residency` and `live_file`"
+);
 
 #[doc(hidden)]
 pub mod asserts;

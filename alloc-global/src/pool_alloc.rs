@@ -236,6 +236,7 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
     unsafe fn realloc_any(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         // SAFETY: the caller promises that the new size, rounded up to the alignment, fits isize.
         let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
+        let (layout, new) = (served(layout), served(new));
         // A thread without a cache counts in a static that others may write too: an error of a few.
         bump(&thread::home().counters.reallocs, 1);
         match (self.bin(layout), self.bin(new)) {
@@ -278,6 +279,21 @@ impl<F: GlobalAlloc + Sync + 'static> PoolAlloc<F> {
     }
 }
 
+/// A layout as it is served: what std allocates for a panic has 56 bytes and asks for an alignment of
+/// 8, but LLVM's unwinder, with which std is linked where the C library is not glibc, writes to it
+/// with instructions that need 16, and blocks of 56 bytes are aligned to 8. It took any `malloc` to
+/// align to 16 (rust-lang/rust#161368, which asks for 16 from then on). The unwinder of GCC does not.
+#[inline(always)]
+const fn served(layout: Layout) -> Layout {
+    const PANIC: Layout = Layout::new::<[u64; 7]>();
+    let is_one = layout.size() == PANIC.size() && layout.align() <= PANIC.align();
+    if cfg!(not(target_env = "gnu")) && is_one {
+        // SAFETY: a power of two, and 56 rounded up to it fits isize.
+        return unsafe { Layout::from_size_align_unchecked(PANIC.size(), 16) };
+    }
+    layout
+}
+
 /// The index of the class of pools that serves a layout. Most large ones are told by their size alone.
 #[inline(always)]
 fn small_index(layout: Layout) -> Option<usize> {
@@ -293,6 +309,7 @@ fn small_index(layout: Layout) -> Option<usize> {
 unsafe impl<F: GlobalAlloc + Sync + 'static> GlobalAlloc for PoolAlloc<F> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let layout = served(layout);
         if let Some(bin) = self.bin(layout)
             // SAFETY: the cache is this thread's.
             && let Some(block) = unsafe { thread::alloc_cache().pop(bin) }
@@ -305,6 +322,7 @@ unsafe impl<F: GlobalAlloc + Sync + 'static> GlobalAlloc for PoolAlloc<F> {
 
     #[inline]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        let layout = served(layout);
         // SAFETY: the caller's contract: it came from `alloc`, which was not null.
         let freed = unsafe { NonNull::new_unchecked(block) };
         if let Some(bin) = self.bin(layout)

@@ -60,10 +60,11 @@ fn spawn_with(body: Body, stack: Option<usize>) -> bool {
     let detached = libc::PTHREAD_CREATE_DETACHED;
     // SAFETY: initialised above.
     unsafe { libc::pthread_attr_setdetachstate(attributes.as_mut_ptr(), detached) };
-    let mut thread = 0;
+    // A number with some C libraries, a pointer with others.
+    let mut thread = core::mem::MaybeUninit::<libc::pthread_t>::uninit();
+    let (thread, attributes_read) = (thread.as_mut_ptr(), attributes.as_ptr());
     // SAFETY: initialised attributes; `body` fits its signature and takes no argument.
-    let made =
-        unsafe { libc::pthread_create(&raw mut thread, attributes.as_ptr(), body, null_mut()) };
+    let made = unsafe { libc::pthread_create(thread, attributes_read, body, null_mut()) };
     // SAFETY: initialised above, not used any more.
     unsafe { libc::pthread_attr_destroy(attributes.as_mut_ptr()) };
     made == 0

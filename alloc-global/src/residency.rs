@@ -232,6 +232,7 @@ mod tests {
         assert_eq!(resident_bytes(address, len), 0, "not mapped");
     }
 
+    #[cfg(target_env = "gnu")]
     #[test]
     fn glibc_says_what_it_holds() {
         let kept = vec![1u8; 100_000];

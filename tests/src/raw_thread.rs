@@ -8,7 +8,10 @@
 //! including what is registered meanwhile; then up to four rounds over the keys, lowest key first,
 //! for as long as a destructor sets a value again.
 
-use std::ffi::{c_int, c_void};
+#[cfg(target_env = "gnu")]
+use std::ffi::c_int;
+use std::ffi::c_void;
+use std::mem::MaybeUninit;
 use std::ptr;
 
 /// A destructor of a thread-local value: gets the number that was stored, which is never 0.
@@ -17,6 +20,7 @@ pub type Destructor = extern "C" fn(*mut c_void);
 /// Rounds over the keys that glibc promises at least (`PTHREAD_DESTRUCTOR_ITERATIONS`).
 pub const ROUNDS: usize = 4;
 
+#[cfg(target_env = "gnu")]
 unsafe extern "C" {
     /// Registers a destructor for the calling thread; what C++ and Rust thread-locals use.
     fn __cxa_thread_atexit_impl(
@@ -49,12 +53,14 @@ pub fn run(count: usize, body: &(dyn Fn(usize) + Sync)) {
 }
 
 fn spawn(start: &Start<'_>) -> libc::pthread_t {
-    let mut thread: libc::pthread_t = 0;
+    // A number with some C libraries, a pointer with others.
+    let mut thread = MaybeUninit::<libc::pthread_t>::uninit();
     let argument = ptr::from_ref(start).cast_mut().cast::<c_void>();
     // SAFETY: `enter` takes a `Start`; `run` keeps this one alive until it has joined the thread.
-    let answer = unsafe { libc::pthread_create(&raw mut thread, ptr::null(), enter, argument) };
+    let answer = unsafe { libc::pthread_create(thread.as_mut_ptr(), ptr::null(), enter, argument) };
     assert_eq!(answer, 0, "pthread_create failed: {}", std::io::Error::from_raw_os_error(answer));
-    thread
+    // SAFETY: written, as the thread was made.
+    unsafe { thread.assume_init() }
 }
 
 extern "C" fn enter(argument: *mut c_void) -> *mut c_void {
@@ -65,9 +71,11 @@ extern "C" fn enter(argument: *mut c_void) -> *mut c_void {
 }
 
 /// Has `destructor` called with `value` when the calling thread ends, before any key's destructor.
+/// With glibc only: other C libraries have nothing like it.
 ///
 /// # Panics
 /// If the C library has no room.
+#[cfg(target_env = "gnu")]
 pub fn at_thread_exit(destructor: Destructor, value: usize) {
     let object = ptr::without_provenance_mut(value);
     let program = (&raw const __dso_handle).cast_mut().cast();

@@ -14,6 +14,10 @@ use crate::errno::keeping_errno;
 use crate::layout_math::PAGE_SIZE;
 use core::ptr::NonNull;
 
+/// As in the kernel's headers, the same on every architecture; the libc crate has it for glibc only.
+#[cfg(all(target_os = "linux", not(miri)))]
+const MADV_COLLAPSE: libc::c_int = 25;
+
 #[cfg(not(unix))]
 compile_error!("alloc-core: OsPages needs a Unix; port src/page_source/os.rs to this platform");
 
@@ -54,7 +58,7 @@ impl OsPages {
         #[cfg(all(target_os = "linux", not(miri)))]
         // SAFETY: changes no contents; the kernel checks the range itself.
         keeping_errno(|| unsafe {
-            libc::madvise(start.as_ptr().cast(), len, libc::MADV_COLLAPSE);
+            libc::madvise(start.as_ptr().cast(), len, MADV_COLLAPSE);
         });
         #[cfg(not(all(target_os = "linux", not(miri))))]
         let _ = (start, len);
