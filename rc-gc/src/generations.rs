@@ -17,9 +17,10 @@
 //!   which is linear too: what finds a quarter of what it looks at is paid by what was allocated,
 //!   and what does not gets rarer.
 //!
-//! * Large objects count by their bytes: one allocation for each 4 KiB, and what holds of the
-//!   number of objects holds of their bytes too. So does memory outside of the heap that the
-//!   program charges (`charges`).
+//! * Large objects count by their bytes: one allocation for each KiB, and what holds of the number
+//!   of objects holds of their bytes too. So does memory outside of the heap that the program
+//!   charges (`charges`). Few bytes more are no growth: as many as looking at all that is live
+//!   is worth, for a full collection costs objects, whatever it frees.
 //!
 //! A generation in which collections find next to nothing is *passed over*, up to 15 times in a row: its
 //! candidates just grow older, unseen, and a later collection looks at them once. Programs
@@ -80,9 +81,10 @@ pub struct Thresholds {
     /// Collections of generation 0 between two of generation 1.
     pub middle: u32,
     /// Growth in percent, over the least the heap was since the last full collection, after which
-    /// another is due. Up to 8 times `young` objects more, and 32 MiB of large objects or of what is
-    /// [charged](crate::charge), are no growth. Where full collections find next to nothing it may
-    /// be four times as much.
+    /// another is due. Up to 8 times `young` objects more are no growth, nor, of large objects or of
+    /// what is [charged](crate::charge), 128 bytes for each object there is, or 4 MiB where that is
+    /// less, or 32 MiB where it is more. Where full collections find next to nothing it may be four
+    /// times as much.
     pub growth: u32,
 }
 
@@ -133,10 +135,18 @@ pub(crate) struct Schedule {
 const MOST_PASSED: u32 = 15;
 /// How far the young budget grows.
 const STRETCH: u32 = 16;
-/// How much large objects, or what is charged, may grow before that counts.
-const SLACK_BYTES: u64 = 32 << 20;
+/// How much large objects, or what is charged, may grow before that counts: so many bytes for each
+/// object that a full collection would look at, within bounds.
+const SLACK_PER_OBJECT: u64 = 128;
+const LEAST_SLACK: u64 = 4 << 20;
+const MOST_SLACK: u64 = 32 << 20;
 /// How much rarer than set full collections become.
 const RAREST: u64 = 4;
+
+/// See [`SLACK_PER_OBJECT`].
+fn slack_bytes(live: u64) -> u64 {
+    live.saturating_mul(SLACK_PER_OBJECT).clamp(LEAST_SLACK, MOST_SLACK)
+}
 
 impl Schedule {
     /// The default thresholds, automatic, enabled.
@@ -218,8 +228,9 @@ impl Schedule {
         let (least, least_bytes) = self.note_least(live, bytes);
         let grown = live > beyond(least) + slack;
         let aged = self.allocated_since_full.get() > (4 * least + 16 * slack) * rarer;
-        let swollen = bytes > beyond(least_bytes) + SLACK_BYTES
-            || self.charges.swollen(least, u64::from(growth) * rarer, SLACK_BYTES);
+        let slack_bytes = slack_bytes(live);
+        let swollen = bytes > beyond(least_bytes) + slack_bytes
+            || self.charges.swollen(least, u64::from(growth) * rarer, slack_bytes);
         if grown || aged || swollen {
             Generation::Old
         } else if self.since_middle.get() >= middle {
@@ -364,11 +375,16 @@ mod tests {
     #[test]
     fn few_large_objects_bring_a_full_collection_by_their_bytes() {
         let schedule = Schedule::new();
-        assert_eq!(schedule.due(10, 30 << 20), Generation::Young);
-        assert_eq!(schedule.due(10, 40 << 20), Generation::Old);
+        assert_eq!(schedule.due(10, LEAST_SLACK), Generation::Young);
+        assert_eq!(schedule.due(10, LEAST_SLACK + 1), Generation::Old);
         schedule.done(Generation::Old, 10, 0, (10, 40 << 20));
-        assert_eq!(schedule.due(10, 70 << 20), Generation::Young);
-        assert_eq!(schedule.due(10, 120 << 20), Generation::Old);
+        assert_eq!(schedule.due(10, 50 << 20), Generation::Young);
+        assert_eq!(schedule.due(10, 70 << 20), Generation::Old);
+        // Where there are many objects to look at, after more.
+        schedule.done(Generation::Old, 200_000, 200_000, (200_000, 0));
+        assert_eq!(schedule.due(200_000, 20 << 20), Generation::Young);
+        assert_eq!(schedule.due(200_000, 30 << 20), Generation::Old);
+        assert_eq!(slack_bytes(u64::MAX), MOST_SLACK);
     }
 
     #[test]
