@@ -272,10 +272,11 @@ pub fn pause_percentile(generation: Generation, q: f64) -> Duration {
 /// textures, what a foreign library allocated for them. The collector does not see such memory, and
 /// lets a few objects of garbage wait that hold much.
 ///
-/// It brings the next collection nearer: 1 KiB counts as one allocation, as that of large objects
-/// does, and what is charged since the last full collection, beyond 4 MiB or 128 bytes for each
-/// object there is, makes the next one due as growth of the heap does. It collects nothing itself, and may be called anywhere, in `Drop` and
-/// `Trace` too; without a heap, or after its end, it does nothing.
+/// It brings the next collection nearer: 512 bytes count as one allocation, as those of large
+/// objects do, and what is charged since the last full collection, beyond 1 MiB or 128 bytes for
+/// each object there is, makes the next one due as growth of the heap does. It collects nothing
+/// itself, and may be called anywhere, in `Drop` and `Trace` too; without a heap, or after its end,
+/// it does nothing.
 ///
 /// There is nothing to call when the memory goes: how much of it does is estimated from how many
 /// objects do. Charge what an object that may be part of a cycle is made with, or grows by, where

@@ -17,7 +17,7 @@
 //!   which is linear too: what finds a quarter of what it looks at is paid by what was allocated,
 //!   and what does not gets rarer.
 //!
-//! * Large objects count by their bytes: one allocation for each KiB, and what holds of the number
+//! * Large objects count by their bytes: one allocation for each 512 bytes, and what holds of the number
 //!   of objects holds of their bytes too. So does memory outside of the heap that the program
 //!   charges (`charges`). Few bytes more are no growth: as many as looking at all that is live
 //!   is worth, for a full collection costs objects, whatever it frees.
@@ -82,7 +82,7 @@ pub struct Thresholds {
     pub middle: u32,
     /// Growth in percent, over the least the heap was since the last full collection, after which
     /// another is due. Up to 8 times `young` objects more are no growth, nor, of large objects or of
-    /// what is [charged](crate::charge), 128 bytes for each object there is, or 4 MiB where that is
+    /// what is [charged](crate::charge), 128 bytes for each object there is, or 1 MiB where that is
     /// less, or 32 MiB where it is more. Where full collections find next to nothing it may be four
     /// times as much.
     pub growth: u32,
@@ -138,7 +138,7 @@ const STRETCH: u32 = 16;
 /// How much large objects, or what is charged, may grow before that counts: so many bytes for each
 /// object that a full collection would look at, within bounds.
 const SLACK_PER_OBJECT: u64 = 128;
-const LEAST_SLACK: u64 = 4 << 20;
+const LEAST_SLACK: u64 = 1 << 20;
 const MOST_SLACK: u64 = 32 << 20;
 /// How much rarer than set full collections become.
 const RAREST: u64 = 4;

@@ -15,7 +15,7 @@
 use std::cell::Cell;
 
 /// Bytes that count as one allocation, of large objects too.
-pub(crate) const STEP_BYTES: usize = 1024;
+pub(crate) const STEP_BYTES: usize = 512;
 /// What an object is taken to have in the heap itself.
 const OBJECT: u64 = 64;
 
