@@ -29,7 +29,7 @@ use crate::latency::{self, Path};
 use crate::mid_class::{CacheBin, MID_MAX, MID_STEPS, counted_bytes};
 use crate::visit::free_to_registered;
 use crate::{huge, spans, thread};
-use alloc_core::{Block, CLASSES};
+use alloc_core::{Block, CLASSES, keeping_errno};
 use core::alloc::{GlobalAlloc, Layout};
 use core::any::TypeId;
 use core::ptr::{self, NonNull, null_mut};
@@ -59,6 +59,9 @@ const ZERO_AT_HAND: usize = 1 << 20;
 /// free ones side by side, so that the memory that was used last serves other sizes too. The call
 /// costs little beside what it takes to fill such a block (docs/measurements.md).
 const LEFT_TO_GLIBC: usize = 1 << 20;
+
+/// From this size on, in bytes, no machine has the addresses: nothing is given up to serve it.
+const NEVER_THERE: usize = 1 << 47;
 
 /// A fallback whose type is forgotten.
 pub(crate) struct Registration {
@@ -257,7 +260,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         let live = make_way(thread::for_slow_alloc(), asked.size());
         // SAFETY: the size is at least that of the caller's layout, so not 0.
         let mut block = unsafe { self.ask(asked, zeroed) };
-        if block.is_null() && make_room() {
+        if block.is_null() && asked.size() < NEVER_THERE && make_room() {
             // SAFETY: as above.
             block = unsafe { self.ask(asked, zeroed) };
         }
@@ -282,16 +285,19 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     ///
     /// As for `GlobalAlloc::alloc`.
     unsafe fn ask(&self, layout: Layout, zeroed: bool) -> *mut u8 {
+        // One heap of glibc's that is full leaves ENOMEM behind, though another one serves the block.
         let block = latency::timed(Path::Fallback, || {
-            if zeroed {
-                // SAFETY: the caller's promise.
-                unsafe { self.inner.alloc_zeroed(layout) }
-            } else {
-                // SAFETY: the caller's promise.
-                unsafe { self.inner.alloc(layout) }
-            }
+            keeping_errno(|| {
+                if zeroed {
+                    // SAFETY: the caller's promise.
+                    unsafe { self.inner.alloc_zeroed(layout) }
+                } else {
+                    // SAFETY: the caller's promise.
+                    unsafe { self.inner.alloc(layout) }
+                }
+            })
         });
-        self.look_after_heap(block, layout.size());
+        self.look_after_heap(block, layout.size(), zeroed);
         block
     }
 
@@ -413,9 +419,9 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         });
     }
 
-    /// Has glibc's heap backed by huge pages where it grows.
+    /// Has glibc's heap backed by huge pages where it grows, and that of a thread lengthened.
     #[inline]
-    fn look_after_heap(&self, block: *mut u8, size: usize) {
+    fn look_after_heap(&self, block: *mut u8, size: usize, zeroed: bool) {
         if !Self::is_system() {
             return;
         }
@@ -424,7 +430,9 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
             Self::teach();
             glibc_heap::look(block, size);
         }
-        glibc_heap::run_ahead(block, size);
+        if !zeroed {
+            glibc_heap::run_ahead(block, size);
+        }
     }
 
     /// See [`glibc_heap::teach`].

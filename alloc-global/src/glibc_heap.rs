@@ -202,7 +202,7 @@ mod glibc {
     /// Memory is short: for a while `brk` must not fail for what it would run ahead by. Whether it
     /// did run ahead.
     pub(crate) fn stay_short() -> bool {
-        // SeqCst: with the loads in `set_ends`.
+        // SeqCst: with the loads in `set_ends` and `look`.
         let padded = PADDED.swap(false, SeqCst);
         if padded {
             set_pad(GLIBC_PAD);
@@ -220,6 +220,13 @@ mod glibc {
     pub(super) fn has_our_bounds() -> bool {
         // Relaxed: it was set by this thread, or less is trimmed.
         TAUGHT.load(Relaxed) && !config::is_glibc_set()
+    }
+
+    /// Whether glibc runs ahead by 16 MiB, so that it keeps a new heap of a thread of which the one
+    /// before has less left.
+    pub(super) fn is_padded() -> bool {
+        // Relaxed: who sees an old value leaves a heap alone, or one heap is given back once.
+        PADDED.load(Relaxed)
     }
 
     /// Has glibc give back what is free at the end of each heap in which `f` frees a block.
@@ -431,8 +438,12 @@ mod glibc {
         if !huge::is_wanted(in_use / WASTE) {
             return;
         }
-        if !PADDED.swap(true, Relaxed) {
+        // SeqCst, here and below: as in `set_ends`.
+        if !PADDED.swap(true, SeqCst) {
             set_pad(PAD);
+            if !PADDED.load(SeqCst) {
+                set_pad(GLIBC_PAD);
+            }
         }
         let before = (block.addr() & !(PAGE_SIZE - 1)).saturating_sub(WINDOW);
         if !is_dense(before) && !is_dense_behind(before) {
@@ -457,9 +468,10 @@ mod glibc {
         self::heap_end()
     }
 
-    /// Whether nearly all of the 2 MiB from a page on is resident.
+    /// Whether nearly all of the 2 MiB from a page on is resident. Not where the system does not say.
     pub(super) fn is_dense(start: usize) -> bool {
-        keeping_errno(|| residency::resident_bytes(start, WINDOW)) >= DENSE
+        let bytes = keeping_errno(|| residency::known_resident_bytes(start, WINDOW));
+        bytes.is_some_and(|bytes| bytes >= DENSE)
     }
 
     /// The same for those further behind, as far as this was looked after.

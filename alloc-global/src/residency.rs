@@ -91,6 +91,15 @@ pub(crate) fn resident_bytes(start: usize, len: usize) -> u64 {
     sum
 }
 
+/// The same, if the system says it of the whole range.
+pub(crate) fn known_resident_bytes(start: usize, len: usize) -> Option<u64> {
+    let mut parts = (0..len).step_by(ARENA_SIZE);
+    parts.try_fold(0, |sum, done| {
+        let part = (len - done).min(ARENA_SIZE);
+        Some(sum + resident_pages(start + done, part)?.bytes(0, part))
+    })
+}
+
 fn page_size() -> usize {
     // SAFETY: always callable.
     usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(0)

@@ -55,6 +55,8 @@ fn main() -> ExitCode {
         Case::new("large_blocks_are_copied_where_that_is_better_and_keep_their_bytes", resized),
         Case::new("large_blocks_with_others_behind_grow_onto_huge_pages", moved),
         Case::new("the_heap_of_a_thread_is_lengthened_by_more_than_a_block", ahead),
+        Case::new("full_heaps_of_a_thread_are_followed_by_others", full_heaps),
+        Case::new("zeroed_blocks_of_a_thread_stay_untouched", untouched_zeroes),
         Case::new("the_heap_of_a_thread_gets_huge_pages_if_it_is_written", written_by_thread),
         Case::new("and_none_if_little_of_it_is_written", untouched_by_thread),
     ])
@@ -352,6 +354,32 @@ fn ahead() {
             far += usize::from(heap_end.saturating_sub(end) >= 20_000);
         }
         assert!(far > 80, "the heap ends behind {} of 100 blocks", 100 - far);
+    });
+}
+
+fn full_heaps() {
+    const NAME: &str = "full_heaps_of_a_thread_are_followed_by_others";
+    with_setting(NAME, "POOLALLOC_HUGE_PAGES", "0", || {
+        block_in_heap();
+        raw_thread::run(1, &|_| {
+            let blocks: Vec<Vec<u8>> = (0..200).map(|_| Vec::with_capacity(1 << 20)).collect();
+            let first = heap();
+            let is_in_first = |block: &&Vec<u8>| {
+                let block = block.as_ptr().addr();
+                first.iter().any(|(start, end, _)| (*start..*end).contains(&block))
+            };
+            assert_eq!(blocks.iter().filter(is_in_first).count(), 0, "of 200 blocks");
+        });
+    });
+}
+
+fn untouched_zeroes() {
+    block_in_heap();
+    raw_thread::run(1, &|_| {
+        let before = resident();
+        let blocks: Vec<Vec<u8>> = (0..100).map(|_| vec![0; 200_000]).collect();
+        let more = resident().saturating_sub(before);
+        assert!(more < 5 << 20, "{more} bytes of {} times 200,000", blocks.len());
     });
 }
 

@@ -11,11 +11,12 @@
 //! It does not serve blocks of pools: that is `pool_alloc`.
 
 use super::kept::{count_change, make_way, move_cached, note_fresh, note_grown};
-use super::{Fallback, MOVES_PAGES, make_room};
+use super::{Fallback, MOVES_PAGES, NEVER_THERE, make_room};
 use crate::large_class::{LARGE_ALIGN, LargeClass, fallback_layout};
 use crate::latency::{self, Path};
 use crate::mid_class::counted_bytes;
 use crate::{glibc_heap, huge, spans, thread};
+use alloc_core::keeping_errno;
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
 
@@ -56,10 +57,10 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         }
         let live = make_way(thread::for_slow_alloc(), new_size.saturating_sub(old_size));
         // SAFETY: it came from there with `asked_old`; the new size is that of a layout.
-        let mut moved = unsafe { self.resize(block, asked_old, new_size) };
-        if moved.is_null() && make_room() {
+        let mut moved = unsafe { self.resize(block, asked_old, new_size, layout.size()) };
+        if moved.is_null() && new_size < NEVER_THERE && make_room() {
             // SAFETY: as above; after null the block is still valid.
-            moved = unsafe { self.resize(block, asked_old, new_size) };
+            moved = unsafe { self.resize(block, asked_old, new_size, layout.size()) };
         }
         if !moved.is_null() {
             if Self::is_system() && new_size > old_size {
@@ -110,17 +111,22 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         moved
     }
 
+    /// Resizes a block of which the program has the first `used` bytes.
+    ///
     /// # Safety
     ///
     /// As for `GlobalAlloc::realloc`, of the fallback itself.
-    unsafe fn resize(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+    unsafe fn resize(&self, block: *mut u8, layout: Layout, size: usize, used: usize) -> *mut u8 {
         let moved = latency::timed(Path::Fallback, || {
-            // SAFETY: the caller's promise.
-            let grown = unsafe { self.grow_elsewhere(block, layout, size) };
-            // SAFETY: the caller's promise; after `None` the block is still valid.
-            grown.unwrap_or_else(|| unsafe { self.inner.realloc(block, layout, size) })
+            // As in `ask`.
+            keeping_errno(|| {
+                // SAFETY: the caller's promise.
+                let grown = unsafe { self.grow_elsewhere(block, layout, size, used) };
+                // SAFETY: the caller's promise; after `None` the block is still valid.
+                grown.unwrap_or_else(|| unsafe { self.inner.realloc(block, layout, size) })
+            })
         });
-        self.look_after_heap(moved, size);
+        self.look_after_heap(moved, size, false);
         moved
     }
 
@@ -129,7 +135,8 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
     /// it is, or need not be copied.
     ///
     /// Only glibc knows what lies behind a block. So it is asked for what this one is to grow by: if
-    /// that lies right behind it, it can grow there.
+    /// that lies right behind it, it can grow there. If not it may still be able to, as glibc hands
+    /// out what fits best; it is copied then.
     ///
     /// # Safety
     ///
@@ -139,6 +146,7 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         block: *mut u8,
         layout: Layout,
         size: usize,
+        used: usize,
     ) -> Option<*mut u8> {
         let old = layout.size();
         if !Self::is_system() || !huge::is_for(size) || !glibc_heap::is_in_a_heap(block, old, size)
@@ -161,9 +169,9 @@ impl<F: GlobalAlloc + Sync + 'static> Fallback<F> {
         unsafe { self.inner.dealloc(probe, asked) };
         let (other, asked) = ask(size)?;
         huge::back_block(other, asked.size());
-        // SAFETY: it is larger, and not the same.
-        unsafe { block.copy_to_nonoverlapping(other, old) };
-        thread::count(|c| &c.copied, old as u64);
+        // SAFETY: both are at least as large, and distinct.
+        unsafe { block.copy_to_nonoverlapping(other, used) };
+        thread::count(|c| &c.copied, used as u64);
         // SAFETY: the caller's promise: allocated with that layout, and given up.
         unsafe { self.inner.dealloc(block, layout) };
         Some(other)

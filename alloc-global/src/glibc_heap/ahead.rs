@@ -15,11 +15,19 @@
 //! for, all of it is made accessible, and backed by a huge page, as behind the heap of `brk`. If the
 //! block that was asked for lies right behind the last one, nothing else lies in it.
 //!
+//! Not near the end of the 64 MiB, though. Where a block does not fit what is left, glibc makes
+//! another heap and frees what was accessible at the end of this one: if that is 64 KiB or more,
+//! it looks whether the new heap is wholly free, which it is, and gives it back, unless less is left
+//! than `brk` runs ahead by. The block goes to the first heap then, and so does each that follows.
+//!
+//! Nor for zeroed blocks: glibc clears what was accessible before, and leaves alone what it made
+//! accessible for the block.
+//!
 //! No unsafe here. It does not say when a heap is trimmed.
 
 use super::glibc::{
     COPIED, TRIMMING, WASTE, WINDOW, allocate_and_free, has_our_bounds, heap_end, is_dense,
-    is_in_first, is_mapped, window_from,
+    is_in_first, is_mapped, is_padded, window_from,
 };
 use crate::huge;
 use alloc_core::PAGE_SIZE;
@@ -41,6 +49,13 @@ const LEAST_CHUNK: usize = 32;
 /// Bytes by which a thread's heap is lengthened. glibc itself does so by what each block needs,
 /// with a system call for it.
 const STEP: usize = 256 << 10;
+
+/// Blocks below so many bytes are worth lengthening a heap for: of larger ones hardly two fit what it
+/// is lengthened by.
+const SMALL: usize = STEP / 2;
+
+/// How near its end a heap is left alone: more than the largest block in it has.
+const LEFT_ALONE: usize = 30 << 20;
 
 /// How near the end of blocks the next window begins when it is looked at. The end is looked at every
 /// 256 KiB.
@@ -89,7 +104,15 @@ fn run_ahead_of(block: *mut u8, size: usize, end: usize) {
     if !is_newest && seen & bit != 0 {
         return;
     }
+    if HEAP - end % HEAP < LEFT_ALONE && !is_padded() {
+        AHEAD.set(heap * HEAP + (HEAP - 1));
+        return;
+    }
     let window = next_window(block, end);
+    if window.is_none() && size >= SMALL {
+        AHEAD.set(end);
+        return;
+    }
     let length = window.map_or(STEP, |window| window - end + WINDOW);
     // glibc writes behind the other one: to the last page of the window.
     let layout = Layout::from_size_align(length - 4 * HEADER, align_of::<u128>());
