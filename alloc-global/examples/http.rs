@@ -10,6 +10,7 @@
 use alloc_global::report::{NoSymbols, Report, handlers};
 use alloc_global::{DebugInfo, PoolAlloc};
 use std::collections::HashMap;
+use std::io::Read;
 use std::thread;
 use std::time::Duration;
 use tiny_http::{Header, Request, Response, Server};
@@ -37,21 +38,32 @@ fn serve(server: &Server) {
     }
 }
 
-fn answer(request: Request) -> std::io::Result<()> {
-    let path = request.url().split('?').next().unwrap_or("");
-    let known = ["/debug/pprof/heap", "/debug/pprof/allocs", "/metrics", "/report"];
-    if !known.contains(&path) {
+/// No more of a request's body than that is read, in bytes.
+const BODY: u64 = 1 << 20;
+
+fn answer(mut request: Request) -> std::io::Result<()> {
+    let path = request.url().split('?').next().unwrap_or("").to_owned();
+    let known =
+        ["/debug/pprof/heap", "/debug/pprof/allocs", "/debug/pprof/symbol", "/metrics", "/report"];
+    if !known.contains(&path.as_str()) {
         return request.respond(Response::from_string(known.join("\n")).with_status_code(404));
     }
     // What scrapers ask for every few seconds gathers only what they get.
-    let (kind, bytes) = match path {
+    let (kind, bytes) = match path.as_str() {
         "/debug/pprof/heap" => handlers::heap(&Report::gather_profile(), &NoSymbols),
         "/debug/pprof/allocs" => handlers::allocs(&Report::gather_profile(), &NoSymbols),
+        "/debug/pprof/symbol" => {
+            let mut body = String::new();
+            request.as_reader().take(BODY).read_to_string(&mut body)?;
+            handlers::symbol(&body, &DebugInfo)
+        }
         "/metrics" => handlers::metrics(&Report::gather_metrics()),
         // A person waits for this one: everything, functions by their names, out of the program's
         // debug information.
         _ => handlers::report(&Report::gather(), &DebugInfo),
     };
+    // What was read of debug information is not kept until somebody asks again.
+    DebugInfo::forget();
     let response = Response::from_data(bytes);
     match Header::from_bytes("Content-Type", kind) {
         Ok(header) => request.respond(response.with_header(header)),
@@ -76,7 +88,7 @@ fn work() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{Read, Write};
+    use std::io::Write;
     use std::net::TcpStream;
     use std::sync::Arc;
 
@@ -101,6 +113,7 @@ mod tests {
         for (path, kind, begin) in [
             ("/debug/pprof/heap", "application/octet-stream", &[0x1f, 0x8b][..]),
             ("/debug/pprof/allocs?seconds=1", "application/octet-stream", &[0x1f, 0x8b]),
+            ("/debug/pprof/symbol", "text/plain; charset=utf-8", b"num_symbols: 1\n"),
             ("/metrics", "text/plain; version=0.0.4; charset=utf-8", b"# HELP poolalloc_"),
             ("/report", "text/html; charset=utf-8", b"<!doctype html>"),
         ] {

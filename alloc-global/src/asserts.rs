@@ -141,8 +141,20 @@ fn parse_bytes(text: &str) -> Option<u64> {
 #[derive(Debug)]
 #[must_use = "without an end there is no verdict"]
 pub struct Scope {
-    measure: Measure,
+    /// None once it has ended.
+    measure: Option<Measure>,
     name: &'static str,
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        if self.measure.take().is_some() && !std::thread::panicking() {
+            let name = self.name;
+            panic!(
+                "{name}: not judged, its body was left before the end (return, ?, break, continue)"
+            );
+        }
+    }
 }
 
 impl Scope {
@@ -154,14 +166,15 @@ impl Scope {
     #[track_caller]
     pub fn begin(name: &'static str) -> Scope {
         match Measure::begin_with_sites() {
-            Ok(measure) => Scope { measure, name },
+            Ok(measure) => Scope { measure: Some(measure), name },
             Err(error) => panic!("{}", guess(name, error)),
         }
     }
 
     #[track_caller]
-    fn end(self) -> Ended {
-        let Scope { mut measure, name } = self;
+    fn end(mut self) -> Ended {
+        let name = self.name;
+        let mut measure = self.measure.take().expect("it ends once");
         let sites = measure.take_sites();
         match measure.end() {
             Ok(stats) => Ended { name, stats, sites },
@@ -188,12 +201,12 @@ impl Scope {
     ///
     /// As [`check`](Scope::check), and if `most` is no number of bytes.
     #[track_caller]
-    pub fn check_bytes(self, most: &dyn Bytes) {
+    pub fn check_bytes(mut self, most: &dyn Bytes) {
         match most.to_bytes() {
             Ok(most) => self.check(Limit::Bytes(most)),
             Err(error) => {
                 let name = self.name;
-                drop(self);
+                self.measure = None;
                 panic!("{name}: {error}")
             }
         }
@@ -366,7 +379,8 @@ fn rows(stats: &Measured) -> [(&'static str, u64); 9] {
 /// # Panics
 ///
 /// After the body: with the counts, if there was an allocation; and where counting would be a guess
-/// ([`MeasureError`](crate::MeasureError)). A body that is left by `return`, `?` or `break` is not judged.
+/// ([`MeasureError`](crate::MeasureError)). A body that is left by `return`, `?` or `break` panics
+/// too: it cannot be judged.
 #[macro_export]
 macro_rules! assert_no_alloc {
     ($($body:tt)*) => {{

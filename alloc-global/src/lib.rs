@@ -26,7 +26,8 @@
 //! can be asked. Counters are always on; nothing else costs the fast path an instruction while it
 //! is off.
 //!
-//! Memory goes back by itself after half a second, or at once by [`trim()`].
+//! Memory goes back on slow paths, half a second after it became free, or at once by [`trim()`]. A
+//! program that rests takes none: there [`PoolAlloc::spawn_purger`] does it.
 //!
 //! # Features
 //!

@@ -80,7 +80,7 @@ impl fmt::Display for Memory {
             ("live in pools", self.live, "the program's"),
             ("thread caches", self.cached, "thread_flush(), or the end of the thread"),
             ("free blocks", self.free_blocks, "pinned by live blocks of the same pools"),
-            ("free pools", self.free_pools, "POOLALLOC_PURGE_DELAY_MS, trim()"),
+            ("free pools", self.free_pools, "POOLALLOC_PURGE_DELAY_MS, trim(): four in a row"),
             ("given back", self.given_back, "not resident"),
             ("metadata", self.metadata, "one pool of each arena"),
             ("rounding", self.rounding, "ends of pools"),

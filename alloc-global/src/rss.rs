@@ -256,7 +256,7 @@ impl Rss {
             part("rounding", pools.rounding, "none: ends of pools, shorter than a block"),
             part("cache", pools.cached, caches),
             part("free blocks", pools.free_blocks, "none: live neighbours hold them (pins)"),
-            part("free pools", pools.free_pools, "POOLALLOC_PURGE_DELAY_MS, trim()"),
+            part("free pools", pools.free_pools, "POOLALLOC_PURGE_DELAY_MS, trim(): four in a row"),
             part("metadata", pools.metadata, "none: one pool of each arena"),
             part("thread caches", pools.caches, "none: the most threads at once"),
             part(

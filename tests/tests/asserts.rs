@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Case::new("measurements_nest", nested),
         Case::new("measurements_that_end_out_of_turn_are_refused", out_of_turn),
         Case::new("a_panic_in_the_body_is_the_bodys", panics),
+        Case::new("a_body_that_is_left_early_is_not_taken_as_held", left_early),
         Case::new("baselines_are_kept_compared_and_written", baselines),
         Case::new("failures_name_the_top_sites_and_leave_a_profile", sites),
         Case::new("leaks_are_named_by_what_is_left", left),
@@ -93,6 +94,34 @@ fn exact() {
     drop(kept);
     let ((), counted) = measure(|| ()).expect("a measurement");
     assert_eq!(counted, alloc_global::Measured::default());
+}
+
+fn left_early() {
+    fn returns(early: bool) -> usize {
+        assert_no_alloc! {
+            let _block = block(10);
+            if early { return 1; }
+        };
+        0
+    }
+    fn answers(value: Option<Box<[u8]>>) -> Option<usize> {
+        Some(assert_no_leaks! { std::mem::forget(block(10)); value?.len() })
+    }
+    let left = "not judged, its body was left before the end (return, ?, break, continue)";
+    assert_eq!(message(|| assert_eq!(returns(true), 1)), format!("assert_no_alloc!: {left}"));
+    assert_eq!(message(|| assert_eq!(answers(None), None)), format!("assert_no_leaks!: {left}"));
+    let in_loop = || {
+        for round in 0..2 {
+            assert_max_bytes!("1 KiB", {
+                if round == black_box(0) {
+                    continue;
+                }
+            });
+        }
+    };
+    assert_eq!(message(in_loop), format!("assert_max_bytes!: {left}"));
+    // Those after it are judged.
+    assert!(message(|| assert_eq!(returns(false), 0)).starts_with("assert_no_alloc!"));
 }
 
 fn values() {
@@ -207,7 +236,7 @@ fn out_of_turn() {
     let text = message(|| first.check(Limit::NoLeaks));
     assert!(text.contains("first: counting would be a guess"), "{text}");
     drop(block(100));
-    drop(second);
+    assert!(message(|| drop(second)).starts_with("second: not judged"));
     // The first stays open for good; the thread works on.
     let all: Vec<_> = (0..10_000).map(|n| block(n % 700 + 1)).collect();
     drop(all);

@@ -17,10 +17,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use alloc_global::report::{self, Report};
+use alloc_global::report::{self, NoSymbols, Report, Symbols, handlers};
 use alloc_global::{
-    Grouping, PoolAlloc, Region, Snapshot, limit_frames, seed_samples, start_latency,
-    start_sampling, start_tracing, stop_latency, stop_profiling, thread_flush, trim,
+    DebugInfo, Grouping, PoolAlloc, Region, Snapshot, limit_frames, seed_samples, start_latency,
+    start_sampling, start_tracing, stats, stop_latency, stop_profiling, thread_flush, trim,
 };
 use tests::block::Block;
 use tests::cases::{self, Case, run_self};
@@ -51,6 +51,7 @@ fn main() -> ExitCode {
                 Case::new("a_snapshot_knows_what_its_thread_freed", own_cache),
                 Case::new("what_the_environment_can_ask_for_code_can_too", from_code),
                 Case::new("one_frame_is_one_of_the_program", shallow),
+                Case::new("reports_are_not_in_the_profile_that_they_report", not_in_the_profile),
             ]);
         }
     }
@@ -458,4 +459,38 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+fn not_in_the_profile() {
+    start_tracing();
+    let kept = Block::new(1_000, 8, 1).expect("memory");
+    let report = Report::gather();
+    let path = std::env::temp_dir().join(format!("poolalloc-own-{}.html", std::process::id()));
+    let allocs = || {
+        let snapshot = Snapshot::take();
+        snapshot.sites.iter().map(|site| site.allocs).sum::<f64>()
+    };
+    // What a snapshot, and taking the sum, put down themselves.
+    let own = allocs();
+    let own = allocs() - own;
+    let before = allocs();
+    for symbols in [&NoSymbols as &dyn Symbols, &DebugInfo] {
+        drop(handlers::metrics(&report));
+        drop(handlers::heap(&report, symbols));
+        drop(handlers::allocs(&report, symbols));
+        drop(handlers::report(&report, symbols));
+        drop(handlers::symbol("0x1000+0x2000", symbols));
+        drop((report::text(&report, symbols), report::json(&report, symbols)));
+        drop(report::dhat(&report, symbols));
+        drop(report::folded(&report, symbols, report::Metric::LiveBytes));
+    }
+    assert_eq!(allocs() - before, own);
+    // Debug information takes megabytes, and goes with the report that is written.
+    DebugInfo::forget();
+    let before = stats().live_bytes;
+    report::write(&path, &report, &DebugInfo).expect("it is written");
+    fs::remove_file(&path).expect("it is there");
+    let more = stats().live_bytes.saturating_sub(before);
+    assert!(more < 1 << 20, "{more} bytes stay");
+    drop(kept);
 }

@@ -15,6 +15,7 @@
 use super::frame::Symbols;
 use super::model::Report;
 use super::stacks::{Call, Resolved, whole};
+use crate::untracked;
 use crate::{Lifetimes, Module, Site, Snapshot};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
@@ -32,39 +33,41 @@ const SHORT_US: u64 = 100;
 /// assert!(text.contains("\"dhatFileVersion\":2"));
 /// ```
 pub fn dhat(report: &Report, symbols: &dyn Symbols) -> String {
-    let mut frames = Frames::new();
-    let mut points = Vec::new();
-    let mut lifetimes = false;
-    let mut mode = "poolalloc".to_owned();
-    let mut end = report.taken.duration_since(report.started).unwrap_or_default();
-    if let Some(snapshot) = &report.snapshot {
-        let resolved = Resolved::new(snapshot, symbols);
-        let key = |calls: Vec<Call>| frames.add(calls, &snapshot.modules);
-        let merged = resolved.merged(&snapshot.sites, key);
-        lifetimes = known(snapshot);
-        points = merged.iter().map(|(frames, site)| point(frames, site, lifetimes)).collect();
-        mode = describe(snapshot, lifetimes);
-        end = snapshot.duration;
-    }
-    let mut file = Map::new();
-    let mut set = |name: &str, value: Value| file.insert(name.to_owned(), value);
-    set("dhatFileVersion", json!(2));
-    set("mode", json!(mode));
-    set("verb", json!("Allocated"));
-    set("bklt", json!(lifetimes));
-    set("bkacc", json!(false));
-    set("tu", json!("µs"));
-    set("Mtu", json!("s"));
-    if lifetimes {
-        set("tuth", json!(SHORT_US));
-        set("tg", json!(micros(end)));
-    }
-    set("cmd", json!(report.program));
-    set("pid", json!(report.pid));
-    set("te", json!(micros(end)));
-    set("pps", Value::Array(points));
-    set("ftbl", json!(frames.texts));
-    Value::Object(file).to_string()
+    untracked(|| {
+        let mut frames = Frames::new();
+        let mut points = Vec::new();
+        let mut lifetimes = false;
+        let mut mode = "poolalloc".to_owned();
+        let mut end = report.taken.duration_since(report.started).unwrap_or_default();
+        if let Some(snapshot) = &report.snapshot {
+            let resolved = Resolved::new(snapshot, symbols);
+            let key = |calls: Vec<Call>| frames.add(calls, &snapshot.modules);
+            let merged = resolved.merged(&snapshot.sites, key);
+            lifetimes = known(snapshot);
+            points = merged.iter().map(|(frames, site)| point(frames, site, lifetimes)).collect();
+            mode = describe(snapshot, lifetimes);
+            end = snapshot.duration;
+        }
+        let mut file = Map::new();
+        let mut set = |name: &str, value: Value| file.insert(name.to_owned(), value);
+        set("dhatFileVersion", json!(2));
+        set("mode", json!(mode));
+        set("verb", json!("Allocated"));
+        set("bklt", json!(lifetimes));
+        set("bkacc", json!(false));
+        set("tu", json!("µs"));
+        set("Mtu", json!("s"));
+        if lifetimes {
+            set("tuth", json!(SHORT_US));
+            set("tg", json!(micros(end)));
+        }
+        set("cmd", json!(report.program));
+        set("pid", json!(report.pid));
+        set("te", json!(micros(end)));
+        set("pps", Value::Array(points));
+        set("ftbl", json!(frames.texts));
+        Value::Object(file).to_string()
+    })
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -9,6 +9,7 @@ use super::frame::Symbols;
 use super::model::Report;
 use super::stacks::{Call, Resolved, whole_sums};
 use crate::Site;
+use crate::untracked;
 
 /// What the widths of a flame graph stand for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -48,11 +49,13 @@ impl Metric {
 /// assert!(count.parse::<u64>().unwrap() > 0);
 /// ```
 pub fn folded(report: &Report, symbols: &dyn Symbols, metric: Metric) -> String {
-    let Some(snapshot) = &report.snapshot else { return String::new() };
-    let merged = Resolved::new(snapshot, symbols).merged(&snapshot.sites, line);
-    let counts = whole_sums(merged.iter().map(|(_, site)| metric.of(site)));
-    let lines = merged.iter().zip(counts).filter(|(_, count)| *count > 0);
-    lines.map(|((line, _), count)| format!("{line} {count}\n")).collect()
+    untracked(|| {
+        let Some(snapshot) = &report.snapshot else { return String::new() };
+        let merged = Resolved::new(snapshot, symbols).merged(&snapshot.sites, line);
+        let counts = whole_sums(merged.iter().map(|(_, site)| metric.of(site)));
+        let lines = merged.iter().zip(counts).filter(|(_, count)| *count > 0);
+        lines.map(|((line, _), count)| format!("{line} {count}\n")).collect()
+    })
 }
 
 /// The names, the outermost first.

@@ -20,6 +20,7 @@
 use super::frame::Symbols;
 use super::json;
 use super::model::Report;
+use crate::untracked;
 use crate::{Site, Totals};
 use serde_json::{Value, json};
 
@@ -46,17 +47,19 @@ const SITES: usize = 10_000;
 /// assert!(page.starts_with("<!doctype html>"));
 /// ```
 pub fn html(report: &Report, symbols: &dyn Symbols) -> String {
-    let data = data(report, symbols, SITES).to_string().replace('<', "\\u003c");
-    let title = escaped(report.program_name());
-    // Every other piece is the name of what goes there. What is put in is not looked through again.
-    let pieces = PAGE.split('@').map(|piece| match piece {
-        "title" => title.as_str(),
-        "style" => STYLE,
-        "data" => data.as_str(),
-        "script" => SCRIPT,
-        piece => piece,
-    });
-    pieces.collect()
+    untracked(|| {
+        let data = data(report, symbols, SITES).to_string().replace('<', "\\u003c");
+        let title = escaped(report.program_name());
+        // Every other piece is the name of what goes there. What is put in is not looked through again.
+        let pieces = PAGE.split('@').map(|piece| match piece {
+            "title" => title.as_str(),
+            "style" => STYLE,
+            "data" => data.as_str(),
+            "script" => SCRIPT,
+            piece => piece,
+        });
+        pieces.collect()
+    })
 }
 
 /// The report's JSON with the largest `most` call sites of its profile (4). Where there are more,

@@ -13,6 +13,7 @@
 use super::frame::{Frame, Symbols};
 use super::model::*;
 use super::stacks::{Call, Resolved};
+use crate::untracked;
 use crate::{
     ArenaMap, BetterClass, ClassStats, HeatMap, Memory, Module, Pin, PoolMap, Rounding,
     RoundingSite, Rss, RssPart, Site, Snapshot, Stats,
@@ -31,8 +32,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// assert!(text.contains("\"version\":1"));
 /// ```
 pub fn json(report: &Report, symbols: &dyn Symbols) -> String {
-    let sites: Vec<&Site> = report.snapshot.iter().flat_map(|snapshot| &snapshot.sites).collect();
-    value(report, &sites, symbols).to_string()
+    untracked(|| {
+        let sites: Vec<&Site> =
+            report.snapshot.iter().flat_map(|snapshot| &snapshot.sites).collect();
+        value(report, &sites, symbols).to_string()
+    })
 }
 
 /// The report with these of its call sites. Everything else, and what is estimated from them, is of

@@ -133,7 +133,7 @@ function summary(element, stats) {
   const memory = report.memory;
   const list = [
     ["live", memory.live], ["thread caches", memory.cached, "thread_flush()"], ["free blocks", memory.free_blocks],
-    ["free pools", memory.free_pools, "POOLALLOC_PURGE_DELAY_MS, trim()"], ["given back", memory.given_back],
+    ["free pools", memory.free_pools, "POOLALLOC_PURGE_DELAY_MS, trim(): four in a row"], ["given back", memory.given_back],
     ["metadata", memory.metadata], ["rounding", memory.rounding],
   ];
   const total = sum(list, part => part[1]);

@@ -19,6 +19,7 @@ use super::frame::{Frame, Symbols};
 use super::model::{Mapping, Report};
 use super::protobuf::Message;
 use super::stacks::{CUT, NO_STACK, Resolved, whole};
+use crate::untracked;
 use crate::{Dropped, Site, Snapshot};
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -42,10 +43,12 @@ pub fn pprof(report: &Report, symbols: &dyn Symbols) -> Vec<u8> {
 
 /// As [`pprof`], with another sample type to show first.
 pub(super) fn profile(report: &Report, symbols: &dyn Symbols, default: &str) -> Vec<u8> {
-    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
-    // Writing to a vector does not fail.
-    let _ = gzip.write_all(&message(report, symbols, default));
-    gzip.finish().unwrap_or_default()
+    untracked(|| {
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+        // Writing to a vector does not fail.
+        let _ = gzip.write_all(&message(report, symbols, default));
+        gzip.finish().unwrap_or_default()
+    })
 }
 
 /// The profile, not compressed.

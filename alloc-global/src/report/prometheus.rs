@@ -10,6 +10,7 @@
 //! No unsafe here.
 
 use super::model::{GcGeneration, Latency, Report};
+use crate::untracked;
 use crate::{ClassStats, Dropped, Stats, latency};
 use alloc_core::CLASSES;
 use hdrhistogram::Histogram;
@@ -54,27 +55,33 @@ const BOUNDS_NS: [u64; 19] = [
 /// assert!(text.contains("# TYPE poolalloc_live_bytes gauge"));
 /// ```
 pub fn prometheus(report: &Report) -> String {
-    let highest = if report.pid == std::process::id() { &OWN } else { &Highest::new() };
-    let mut text = Text(String::new());
-    counters(&mut text, report, highest);
-    memory(&mut text, report);
-    if let Some(classes) = report.classes.as_deref().filter(|classes| !classes.is_empty()) {
-        self::classes(&mut text, classes, highest);
-    }
-    profile(&mut text, report, highest);
-    if let Some(paths) = report.latency.as_deref().filter(|paths| !paths.is_empty()) {
-        latency(&mut text, paths, highest);
-    }
-    if let Some(gc) = &report.gc {
-        if !gc.generations.is_empty() {
-            generations(&mut text, &gc.generations, highest);
+    untracked(|| {
+        let highest = if report.pid == std::process::id() { &OWN } else { &Highest::new() };
+        let mut text = Text(String::new());
+        counters(&mut text, report, highest);
+        memory(&mut text, report);
+        if let Some(classes) = report.classes.as_deref().filter(|classes| !classes.is_empty()) {
+            self::classes(&mut text, classes, highest);
         }
-        let objects = gc.types.iter().map(|kind| kind.objects).sum::<u64>();
-        let bytes = gc.types.iter().map(|kind| kind.bytes).sum::<u64>();
-        text.gauge("gc_live_objects", "Objects of the cycle collector that are live.", objects);
-        text.gauge("gc_live_object_bytes", "Bytes of live objects of the cycle collector.", bytes);
-    }
-    text.0
+        profile(&mut text, report, highest);
+        if let Some(paths) = report.latency.as_deref().filter(|paths| !paths.is_empty()) {
+            latency(&mut text, paths, highest);
+        }
+        if let Some(gc) = &report.gc {
+            if !gc.generations.is_empty() {
+                generations(&mut text, &gc.generations, highest);
+            }
+            let objects = gc.types.iter().map(|kind| kind.objects).sum::<u64>();
+            let bytes = gc.types.iter().map(|kind| kind.bytes).sum::<u64>();
+            text.gauge("gc_live_objects", "Objects of the cycle collector that are live.", objects);
+            text.gauge(
+                "gc_live_object_bytes",
+                "Bytes of live objects of the cycle collector.",
+                bytes,
+            );
+        }
+        text.0
+    })
 }
 
 /// Generations of the cycle collector that are told apart here; it has fewer.

@@ -8,6 +8,7 @@
 use super::frame::Symbols;
 use super::model::{GcReport, Latency, Report};
 use super::stacks::{Call, Resolved, naming};
+use crate::untracked;
 use crate::{Dropped, Site, Snapshot, Totals};
 use std::fmt::Write;
 
@@ -32,31 +33,33 @@ const LEAKS: usize = 3;
 /// assert!(text.lines().any(|line| line.starts_with("= mapped")));
 /// ```
 pub fn text(report: &Report, symbols: &dyn Symbols) -> String {
-    let mut text = String::new();
-    // Writing to a string does not fail; nor does it below.
-    let ran = report.taken.duration_since(report.started).unwrap_or_default();
-    let _ = writeln!(
-        text,
-        "poolalloc: {} (process {}) after {:.1} s",
-        report.program_name(),
-        report.pid,
-        ran.as_secs_f64()
-    );
-    totals(&mut text, report);
-    identity(&mut text, report);
-    classes(&mut text, report);
-    let resolved = Resolved::of_report(report, symbols);
-    if let Some(snapshot) = &report.snapshot {
-        sites(&mut text, snapshot, &resolved);
-        rounding(&mut text, report);
-    }
-    kept(&mut text, report, &resolved);
-    latency(&mut text, report.latency.as_deref().unwrap_or_default());
-    if let Some(gc) = &report.gc {
-        collector(&mut text, gc);
-    }
-    cost(&mut text, report);
-    text.lines().map(|line| cut(line) + "\n").collect()
+    untracked(|| {
+        let mut text = String::new();
+        // Writing to a string does not fail; nor does it below.
+        let ran = report.taken.duration_since(report.started).unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "poolalloc: {} (process {}) after {:.1} s",
+            report.program_name(),
+            report.pid,
+            ran.as_secs_f64()
+        );
+        totals(&mut text, report);
+        identity(&mut text, report);
+        classes(&mut text, report);
+        let resolved = Resolved::of_report(report, symbols);
+        if let Some(snapshot) = &report.snapshot {
+            sites(&mut text, snapshot, &resolved);
+            rounding(&mut text, report);
+        }
+        kept(&mut text, report, &resolved);
+        latency(&mut text, report.latency.as_deref().unwrap_or_default());
+        if let Some(gc) = &report.gc {
+            collector(&mut text, gc);
+        }
+        cost(&mut text, report);
+        text.lines().map(|line| cut(line) + "\n").collect()
+    })
 }
 
 fn cut(line: &str) -> String {

@@ -17,6 +17,7 @@ use super::frame::Symbols;
 use super::model::Report;
 use super::{Metric, dhat, folded, html, json, pprof, text};
 use crate::template::{self, Known};
+use crate::{DebugInfo, untracked};
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -138,8 +139,9 @@ pub fn write(
     let Some(format) = Format::of(&path) else {
         return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, Format::NONE)));
     };
-    let bytes = format.render(report, symbols);
-    put(&path, &bytes).map_err(failed)?;
+    let written = untracked(|| put(&path, &format.render(report, symbols)));
+    DebugInfo::forget();
+    written.map_err(failed)?;
     Ok(path)
 }
 
