@@ -202,7 +202,7 @@ mod glibc {
     /// Memory is short: for a while `brk` must not fail for what it would run ahead by. Whether it
     /// did run ahead.
     pub(crate) fn stay_short() -> bool {
-        // SeqCst: with the loads in `set_ends` and `look`.
+        // SeqCst: with the loads in `set_ends` and `pad`.
         let padded = PADDED.swap(false, SeqCst);
         if padded {
             set_pad(GLIBC_PAD);
@@ -220,6 +220,17 @@ mod glibc {
     pub(super) fn has_our_bounds() -> bool {
         // Relaxed: it was set by this thread, or less is trimmed.
         TAUGHT.load(Relaxed) && !config::is_glibc_set()
+    }
+
+    /// Has `brk` run ahead by 16 MiB, unless it does.
+    pub(super) fn pad() {
+        // SeqCst, here and below: as in `set_ends`.
+        if !PADDED.swap(true, SeqCst) {
+            set_pad(PAD);
+            if !PADDED.load(SeqCst) {
+                set_pad(GLIBC_PAD);
+            }
+        }
     }
 
     /// Whether glibc runs ahead by 16 MiB, so that it keeps a new heap of a thread of which the one
@@ -438,13 +449,7 @@ mod glibc {
         if !huge::is_wanted(in_use / WASTE) {
             return;
         }
-        // SeqCst, here and below: as in `set_ends`.
-        if !PADDED.swap(true, SeqCst) {
-            set_pad(PAD);
-            if !PADDED.load(SeqCst) {
-                set_pad(GLIBC_PAD);
-            }
-        }
+        pad();
         let before = (block.addr() & !(PAGE_SIZE - 1)).saturating_sub(WINDOW);
         if !is_dense(before) && !is_dense_behind(before) {
             return;

@@ -18,7 +18,9 @@
 //! Not near the end of the 64 MiB, though. Where a block does not fit what is left, glibc makes
 //! another heap and frees what was accessible at the end of this one: if that is 64 KiB or more,
 //! it looks whether the new heap is wholly free, which it is, and gives it back, unless less is left
-//! than `brk` runs ahead by. The block goes to the first heap then, and so does each that follows.
+//! than `brk` runs ahead by. The block goes to the first heap then, and so does each that follows. So
+//! where huge pages are wanted `brk` runs ahead by 16 MiB from then on, and where they are not the
+//! last 30 MiB are left to glibc.
 //!
 //! Nor for zeroed blocks: glibc clears what was accessible before, and leaves alone what it made
 //! accessible for the block.
@@ -27,7 +29,7 @@
 
 use super::glibc::{
     COPIED, TRIMMING, WASTE, WINDOW, allocate_and_free, has_our_bounds, heap_end, is_dense,
-    is_in_first, is_mapped, is_padded, window_from,
+    is_in_first, is_mapped, is_padded, pad, window_from,
 };
 use crate::huge;
 use alloc_core::PAGE_SIZE;
@@ -104,11 +106,14 @@ fn run_ahead_of(block: *mut u8, size: usize, end: usize) {
     if !is_newest && seen & bit != 0 {
         return;
     }
+    let window = next_window(block, end);
+    if window.is_some() {
+        pad();
+    }
     if HEAP - end % HEAP < LEFT_ALONE && !is_padded() {
         AHEAD.set(heap * HEAP + (HEAP - 1));
         return;
     }
-    let window = next_window(block, end);
     if window.is_none() && size >= SMALL {
         AHEAD.set(end);
         return;

@@ -52,7 +52,7 @@ pub fn symbol(body: &str, symbols: &dyn Symbols) -> Answer {
             words.filter_map(|word| u64::from_str_radix(&word, 16).ok()).collect();
         let mut text = "num_symbols: 1\n".to_owned();
         for (address, frames) in addresses.iter().zip(symbols.resolve(&addresses)) {
-            // The innermost is what is called there; pprof has room for one.
+            // The last is the function, those before it are inlined there; pprof has room for one.
             if let Some(frame) = frames.last() {
                 let name = frame.function.replace(char::is_control, "?");
                 text.push_str(&format!("{address:#x} {name}\n"));
