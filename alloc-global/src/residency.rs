@@ -81,22 +81,19 @@ fn resident_pages(start: usize, len: usize) -> Option<Pages> {
 
 /// Resident bytes of a range that starts at a page; all of them where the system does not say.
 pub(crate) fn resident_bytes(start: usize, len: usize) -> u64 {
-    let mut sum = 0;
-    let mut done = 0;
-    while done < len {
-        let part = (len - done).min(ARENA_SIZE);
-        sum += resident_pages(start + done, part).map_or(part as u64, |pages| pages.bytes(0, part));
-        done += part;
-    }
-    sum
+    parts(start, len).map(|(part, bytes)| bytes.unwrap_or(part as u64)).sum()
 }
 
 /// The same, if the system says it of the whole range.
 pub(crate) fn known_resident_bytes(start: usize, len: usize) -> Option<u64> {
-    let mut parts = (0..len).step_by(ARENA_SIZE);
-    parts.try_fold(0, |sum, done| {
+    parts(start, len).map(|(_, bytes)| bytes).sum()
+}
+
+/// The range by what one call answers for: bytes, and resident ones.
+fn parts(start: usize, len: usize) -> impl Iterator<Item = (usize, Option<u64>)> {
+    (0..len).step_by(ARENA_SIZE).map(move |done| {
         let part = (len - done).min(ARENA_SIZE);
-        Some(sum + resident_pages(start + done, part)?.bytes(0, part))
+        (part, resident_pages(start + done, part).map(|pages| pages.bytes(0, part)))
     })
 }
 
@@ -235,10 +232,13 @@ mod tests {
         // SAFETY: the last byte of the mapping.
         unsafe { last.write(1) };
         assert_eq!(resident_bytes(address, len), 4096);
+        assert_eq!(known_resident_bytes(address, len), Some(4096));
         assert!(arena_pages(address + ARENA_SIZE).has(255) && !arena_pages(address).has(255));
         // SAFETY: mapped above, not used any more.
         unsafe { libc::munmap(start, len) };
         assert_eq!(resident_bytes(address, len), 0, "not mapped");
+        // Not the beginning of a page, which the system refuses.
+        assert_eq!(known_resident_bytes(address + 1, len), None);
     }
 
     #[cfg(target_env = "gnu")]
